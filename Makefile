@@ -1,0 +1,35 @@
+# Fresh machine: `make demo` or `make test`. Both create .venv and install into it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint table clean
+
+demo: $(VENV)/installed
+	$(BIN)/uda demo --workdir runs/demo
+
+test: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Every row of every seed of README's table; run it again to go on where it stopped.
+table: $(VENV)/installed
+	$(BIN)/python -m benchmarks.adaptation streets
+	$(BIN)/python -m benchmarks.adaptation camvid_day2dusk
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) runs build dist

@@ -1,0 +1,1 @@
+"""What the config files share: benchmarks, networks and schedules."""

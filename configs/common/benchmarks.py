@@ -1,0 +1,139 @@
+"""Benchmarks: which domains a run trains on and how it is scored, the same for every method.
+
+A setting is the part of a config's name after the colon. `get` returns it as an `Experiment` without a method,
+to which a config file adds its own; `domains` picks the training domains the method uses.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from uda_jax.config import Evaluation, Experiment, Train
+from uda_jax.data.domains import Domain
+from uda_jax.errors import UserError
+from uda_jax.sections import closest
+
+IMAGE_ONLY = ("image",)
+
+
+def streets() -> Experiment:
+    """The built-in simulator-to-camera task, 96x192, made for two CPU cores."""
+    flip = {"dataset": "streets", "flip": True}
+    return Experiment(
+        benchmark="streets",
+        data={
+            "source": Domain(split="simulator_train", **flip),
+            "labelled_target": Domain(split="camera_train", **flip),
+            "target": Domain(split="camera_train", fields=IMAGE_ONLY, **flip),
+        },
+        train=Train(steps=700, batch_size=4, log_every=50, checkpoint_every=350),
+        evaluation=Evaluation(
+            final=Domain(dataset="streets", split="camera_val"),
+            dev=Domain(dataset="streets", split="camera_dev"),
+            batch_size=10,
+        ),
+    )
+
+
+def smoke() -> Experiment:
+    """A run of seconds on a handful of tiny frames of streets: does everything work?"""
+    options = {"size": (48, 96), "limit": 8}
+    tiny = streets()
+    shrink = lambda domain: dataclasses.replace(domain, options=options)  # noqa: E731
+    return dataclasses.replace(
+        tiny,
+        benchmark="smoke",
+        data={name: shrink(domain) for name, domain in tiny.data.items()},
+        train=Train(steps=4, batch_size=2, log_every=2, evaluate_every=2, checkpoint_every=2),
+        evaluation=Evaluation(
+            final=shrink(tiny.evaluation.final), dev=shrink(tiny.evaluation.dev), batch_size=4, pictures=2
+        ),
+    )
+
+
+def camvid_day2dusk() -> Experiment:
+    """Real frames: two daylight drives of CamVid with labels, one at dusk without. No dev split."""
+    day = {"dataset": "camvid", "root": "data/camvid", "size": (176, 240), "flip": True}
+    return Experiment(
+        benchmark="camvid_day2dusk",
+        data={
+            "source": Domain(split="day_train", **day),
+            "labelled_target": Domain(split="dusk_train", **day),
+            "target": Domain(split="dusk_train", fields=IMAGE_ONLY, **day),
+        },
+        train=Train(steps=700, batch_size=4, log_every=50, checkpoint_every=350),
+        evaluation=Evaluation(
+            final=Domain(dataset="camvid", root="data/camvid", split="dusk_test", size=(176, 240), resize_label=False),
+            batch_size=2,
+        ),
+    )
+
+
+def folder() -> Experiment:
+    """Your own images: one folder with labels, one without, one with labels to score on."""
+    own = {"dataset": "folder", "label_space": "own"}
+    return Experiment(
+        benchmark="folder",
+        data={
+            "source": Domain(root="data/source", split="train", size=(256, 512), flip=True, **own),
+            "labelled_target": Domain(root="data/target", split="train", size=(256, 512), flip=True, **own),
+            "target": Domain(root="data/target", split="train", size=(256, 512), flip=True, fields=IMAGE_ONLY, **own),
+        },
+        train=Train(steps=5000, batch_size=4, evaluate_every=1000, checkpoint_every=500),
+        evaluation=Evaluation(
+            final=Domain(root="data/target", split="val", size=(256, 512), resize_label=False, **own),
+            batch_size=1,
+            protocol="own",
+        ),
+    )
+
+
+def gta5_cityscapes() -> Experiment:
+    """GTA5 -> Cityscapes with the sizes of AdaptSegNet and ADVENT; labels scored at full resolution."""
+    return _to_cityscapes("gta5_cityscapes", Domain(dataset="gta5", root="data/gta5", size=(720, 1280)), "19")
+
+
+def synthia_cityscapes() -> Experiment:
+    """SYNTHIA -> Cityscapes, 16 classes, source at 1280x760 as in the authors' own later code (DADA)."""
+    source = Domain(dataset="synthia", root="data/synthia", size=(760, 1280), label_space="16")
+    return _to_cityscapes("synthia_cityscapes", source, "16")
+
+
+def _to_cityscapes(name: str, source: Domain, protocol: str) -> Experiment:
+    city = {"dataset": "cityscapes", "root": "data/cityscapes", "size": (512, 1024), "label_space": protocol}
+    return Experiment(
+        benchmark=name,
+        data={
+            "source": source,
+            "labelled_target": Domain(split="train", **city),
+            "target": Domain(split="train", fields=IMAGE_ONLY, **city),
+        },
+        train=Train(steps=120_000, batch_size=1, log_every=100, checkpoint_every=2000, workers=4),
+        evaluation=Evaluation(final=Domain(split="val", resize_label=False, **city), batch_size=1, protocol=protocol),
+    )
+
+
+SETTINGS: dict[str, Callable[[], Experiment]] = {
+    "streets": streets,
+    "smoke": smoke,
+    "camvid_day2dusk": camvid_day2dusk,
+    "folder": folder,
+    "gta5_cityscapes": gta5_cityscapes,
+    "synthia_cityscapes": synthia_cityscapes,
+}
+
+
+def get(setting: str, label: str, domains: tuple[str, ...]) -> Experiment:
+    """Returns a benchmark without a method.
+
+    Args:
+      setting: a key of `SETTINGS`.
+      label: the row's name in tables.
+      domains: the training domains to keep.
+
+    Raises:
+      UserError: an unknown setting.
+    """
+    if setting not in SETTINGS:
+        raise UserError(f"--config: unknown setting '{setting}'{closest(setting, SETTINGS)}")
+    experiment = SETTINGS[setting]()
+    return dataclasses.replace(experiment, label=label, data={name: experiment.data[name] for name in domains})

@@ -1,0 +1,47 @@
+"""The segmenter and the optimiser that go with each benchmark, the same for every method."""
+
+from uda_jax.methods.base import Segmenter
+from uda_jax.training.optimizers import Sgd
+from uda_jax.training.schedules import Schedule
+
+# Published runs: ResNet-101 in Caffe's normalisation, both heads, four branches (ADVENT's code).
+REFERENCE = Segmenter(name="deeplab_v2_resnet101", input_norm="caffe_bgr", multi_level=True, aspp_branches=4)
+
+# Trains from scratch in minutes on two cores: 14 layers, stride 4 so that poles and people survive.
+SMALL = Segmenter(name="deeplab_v2_resnet14", input_norm="imagenet_rgb", width=16, output_stride=4)
+
+# Large enough to be useful, small enough for one desktop GPU, when no published weights are at hand.
+MEDIUM = Segmenter(name="deeplab_v2_resnet50", input_norm="imagenet_rgb", encoder_init="he")
+
+TINY = Segmenter(name="deeplab_v2_resnet14", input_norm="imagenet_rgb", width=4, output_stride=4)
+
+# AdaptSegNet's and ADVENT's recipe. Their backbones take each update three times, see Sgd.
+REFERENCE_SGD = Sgd(learning_rate=2.5e-4, head_multiplier=10.0, update_multiplicity="reference")
+
+# From scratch everything trains at one rate, scale and shift included.
+SCRATCH_SGD = Sgd(learning_rate=0.02, head_multiplier=1.0, train_norm_affine=True)
+
+
+def published(setting: str) -> bool:
+    """Whether a benchmark is one of the papers', run with their network and recipe."""
+    return setting.endswith("_cityscapes")
+
+
+def segmenter(setting: str) -> Segmenter:
+    """Returns the network of a benchmark."""
+    if published(setting):
+        return REFERENCE
+    return {"smoke": TINY, "folder": MEDIUM}.get(setting, SMALL)
+
+
+def optimizer(setting: str) -> Sgd:
+    """Returns the segmenter's optimiser of a benchmark."""
+    return REFERENCE_SGD if published(setting) else SCRATCH_SGD
+
+
+def schedule(setting: str, steps: int) -> Schedule:
+    """Returns the decay of a benchmark: down to 0 at its last step, or the papers' longer horizon."""
+    if published(setting):
+        # GTA5 stops at 120000 of 250000; for SYNTHIA the authors name 90000 as both.
+        return Schedule(horizon=90_000 if setting.startswith("synthia") else 250_000)
+    return Schedule(horizon=steps)

@@ -1,0 +1,38 @@
+"""What the data tests share: where the real frames lie, and a small folder data set made on the spot."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder with real frames and fixtures: $UDA_JAX_SHARED, or ../shared beside the project."""
+    path = Path(os.environ.get("UDA_JAX_SHARED", Path(__file__).parents[3] / "shared"))
+    if not (path / "data").is_dir():
+        pytest.skip(f"no {path}/data: set UDA_JAX_SHARED to the folder with the real frames")
+    return path
+
+
+@pytest.fixture
+def make_folder(tmp_path):
+    """Returns a function that writes a folder data set and returns its root."""
+
+    def make(count=10, size=(12, 16), yaml="classes: [road, sky, tram]\n", split="train", labels=True, root="folder"):
+        generator = np.random.default_rng(count)
+        base = tmp_path / root
+        for name in ("images", "labels") if labels else ("images",):
+            (base / split / name).mkdir(parents=True, exist_ok=True)
+        (base / "dataset.yaml").write_text(yaml)
+        for k in range(count):
+            image = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(image).save(base / split / "images" / f"f{k:03d}.png")
+            if labels:
+                label = generator.integers(0, 3, size, dtype=np.uint8)
+                Image.fromarray(label).save(base / split / "labels" / f"f{k:03d}.png")
+        return base
+
+    return make

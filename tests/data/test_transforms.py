@@ -1,0 +1,121 @@
+"""Transforms: Pillow's resizing to the bit, and geometry that image, label and depth share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from uda_jax.data.transforms import HorizontalFlip, RandomCrop, RandomScale, resize
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def example(height=7, width=10):
+    """A frame in which every map holds its own row and column, so that geometry can be read off."""
+    rows, columns = np.mgrid[:height, :width].astype(np.uint8)
+    return {
+        "image": np.stack([rows, columns, rows + columns], axis=-1),
+        "label": rows * 16 + columns,
+        "depth": (rows * 16 + columns).astype(np.float32) + 1.0,
+        "name": "frame",
+        "index": 3,
+    }
+
+
+def assert_aligned(result):
+    image = result["image"].astype(int)
+    inside = result["label"] != 255
+    np.testing.assert_array_equal((image[..., 0] * 16 + image[..., 1])[inside], result["label"][inside])
+    np.testing.assert_array_equal(result["depth"][inside], result["label"][inside] + 1.0)
+
+
+def test_resize_is_the_reference_preprocessing():
+    golden = np.load(GOLDEN / "advent-intrada" / "preprocess.npz")
+    width, height = golden["size_wh"]
+    result = resize({"image": golden["image_rgb"], "label": golden["label_ids"]}, (int(height), int(width)))
+    np.testing.assert_array_equal(result["image"], golden["resized_rgb"])
+    np.testing.assert_array_equal(result["label"], golden["label_resized"])
+
+
+@pytest.mark.parametrize(
+    ("data", "label_path", "size", "window"),
+    [
+        ("gta5", "gta5/labels/16742.png", (720, 1280), np.s_[320:352, 600:664]),
+        (
+            "cityscapes",
+            "cityscapes/gtFine/train/aachen/aachen_000001_000019_gtFine_labelIds.png",
+            (512, 1024),
+            np.s_[220:252, 400:464],
+        ),
+    ],
+)
+def test_resize_of_real_frames(shared, data, label_path, size, window):
+    golden = np.load(GOLDEN / "datasets" / "resize.npz")
+    frames = shared / "data" / "real_frames"
+    image = np.array(Image.open(frames / str(golden[f"{data}_path"])).convert("RGB"))
+    result = resize({"image": image, "label": np.array(Image.open(frames / label_path))}, size)
+    np.testing.assert_allclose(result["image"].mean((0, 1)), golden[f"{data}_mean_rgb"], rtol=1e-9)
+    np.testing.assert_array_equal(result["image"][window], golden[f"{data}_crop"])
+    np.testing.assert_array_equal(result["label"][window], golden[f"{data}_label_crop"])
+    counts = np.bincount(result["label"].ravel(), minlength=256)
+    np.testing.assert_array_equal(counts, golden[f"{data}_label_raw_hist"])
+
+
+def test_resize_of_the_image_alone():
+    result = resize(example(), (14, 20), maps=("image",))
+    assert result["image"].shape == (14, 20, 3)
+    assert result["label"].shape == (7, 10) and result["depth"].shape == (7, 10)
+    assert result["name"] == "frame" and result["index"] == 3
+
+
+def test_resize_of_depth_invents_no_distances():
+    result = resize(example(), (11, 23))
+    assert result["depth"].dtype == np.float32
+    assert set(result["depth"].ravel()) <= set(example()["depth"].ravel())
+
+
+def test_crop_is_a_window_of_all_maps():
+    seen = set()
+    for seed in range(200):
+        result = RandomCrop((4, 6))(example(), np.random.default_rng(seed))
+        assert result["image"].shape == (4, 6, 3) and result["label"].shape == (4, 6)
+        assert_aligned(result)
+        seen.add(int(result["label"][0, 0]))
+    assert seen == {row * 16 + column for row in range(4) for column in range(5)}  # every position occurs
+
+
+def test_crop_extends_small_frames():
+    result = RandomCrop((9, 6))(example(), np.random.default_rng(0))
+    assert result["image"].shape == (9, 6, 3)
+    assert_aligned(result)
+    assert (result["image"][7:] == 0).all() and (result["label"][7:] == 255).all() and (result["depth"][7:] == 0).all()
+    assert (result["label"][:7] != 255).all()
+
+
+def test_flip_mirrors_half_of_the_time():
+    flipped = 0
+    for seed in range(400):
+        result = HorizontalFlip()(example(), np.random.default_rng(seed))
+        assert_aligned(result)
+        flipped += int(result["label"][0, 0]) == 9
+    assert 160 < flipped < 240
+
+
+def test_scale_keeps_the_aspect_ratio_and_its_bounds():
+    heights = []
+    for seed in range(100):
+        result = RandomScale(0.5, 2.0)(example(40, 60), np.random.default_rng(seed))
+        height, width = result["label"].shape
+        assert result["image"].shape == (height, width, 3)
+        assert abs(width - 1.5 * height) <= 1.5
+        heights.append(height)
+    assert 20 <= min(heights) < 24 and 76 < max(heights) <= 80
+
+
+def test_draws_do_not_depend_on_the_maps():
+    whole, bare = np.random.default_rng(5), np.random.default_rng(5)
+    labelled, image = example(30, 40), {"image": example(30, 40)["image"]}
+    for step in (RandomScale(0.5, 1.5), RandomCrop((16, 16)), HorizontalFlip()):
+        labelled, image = step(labelled, whole), step(image, bare)
+    np.testing.assert_array_equal(labelled["image"], image["image"])

@@ -1,0 +1,94 @@
+"""The forms of convolution agree in value and gradient, and with sums written out in NumPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from uda_jax.networks import convolution
+from uda_jax.networks.convolution import Conv, convolve, project_then_shift, sum_of_dilated_convs
+
+
+def random(key, *shape):
+    return jax.random.normal(jax.random.key(key), shape)
+
+
+def looped(x, kernel, stride, dilation, padding):
+    """A convolution as a sum over kernel elements, in float64."""
+    size = kernel.shape[0]
+    x = np.pad(np.asarray(x, np.float64), [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+    height, width = ((n - dilation * (size - 1) - 1) // stride + 1 for n in x.shape[1:3])
+    total = 0
+    for row in range(size):
+        for column in range(size):
+            part = x[:, row * dilation :: stride, column * dilation :: stride][:, :height, :width]
+            total = total + part @ np.asarray(kernel[row, column], np.float64)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation", "padding"),
+    [(1, 1, 1, 0), (1, 2, 1, 0), (3, 1, 2, 2), (3, 1, 4, 4), (4, 2, 1, 1), (7, 2, 1, 3)],
+)
+@pytest.mark.parametrize("height", [9, 12])
+def test_convolve(size, stride, dilation, padding, height):
+    x, kernel = random(0, 2, height, 11, 3), random(1, size, size, 3, 5)
+    expected = looped(x, kernel, stride, dilation, padding)
+    np.testing.assert_allclose(convolve(x, kernel, stride, dilation, padding), expected, rtol=1e-4, atol=1e-4)
+
+
+def assert_same_gradients(one, other, *arguments):
+    """Compares values and the gradients of half the sum of squares."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(function, *arguments):
+        y, pullback = jax.vjp(function, *arguments)
+        return y, pullback(y)
+
+    compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3)
+    jax.tree.map(compare, run(one, *arguments), run(other, *arguments))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_product_form_of_1x1(stride):
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def ours(x, kernel):
+        return convolve(x, kernel, stride)
+
+    assert_same_gradients(ours, plain, random(0, 2, 9, 12, 3), random(1, 1, 1, 3, 5))
+
+
+@pytest.mark.parametrize("size", [(9, 13), (30, 26), (1, 1)])
+def test_project_then_shift(size):
+    """Also where a dilation is larger than the map, so that some elements meet padding only."""
+    dilations = (6, 12, 18, 24)
+    x, kernels = random(0, 2, *size, 4), [random(i, 3, 3, 4, 2) for i in range(1, 5)]
+
+    def plain(x, kernels):
+        return sum(convolve(x, k, 1, d, d) for k, d in zip(kernels, dilations, strict=True))
+
+    assert_same_gradients(lambda x, k: project_then_shift(x, k, dilations), plain, x, kernels)
+
+
+def test_accelerators_get_convolutions(monkeypatch):
+    x, kernels = random(0, 1, 9, 13, 4), [random(i, 3, 3, 4, 2) for i in range(2)]
+    on_cpu = sum_of_dilated_convs(x, kernels, (6, 12))
+    monkeypatch.setattr(convolution.jax, "default_backend", lambda: "gpu")
+    assert "conv_general_dilated" in str(jax.make_jaxpr(lambda x: sum_of_dilated_convs(x, kernels, (6, 12)))(x))
+    np.testing.assert_allclose(sum_of_dilated_convs(x, kernels, (6, 12)), on_cpu, rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_start_as_in_pytorch():
+    variables = Conv(64, 4, use_bias=True, stride=2, padding=1).init(jax.random.key(0), jnp.zeros((1, 8, 8, 19)))
+    bound = (16 * 19) ** -0.5
+    for leaf in jax.tree.leaves(variables):
+        largest = float(jnp.abs(leaf).max())
+        assert 0.9 * bound < largest <= bound
+    np.testing.assert_allclose(variables["params"]["kernel"].std(), bound / 3**0.5, rtol=0.02)

@@ -1,0 +1,31 @@
+"""Pixel normalisation against hand constants."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uda_jax import ops
+
+PIXEL = np.array([[[[255, 0, 51]]]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("convention", "expected"),
+    [
+        ("caffe_bgr", [51 - 104.00698793, -116.66876762, 255 - 122.67891434]),
+        ("imagenet_rgb", [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]),
+        ("tanh", [1.0, -1.0, -0.6]),
+    ],
+)
+def test_hand_values(convention, expected):
+    result = ops.normalise(PIXEL, convention)
+    assert result.dtype == jnp.float32 and result.shape == PIXEL.shape
+    np.testing.assert_allclose(result[0, 0, 0], expected, rtol=1e-6, atol=1e-6)
+    jitted = jax.jit(ops.normalise, static_argnums=1)(PIXEL, convention)
+    np.testing.assert_allclose(jitted, result, rtol=1e-6, atol=1e-6)
+
+
+def test_unknown_convention():
+    with pytest.raises(ValueError, match="caffe_bgr.*got 'rgb'"):
+        ops.normalise(PIXEL, "rgb")

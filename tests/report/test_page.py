@@ -1,0 +1,213 @@
+"""The report of made-up run folders: what is collected, what the page shows, what lies beside it."""
+
+import html.parser
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from uda_jax.data import label_spaces
+from uda_jax.errors import UserError
+from uda_jax.report import collect, curves, markdown, read_rows, write
+from uda_jax.report.pictures import save_frame
+from uda_jax.training.logging import MetricWriter
+
+VOID = {"meta", "img", "br", "path", "line", "link"}
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags nest, and gathers tables, pictures and charts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.cells, self.images, self.charts, self.lines, self.text = [], [], [], 0, [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag not in VOID or tag == "path":
+            self.open.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th"):
+            self.cells[-1].append(["", "winner" in attributes.get("class", "")])
+        if tag == "img":
+            self.images.append(attributes)
+        self.charts += tag == "svg" and attributes.get("class") == "chart"
+        if tag == "path":
+            self.lines.append(attributes)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if "td" in self.open or "th" in self.open:
+            self.cells[-1][-1][0] += data
+
+    def row(self, first):
+        return next(row for row in self.cells if row and row[0][0] == first)
+
+
+def make_run(folder, label, seed, value, finished=True):
+    writer = MetricWriter(folder, stage="train")
+    for step in range(10, 210, 10):
+        writer.write_scalars(step, {"loss/total": 3 / step + seed, "speed/images_per_second": 1.0})
+    writer.write_scalars(200, {"evaluation/miou": value, "evaluation/iou/road": value})
+    writer.close()
+    if not finished:
+        return folder
+    iou = {name: value for name in label_spaces.CLASS_NAMES} | {"train": None, "car": value / 2}
+    result = {
+        "label": label, "benchmark": "streets", "method": label, "config": f"{label}:streets", "overrides": {},
+        "seed": seed, "steps": 200, "batch": 2, "head_classes": 19, "commit": "0123456789abcdef",
+        "command": f"uda train <{label}>",
+        "hardware": "2 CPU cores", "seconds": 61.0, "protocol": "19", "miou": {"19": value}, "iou": iou,
+        "pixel_accuracy": 0.8, "split": "val",
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps([result]))
+    generator = np.random.default_rng(seed)
+    for name in ("frame_1", "frame_2"):
+        label_map = generator.integers(0, 19, (32, 64)).astype(np.uint8)
+        image = generator.integers(0, 256, (32, 64, 3), np.uint8)
+        save_frame(
+            folder / "pictures", name, image, label_map, label_map, generator.random((32, 64)), label_spaces.PALETTE
+        )
+    return folder
+
+
+@pytest.fixture
+def workdirs(tmp_path):
+    runs = [
+        ("source_only", 0, 0.30),
+        ("source_only", 1, 0.32),
+        ("advent", 0, 0.40),
+        ("advent", 1, 0.44),
+        ("oracle", 0, 0.6),
+    ]
+    folders = [make_run(tmp_path / f"{label}-{seed}", label, seed, value) for label, seed, value in runs]
+    return [*folders, make_run(tmp_path / "killed", "dacs", 0, 0.1, finished=False)]
+
+
+def test_page_and_rows(workdirs, tmp_path):
+    path = write(workdirs, tmp_path / "out" / "report.html")
+    text = path.read_text()
+    page = Page(text)
+    assert "http://" not in text and "https://" not in text  # self-contained
+    assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "report.json"]
+    rows = read_rows(path.with_suffix(".json"))
+    assert rows == [json.loads((folder / "result.json").read_text())[0] for folder in workdirs[:5]]
+    advent = page.row("advent")
+    assert [cell[0] for cell in advent] == [
+        *("advent", "42.0 ± 2.8", "40.0 – 44.0", "40.0, 44.0", "40.8 ± 2.7"),
+        *("80.0 ± 0.0", "38 %", "200", "0:01:01"),
+    ]
+    assert advent[1][1] and not page.row("oracle")[1][1] and not page.row("source_only")[1][1]
+    assert "| advent | **42.0 ± 2.8** |" in markdown(rows)  # README says the same
+
+
+def test_class_table_has_the_names_and_dashes(workdirs, tmp_path):
+    page = Page(write(workdirs, tmp_path / "report.html").read_text())
+    head = next(row for row in page.cells if [cell[0] for cell in row[1:]] == list(label_spaces.CLASS_NAMES))
+    rows = [row for row in page.cells if len(row) == 20 and row is not head]
+    classes = {row[0][0]: dict(zip(label_spaces.CLASS_NAMES, row[1:], strict=True)) for row in rows}
+    assert set(classes) == {"source_only", "advent", "oracle"}
+    assert classes["advent"]["road"] == ["42.0", True] and classes["advent"]["car"] == ["21.0", True]
+    assert classes["advent"]["train"] == ["–", False] and classes["oracle"]["road"] == ["60.0", False]
+
+
+def test_pictures_curves_and_unfinished_runs(workdirs, tmp_path):
+    page = Page(write(workdirs, tmp_path / "report.html").read_text())
+    assert len(page.images) == 2 * (2 + 5 * 2)  # per frame: image, label, prediction and entropy of five runs
+    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.images)
+    assert page.charts == 2  # loss/total, evaluation/miou; neither speeds nor single classes
+    text = "".join(page.text)
+    assert "5 of 6 runs finished" in text and "last logged step 200 of stage train" in text
+    colours = list(dict.fromkeys(line["stroke"] for line in page.lines))
+    of_killed = [line for line in page.lines if line["stroke"] == colours[3]]
+    assert len(of_killed) == 2 * 2  # raw and smooth, in either chart
+
+
+def test_an_earlier_report_among_the_folders_is_passed_over(workdirs, tmp_path):
+    output = tmp_path / "report.html"
+    write(workdirs, output)
+    assert len(read_rows(write(sorted(tmp_path.iterdir()), output).with_suffix(".json"))) == 5
+
+
+def test_repeated_seed_is_told(tmp_path):
+    folders = [make_run(tmp_path / name, "advent", 0, 0.4) for name in ("a", "b")]
+    assert "The same seed more than once" in write(folders, tmp_path / "report.html").read_text()
+
+
+def test_text_is_escaped(workdirs, tmp_path):
+    text = write(workdirs, tmp_path / "report.html").read_text()
+    assert "uda train &lt;advent&gt;" in text and "<advent>" not in text
+
+
+def test_what_is_no_run(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("empty", "file", "absent"):
+        with pytest.raises(UserError, match=name):
+            collect([tmp_path / name])
+    with pytest.raises(UserError, match="at least one"):
+        collect([])
+    with pytest.raises(UserError, match="row 1"):
+        (tmp_path / "empty" / "result.json").write_text('[{"label": "x"}]')
+        collect([tmp_path / "empty"])
+    with pytest.raises(UserError, match=".html"):
+        write([tmp_path / "empty"], tmp_path / "report.txt")
+
+
+def test_stages_in_folders_of_their_own(tmp_path):
+    for stage in ("warm_up", "adapt"):
+        writer = MetricWriter(tmp_path / "run" / stage, stage=stage)
+        writer.write_scalars(5, {"loss/total": 1.0})
+        writer.close()
+    (run,) = collect([tmp_path / "run"])
+    assert list(run.metrics) == ["warm_up", "adapt"] and run.last_step == ("adapt", 5) and not run.finished
+    assert "loss/total (warm_up)" in write([tmp_path / "run"], tmp_path / "report.html").read_text()
+
+
+def test_ticks_are_round_and_enclose():
+    assert curves.ticks(0, 2000).tolist() == [0, 500, 1000, 1500, 2000]
+    assert curves.ticks(0.13, 0.87) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    flat = curves.ticks(3.0, 3.0)
+    assert flat[0] < 3 < flat[-1]
+
+
+def test_smoothing_keeps_constants_and_gaps():
+    values = np.full(100, 2.0)
+    values[40] = np.nan
+    np.testing.assert_allclose(curves.smooth(values), values)
+    noise = np.random.default_rng(0).normal(size=400)
+    assert curves.smooth(noise)[50:].std() < 0.4
+
+
+def test_lines_break_at_missing_values_and_stay_inside():
+    values = [1.0, 2.0, float("nan"), 1.5, 1e9, 1.0] + [1.0] * 200
+    drawn = curves.chart("loss <x>", [curves.Series("a", 11, range(len(values)), values)])
+    page = Page(drawn)
+    assert ["opacity" in line for line in page.lines] == [True, False]  # raw behind smooth
+    assert all("stroke-dasharray" in line for line in page.lines)
+    assert page.lines[0]["d"].count("M") == 2 and "loss &lt;x&gt;" in drawn
+    points = page.lines[0]["d"].replace("h0", "").replace("L", "M").split("M")[1:]
+    heights = [float(point.split()[1]) for point in points]
+    assert 34 <= min(heights) and max(heights) <= 270 - 38
+    lone = Page(curves.chart("lone", [curves.Series("a", 0, [7], [0.5])])).lines
+    assert lone[0]["d"].startswith("M") and lone[0]["d"].endswith("h0")  # a dot, by the line's round cap
+    assert curves.chart("nothing", [curves.Series("a", 0, [1, 2], [float("nan")] * 2)]) == ""
+
+
+def test_importing_the_report_needs_no_jax():
+    command = "import sys, uda_jax.report; sys.exit('jax' in sys.modules)"
+    root = pathlib.Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", command], cwd=root, check=False).returncode == 0

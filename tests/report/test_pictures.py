@@ -1,0 +1,65 @@
+"""Colours, overlays, heat maps and the saved pictures of a frame."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from uda_jax.report import pictures
+
+PALETTE = np.array([(128, 64, 128), (0, 0, 142)], np.uint8)
+
+
+def test_colourise_paints_classes_and_leaves_the_rest_black():
+    label = np.array([[0, 1, 2, 255]], np.uint8)
+    assert pictures.colourise(label, PALETTE).tolist() == [[[128, 64, 128], [0, 0, 142], [0, 0, 0], [0, 0, 0]]]
+
+
+def test_overlay_blends_and_rounds():
+    image = np.array([[[255, 0, 101]]], np.uint8)
+    colour = np.array([[[0, 100, 100]]], np.uint8)
+    assert pictures.overlay(image, colour, alpha=0.25).tolist() == [[[191, 25, 101]]]
+
+
+def test_heat_map_grows_in_lightness_and_clips():
+    grey = pictures.heat_map(np.linspace(0, 1, 256)[None]).astype(int) @ [299, 587, 114]
+    assert (np.diff(grey[0]) >= 0).all()
+    steps = np.diff(grey[0].reshape(16, 16).mean(1))
+    assert steps.max() < 2.5 * steps.min()  # evenly
+    clipped = pictures.heat_map(np.array([[-1.0, 0.0, 1.0, 2.0, np.nan]]))[0]
+    assert (
+        clipped[0].tolist() == clipped[1].tolist() and clipped[2].tolist() == clipped[3].tolist() == clipped[4].tolist()
+    )
+
+
+def test_panel_separates_by_white_gaps():
+    black, grey = np.zeros((2, 3, 3), np.uint8), np.full((2, 1, 3), 9, np.uint8)
+    assert pictures.panel([black, grey], gap=2)[1, :, 0].tolist() == [0, 0, 0, 255, 255, 9]
+
+
+def test_saved_frame_keeps_ids_and_colours(tmp_path):
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (6, 9, 3), np.uint8)
+    label = np.where(generator.random((6, 9)) < 0.3, 255, 1).astype(np.uint8)
+    entropy = generator.random((6, 9))
+    pictures.save_frame(tmp_path, "town/a.b.png", image, label, label % 2, entropy, PALETTE)
+    pictures.save_frame(tmp_path, "unlabelled", image, None, label % 2, entropy, PALETTE)
+    folder = tmp_path / "town_a.b"
+    assert sorted(path.name for path in folder.iterdir()) == ["entropy.png", "image.png", "label.png", "prediction.png"]
+    assert not (tmp_path / "unlabelled" / "label.png").exists()
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "image.png")), image)
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "label.png")), label)
+    painted = np.asarray(Image.open(folder / "label.png").convert("RGB"))
+    np.testing.assert_array_equal(painted, pictures.colourise(label, PALETTE))
+    heat = np.asarray(Image.open(folder / "entropy.png").convert("RGB"))
+    np.testing.assert_array_equal(heat, pictures.heat_map(entropy))
+
+
+def test_thumbnails_do_not_mix_classes(tmp_path):
+    label = np.random.default_rng(1).integers(0, 2, (40, 100)).astype(np.uint8)
+    (tmp_path / "a.png").write_bytes(pictures.png(pictures.label_picture(label, PALETTE)))
+    head, data = pictures.thumbnail_uri(tmp_path / "a.png", 50).split(",")
+    small = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert head == "data:image/png;base64" and small.size == (50, 20)
+    assert {colour for _, colour in small.convert("RGB").getcolors()} == {tuple(row) for row in PALETTE.tolist()}

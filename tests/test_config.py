@@ -1,0 +1,111 @@
+"""Every packaged config loads, is valid in all its settings, and builds its method."""
+
+import dataclasses
+import json
+
+import pytest
+
+from uda_jax import config, stages
+from uda_jax.configs.common import benchmarks
+from uda_jax.data import streams
+from uda_jax.errors import UserError
+from uda_jax.sections import to_dict
+
+VARIANTS = {"source_only": ("", ",oracle", ",both"), "advent": ("", ",minent")}
+REFERENCES = [
+    f"{name}:{setting}{variant}"
+    for name in config.names()
+    for setting in benchmarks.SETTINGS
+    for variant in VARIANTS.get(name, ("",))
+]
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_config_is_valid(reference):
+    experiment = config.experiment(config.load(reference))
+    (stage,) = stages.recipe(experiment, {"train": None}, num_classes=19)
+    assert stage.method.num_classes == 19
+    assert experiment.label and experiment.benchmark
+    assert hash(stage.method) == hash(dataclasses.replace(stage.method))  # jit can take it as static
+
+
+def test_labels_are_hidden_from_adaptation():
+    for setting in benchmarks.SETTINGS:
+        experiment = config.experiment(config.load(f"advent:{setting}"))
+        assert experiment.data["target"].fields == ("image",)
+
+
+def test_published_settings_are_the_specification():
+    experiment = config.experiment(config.load("advent:gta5_cityscapes"))
+    (stage,) = stages.recipe(experiment, {"train": None}, num_classes=19)
+    method = stage.method
+    assert (experiment.train.steps, experiment.train.batch_size) == (120_000, 1)
+    assert (experiment.data["source"].size, experiment.data["target"].size) == ((720, 1280), (512, 1024))
+    assert (method.optimizer.learning_rate, method.optimizer.head_multiplier) == (2.5e-4, 10.0)
+    assert (method.optimizer.momentum, method.optimizer.weight_decay) == (0.9, 5e-4)
+    assert method.optimizer.update_multiplicity == "reference" and not method.optimizer.train_norm_affine
+    assert (method.schedule.name, method.schedule.horizon, method.schedule.power) == ("poly", 250_000, 0.9)
+    assert (method.discriminator.width, method.discriminator.optimizer.learning_rate) == (64, 1e-4)
+    assert (method.discriminator.optimizer.beta1, method.discriminator.optimizer.beta2) == (0.9, 0.99)
+    assert (method.aux_weight, method.target_weight, method.target_aux_weight) == (0.1, 0.001, 0.0002)
+    synthia = config.experiment(config.load("advent:synthia_cityscapes"))
+    assert synthia.train.steps == synthia.method["schedule"]["horizon"] == 90_000
+    assert synthia.data["source"].size == (760, 1280) and synthia.data["target"].label_space == "16"
+
+
+def test_overrides_and_json_round_trip():
+    words = ["--config.train.steps=12", "--config.evaluation.final.size=10,20", "--config.data.source.root=x"]
+    experiment = config.experiment(config.load("advent:streets", words))
+    assert (experiment.train.steps, experiment.evaluation.final.size) == (12, (10, 20))
+    again = config.experiment(json.loads(config.to_json(experiment)))
+    assert to_dict(again) == to_dict(experiment)
+
+
+def test_config_of_a_users_own_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from uda_jax.configs import advent\n\n\ndef get_config(setting='streets'):\n"
+        "    config = advent.get_config(setting)\n    config.label = 'mine'\n    return config\n"
+    )
+    assert config.experiment(config.load(f"{path}:smoke")).label == "mine"
+
+
+@pytest.mark.parametrize(
+    ("reference", "words", "message"),
+    [
+        ("advnet:streets", [], "--config advnet: no packaged config of this name; did you mean 'advent'?"),
+        ("advent:street", [], "--config: unknown setting 'street'; did you mean 'streets'?"),
+        ("advent:streets,minnt", [], "--config: unknown variant 'minnt'; did you mean 'minent'?"),
+        ("no/such.py:x", [], "--config no/such.py: no such file"),
+        ("advent:streets", ["--config.train.stps=1"], "config.train.stps: unknown field; did you mean 'steps'?"),
+        ("advent:streets", ["--config.data.sorce.flip=True"], "config.data.sorce: unknown field; did you mean 'source'?"),
+        ("advent:streets", ["--config.train.steps=abc"], "invalid literal for int"),
+        ("advent:streets", ["--config.train.steps=0"], "config.train.steps: expected an integer >= 1, got 0"),
+        ("advent:streets", ["--config.train.accumulation=3"], "config.train.accumulation: expected a divisor of steps"),
+        ("advent:streets", ["--config.method.name=advnet"], "config.method.name: unknown method 'advnet'; did you mean"),
+        ("advent:streets", ["--config.method.target_weight=-1.0"], "config.method.target_weight: expected a number >= 0"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(reference, words, message):
+    with pytest.raises(UserError) as caught:
+        experiment = config.experiment(config.load(reference, words))
+        stages.recipe(experiment, {"train": None}, num_classes=19)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_stage_can_only_start_from_an_earlier_one():
+    experiment = config.experiment(config.load("advent:smoke"))
+    plans = {"first": config.StagePlan(), "second": config.StagePlan(start_from={"segmenter": "third"})}
+    with pytest.raises(UserError, match="config.stages.second.start_from.segmenter: expected an earlier stage"):
+        stages.recipe(dataclasses.replace(experiment, stages=plans), {"train": None}, num_classes=19)
+
+
+def test_fields_set_elsewhere_are_refused_in_the_method_section():
+    section = {"name": "source_only", "num_classes": 3}
+    with pytest.raises(UserError, match="num_classes: set by the data's label space; leave it out here"):
+        stages.build_method(section, 19, config.Train(), "config.method")
+
+
+def test_every_domain_field_is_described():
+    for cls in (config.Experiment, config.Train, config.Evaluation, config.StagePlan, streams.Domain):
+        assert all(field.metadata["text"] for field in dataclasses.fields(cls))

@@ -1,0 +1,23 @@
+"""uda_jax: domain-adaptive semantic segmentation in JAX.
+
+Rooms are imported on first use, so that `import uda_jax` is quick and touches no device.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_ROOMS = ("data", "evaluate", "losses", "methods", "networks", "ops", "predict", "report", "stages", "train", "training", "weights")
+
+__all__ = ["__version__", *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"uda_jax.{name}")
+    raise AttributeError(f"module 'uda_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

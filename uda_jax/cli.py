@@ -1,0 +1,227 @@
+"""The command line: `uda demo | train | evaluate | predict | report | methods | datasets`.
+
+A mistake of the user ends with one line on stderr and exit status 2; rooms are imported by the command that
+needs them, so that `uda --help` is quick.
+"""
+
+import argparse
+import errno
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from uda_jax.errors import UserError
+
+USER_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(words)
+    if rest and not (options.takes_overrides and all(word.startswith("--config.") for word in rest)):
+        unknown = [word for word in rest if not (options.takes_overrides and word.startswith("--config."))]
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    options.overrides = tuple(rest)
+    options.words = words
+    try:
+        return options.run(options)
+    except UserError as error:
+        print(f"uda: error: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"uda: error: {where}the disk is full; free some space and rerun the same command", file=sys.stderr)
+    return USER_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="uda", description="Domain-adaptive semantic segmentation in JAX.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name, run, text, *, takes_overrides=False):
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=run, takes_overrides=takes_overrides)
+        return sub
+
+    demo = command("demo", _demo, "render the built-in data, train without and with adaptation, write a report")
+    demo.add_argument("--workdir", type=Path, default=Path("runs/demo"))
+
+    train = command("train", _train, "train a config, or go on where it stopped", takes_overrides=True)
+    train.add_argument("--config", required=True, help="advent:streets, or path/to/file.py:setting")
+    train.add_argument("--workdir", type=Path, required=True, help="folder of the run; the same command resumes it")
+    train.add_argument("--coordinator", help="host:port of process 0, for a run of several processes")
+    train.add_argument("--num-processes", type=int)
+    train.add_argument("--process-id", type=int)
+
+    evaluate = command("evaluate", _evaluate, "score a run's last checkpoint", takes_overrides=True)
+    evaluate.add_argument("--workdir", type=Path, required=True)
+    evaluate.add_argument("--on", choices=("final", "dev"), default="final", help="which evaluation domain")
+
+    predict = command("predict", _predict, "segment a folder of images with a run")
+    predict.add_argument("--workdir", type=Path, required=True)
+    predict.add_argument("--input", type=Path, required=True)
+    predict.add_argument("--output", type=Path, required=True)
+    predict.add_argument("--batch-size", type=int, default=4)
+
+    report = command("report", _report, "write one HTML page and report.json for finished runs")
+    report.add_argument("workdirs", nargs="+", type=Path, help="run folders; with --markdown also result files")
+    report.add_argument("--output", type=Path, default=Path("runs/report.html"))
+    report.add_argument("--markdown", action="store_true", help="print README's tables instead")
+
+    command("methods", _methods, "list the methods and the packaged configs")
+    command("datasets", _datasets, "list the data sets")
+    return parser
+
+
+def _prepare_jax() -> None:
+    """Switches the compilation cache on, before anything is compiled."""
+    import jax
+
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "uda_jax" / "xla"))
+
+
+def _train(options: argparse.Namespace) -> int:
+    _prepare_jax()
+    import jax
+
+    from uda_jax import config, results, train
+
+    if options.coordinator:
+        jax.distributed.initialize(options.coordinator, options.num_processes, options.process_id)
+    experiment = config.experiment(config.load(options.config, options.overrides))
+    command = "uda " + shlex.join(options.words)
+    origin = results.Origin(options.config, options.overrides, command)
+    try:
+        row = train.run(experiment, options.workdir, origin)
+    except train.Stopped as stopped:
+        print(f"uda: {stopped}", file=sys.stderr)
+        return 0
+    if jax.process_index() == 0:
+        _print_result(row)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    _prepare_jax()
+    from uda_jax import config, train
+    from uda_jax.evaluate import Evaluator
+    from uda_jax.training import sharding
+
+    method, state, _ = train.restore(options.workdir)
+    stored = config.as_config(config.from_json(options.workdir / "config.json"))
+    config.override(stored, options.overrides)
+    section = config.experiment(stored).evaluation
+    domain = getattr(section, options.on)
+    if domain is None:
+        raise UserError(f"{options.workdir}: its config has no config.evaluation.{options.on}; leave out --on")
+    sharding.check_batch_size(section.batch_size, "config.evaluation.batch_size")
+    path = f"config.evaluation.{options.on}"
+    summary = Evaluator(method, domain, section.batch_size, sharding.data_mesh(), path=path).score(state)
+    print(json.dumps(summary, indent=1))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    _prepare_jax()
+    import jax
+
+    from uda_jax import config, predict, train
+
+    method, state, space = train.restore(options.workdir)
+    domain = config.from_json(options.workdir / "config.json").evaluation.final
+    scores = jax.jit(method.predict, static_argnames="size")
+
+    def run(images, size):
+        return scores(state, images, size=size)["scores"]
+
+    summary = predict.predict_folder(
+        run,
+        options.input,
+        options.output,
+        size=domain.size,
+        palette=space.palette,
+        batch_size=options.batch_size,
+    )
+    print(summary)
+    return 1 if summary.failed else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from uda_jax import report
+
+    if options.markdown:
+        files = [path / "result.json" if path.is_dir() else path for path in options.workdirs]
+        print(report.markdown([row for file in files for row in report.read_rows(file)]))
+        return 0
+    print(f"report: {report.write(options.workdirs, options.output)}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    _prepare_jax()
+    from uda_jax import config, report, results, train
+
+    workdirs = []
+    for reference in ("source_only:streets", "advent:streets"):
+        experiment = config.experiment(config.load(reference))
+        workdir = options.workdir / experiment.label
+        print(f"demo: uda train --config {reference} --workdir {workdir}", file=sys.stderr)
+        origin = results.Origin(reference, (), f"uda train --config {reference} --workdir {workdir}")
+        try:
+            row = train.run(experiment, workdir, origin)
+        except train.Stopped as stopped:
+            print(f"uda: {stopped}", file=sys.stderr)
+            return 0
+        _print_result(row)
+        workdirs.append(workdir)
+    page = report.write(workdirs, options.workdir / "report.html")
+    print(report.markdown([row for workdir in workdirs for row in report.read_rows(workdir / "result.json")]))
+    print(f"report: {page}")
+    return 0
+
+
+def _methods(options: argparse.Namespace) -> int:
+    del options
+    import importlib
+
+    from uda_jax import config, methods
+
+    print("methods:")
+    for name in methods.names():
+        summary = importlib.import_module(f"uda_jax.methods.{name}").__doc__.splitlines()[0]
+        print(f"  {name:16} {summary}")
+    print("configs:")
+    for name in config.names():
+        summary = importlib.import_module(f"uda_jax.configs.{name}").__doc__.splitlines()[0]
+        print(f"  {name:16} {summary}")
+    return 0
+
+
+def _datasets(options: argparse.Namespace) -> int:
+    del options
+    import importlib
+
+    from uda_jax import data
+
+    for name in data.dataset_names():
+        summary = importlib.import_module(f"uda_jax.data.datasets.{name}").__doc__.splitlines()[0]
+        print(f"{name:12} {summary}")
+    return 0
+
+
+def _print_result(row: dict) -> None:
+    """Prints the line that ends a run."""
+    score = 100 * row["miou"][row["protocol"]]
+    print(f"{row['label']}: mIoU {score:.2f} on {row['split']} after {row['steps']} steps, {row['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

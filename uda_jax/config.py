@@ -1,0 +1,224 @@
+"""Config files to one validated `Experiment`.
+
+A config file defines `get_config(setting) -> ml_collections.ConfigDict`. `load` finds it, applies the
+overrides of the command line with ml_collections' own typed flags, and `experiment` turns the result into
+frozen dataclasses whose fields are all described and checked.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import json
+import pkgutil
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
+
+from uda_jax import configs
+from uda_jax.data.domains import Domain
+from uda_jax.errors import UserError
+from uda_jax.sections import build, closest, described, to_dict
+
+# What ml_collections and absl raise for an override that does not fit.
+_FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
+
+DOMAIN_NAMES = ("source", "labelled_target", "target")
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How a stage is trained: length, batch, logging, checkpoints."""
+
+    steps: int = described(1000, "Batches to train on.", low=1)
+    batch_size: int = described(4, "Global batch size of each domain.", low=1)
+    accumulation: int = described(1, "Batches whose gradients are averaged into one update; divides steps.", low=1)
+    precision: str = described("fp32", "Compute type of the networks; masters stay float32.", choices=("fp32", "bf16"))
+    workers: int = described(0, "Worker processes that decode and augment; 0 uses threads.", low=0)
+    log_every: int = described(50, "Steps between two rows of metrics.", low=1)
+    evaluate_every: int = described(0, "Steps between two evaluations on the dev domain; 0 = at the end only.", low=0)
+    checkpoint_every: int = described(500, "Steps between two checkpoints; the last step is always saved.", low=1)
+    keep_latest: int = described(2, "Checkpoints kept, counted from the last; the best on dev is kept besides.", low=1)
+
+    def check(self, path: str) -> None:
+        if self.steps % self.accumulation:
+            raise UserError(f"{path}.accumulation: expected a divisor of steps ({self.steps}), got {self.accumulation}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Where and how runs are scored."""
+
+    final: Domain = described(Domain(), "The evaluation split, used once, after the last step.")
+    dev: Domain | None = described(None, "The split for tuning and for choosing the best checkpoint, if there is one.")
+    batch_size: int = described(8, "Global batch size.", low=1)
+    protocol: str = described("19", "The protocol whose mean IoU is the headline.")
+    pictures: int = described(6, "Frames of the evaluation split whose predictions are kept for the report.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """One stage of a recipe; what it leaves out it takes from the experiment."""
+
+    run: str = described("train", "What the stage does.", choices=("train",))
+    method: dict[str, Any] | None = described(None, "The stage's own method section.")
+    data: dict[str, Domain] | None = described(None, "The stage's own domains.")
+    train: Train | None = described(None, "The stage's own train section.")
+    start_from: dict[str, str] | None = described(None, "Network name -> earlier stage whose weights it starts from.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A whole run: one method (or a recipe of stages) on one benchmark."""
+
+    label: str = described("", "Row name in tables, such as source_only or advent.")
+    benchmark: str = described("", "Benchmark name in tables, such as streets.")
+    seed: int = described(0, "Seed of initialisation, data order and device randomness.", low=0)
+    method: dict[str, Any] = described(None, "The method's name and its own fields.")
+    data: dict[str, Domain] = described(None, "Training domains by name: source, labelled_target, target.")
+    train: Train = described(Train(), "The training loop.")
+    evaluation: Evaluation = described(Evaluation(), "Scoring.")
+    stages: dict[str, StagePlan] | None = described(None, "The recipe, in order; left out for a single stage.")
+
+    def check(self, path: str) -> None:
+        if not self.method or "name" not in self.method:
+            raise UserError(f"{path}.method.name: expected a method's name, got nothing")
+        if not self.data:
+            raise UserError(f"{path}.data: expected at least one training domain, got none")
+        for name in self.data:
+            if name not in DOMAIN_NAMES:
+                raise UserError(f"{path}.data.{name}: unknown domain{closest(name, DOMAIN_NAMES)}")
+
+
+def load(reference: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Loads a config file and applies overrides.
+
+    Args:
+      reference: `advent:streets` (a packaged file and its setting) or `path/to/file.py:setting`.
+      overrides: command-line words such as `--config.train.steps=100`.
+
+    Returns:
+      The locked config.
+
+    Raises:
+      UserError: no such config or setting, an unknown field, a value of the wrong type.
+    """
+    name, _, setting = reference.partition(":")
+    module = _module(name)
+    config = module.get_config(*([setting] if setting else []))
+    if overrides:
+        try:
+            override(config, overrides)
+        except _FLAG_ERRORS as error:
+            raise UserError(f"{_blame(overrides, config)}: {_one_line(error)}") from error
+    return config
+
+
+def as_config(section: Any, *, without: Sequence[str] = ()) -> ConfigDict:
+    """Turns a section into a ConfigDict with every field present, for config files.
+
+    A field that is None becomes a typed placeholder, so that the command line can set it. Mappings inside, such
+    as an experiment's `method` and `data`, may hold sections.
+
+    Args:
+      section: a frozen dataclass made of `described` fields.
+      without: top-level fields to leave out.
+    """
+    hints = typing.get_type_hints(type(section))
+    entries = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
+    return ConfigDict({name: _entry(value, hints[name]) for name, value in entries.items() if name not in without})
+
+
+def with_method(experiment: Experiment, name: str, method: Any) -> ConfigDict:
+    """Returns the config of a benchmark with a method, less the fields that the data and the loop decide."""
+    section = as_config(method, without=("num_classes", "precision", "accumulation"))
+    section.name = name
+    return as_config(dataclasses.replace(experiment, method=section))
+
+
+def _entry(value: Any, hint: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return as_config(value)
+    if isinstance(value, Mapping) and not isinstance(value, ConfigDict):
+        return ConfigDict({name: _entry(entry, Any) for name, entry in value.items()})
+    if value is None:
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        kind = typing.get_origin(options[0]) or options[0] if options else object
+        return config_dict.placeholder(kind if kind in (int, float, str, bool, tuple) else object)
+    return value
+
+
+def experiment(config: ConfigDict | Mapping[str, Any]) -> Experiment:
+    """Turns a config into its validated dataclass; raises UserError naming the first wrong field."""
+    return build(Experiment, config.to_dict() if isinstance(config, ConfigDict) else config)
+
+
+def to_json(value: Experiment) -> str:
+    """Returns the experiment as readable JSON, the text of `config.json`."""
+    return json.dumps(to_dict(value), indent=1, sort_keys=True) + "\n"
+
+
+def from_json(path: Path) -> Experiment:
+    """Reads a `config.json` back."""
+    try:
+        return build(Experiment, json.loads(Path(path).read_text()), path=str(path))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: expected the config of a run, {_one_line(error)}; is this a workdir of uda train?") from error
+
+
+def names() -> list[str]:
+    """Returns the names of the packaged configs."""
+    return sorted(module.name for module in pkgutil.iter_modules(configs.__path__) if not module.ispkg)
+
+
+def _module(name: str) -> Any:
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"--config {name}: no such file")
+        spec = importlib.util.spec_from_file_location(f"uda_jax_user_config_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not inspect.isfunction(getattr(module, "get_config", None)):
+            raise UserError(f"--config {name}: expected a function get_config(setting) in it, found none")
+        return module
+    if name not in names():
+        raise UserError(f"--config {name}: no packaged config of this name{closest(name, names())}")
+    return importlib.import_module(f"uda_jax.configs.{name}")
+
+
+def override(config: ConfigDict, words: Sequence[str]) -> None:
+    """Applies words such as "--config.train.steps=100" with ml_collections' typed flags."""
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not name.startswith("--config.") or not equals:
+            raise UserError(f"{word}: expected an override such as --config.train.steps=100")
+        node, path = config, "config"
+        for field in name.removeprefix("--config.").split("."):
+            if not isinstance(node, ConfigDict) or field not in node:
+                known = node.keys() if isinstance(node, ConfigDict) else ()
+                raise UserError(f"{path}.{field}: unknown field{closest(field, known)}")
+            node, path = node[field], f"{path}.{field}"
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict(
+        "config", config, flag_values=values, lock_config=True, sys_argv=["uda", *words]
+    )
+    values(["uda", *words])
+
+
+def _blame(words: Sequence[str], config: ConfigDict) -> str:
+    """Returns the first override that does not fit the config by itself, for the message."""
+    for word in words:
+        try:
+            override(ConfigDict(config.to_dict()), [word])
+        except _FLAG_ERRORS:
+            return word
+    return " ".join(words)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.args[0] if error.args else error).split())

@@ -1,0 +1,70 @@
+"""The path of the data: files or rendered scenes in, NumPy batches out. Nothing here imports jax.
+
+A data set is a class in a module of `uda_jax.data.datasets`, found by name: module `virtual_kitti` holds
+`VirtualKitti(root, split, label_space, **options)`. Adding one is adding that file. An instance is a
+random-access sequence:
+
+    len(dataset)          number of frames, at least 1
+    dataset[i]            {"image": uint8 [H, W, 3] RGB,
+                           "label": uint8 [H, W], classes of the label space, 255 = ignore; absent if unlabelled,
+                           "depth": float32 [H, W] metres, 0 = invalid; absent if there is none,
+                           "name": str, "index": int}
+    dataset.name(i)       the frame's name, without decoding anything
+    dataset.label_space   `label_spaces.LabelSpace`: names and colours of the label values
+
+and may offer `read(i, fields)`, which returns `dataset[i]` without the maps that are not named in `fields`
+and so spares their decoding, and `lacking(field)`, the names of the frames that do not have that map.
+Instances are picklable (loader processes receive them) and immutable.
+
+From a data set to batches: `transforms` (NumPy + Pillow on uint8) and `streams` (shuffling, pairs of
+domains, slicing over processes, loader processes, resuming).
+"""
+
+import importlib
+import inspect
+import os
+import pkgutil
+from collections.abc import Sequence
+from typing import Any
+
+from uda_jax.data import datasets
+from uda_jax.errors import UserError
+from uda_jax.sections import closest
+
+__all__ = ["dataset_names", "get_dataset"]
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Returns the names that `get_dataset` knows: the modules of `uda_jax.data.datasets`."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(datasets.__path__)))
+
+
+def get_dataset(
+    name: str, root: str | os.PathLike | None, split: str, label_space: str = "19", **options: Any
+) -> Sequence[dict[str, Any]]:
+    """Opens a data set.
+
+    Args:
+      name: one of `dataset_names()`.
+      root: its folder on disk; None for a data set that is not read from files.
+      split: a split of that data set, such as "train".
+      label_space: the class protocol of its labels: "19", "16", "13", "10", "7" (see `label_spaces`), or
+        "own" where the data set has classes of its own.
+      **options: what this one data set takes besides, such as `size` and `limit` of streets.
+
+    Returns:
+      A random-access sequence of NumPy dicts; the package's docstring is the contract.
+
+    Raises:
+      UserError: an unknown name, split, protocol or option, or a folder that is missing or malformed.
+    """
+    if name not in dataset_names():
+        raise UserError(f"dataset: unknown data set '{name}'{closest(name, dataset_names())}")
+    module = importlib.import_module(f"{datasets.__name__}.{name}")
+    cls = getattr(module, "".join(word.capitalize() for word in name.split("_")))
+    known = [key for key in inspect.signature(cls).parameters if key not in ("root", "split", "label_space")]
+    for option in options:
+        if option not in known:
+            hint = closest(option, known) if known else "; it takes none"
+            raise UserError(f"{name}: unknown option '{option}'{hint}")
+    return cls(root, split, label_space, **options)

@@ -1,0 +1,247 @@
+"""The built-in data set: procedurally rendered street scenes in two looks, with labels, exact depth and no download.
+
+Frames are rendered once per split and size into one ArrayRecord file in a cache folder and read from there. A
+record is `MAGIC`, three little-endian uint32 lengths, then the image (PNG), the label (PNG) and the depth: zlib of
+the float32 bytes in planes of equal significance, which compresses better than the floats one after the other.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import multiprocessing
+import os
+import pathlib
+import shutil
+import struct
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+
+from uda_jax.data import label_spaces, rendering
+from uda_jax.errors import UserError
+
+MAGIC = b"STR1"
+_HEADER = struct.Struct("<4sIII")
+_FILE = "frames.array_record"
+_IN_PROCESS = 64  # below this many frames, starting worker processes costs more than it saves
+
+# Spread over camera_train; every class occurs, which tests/data/test_streets.py checks.
+LABELLED = tuple(range(20, 2000, 40))
+
+# Split -> (look, first seed, indices into the seeds).
+SPLITS: dict[str, tuple[str, int, tuple[int, ...]]] = {
+    "simulator_train": ("simulator", 0, tuple(range(2000))),
+    "simulator_dev": ("simulator", 1_000_000, tuple(range(250))),
+    "camera_train": ("camera", 2_000_000, tuple(range(2000))),
+    "camera_labelled": ("camera", 2_000_000, LABELLED),
+    "camera_dev": ("camera", 3_000_000, tuple(range(250))),
+    "camera_val": ("camera", 4_000_000, tuple(range(500))),
+}
+
+
+class Streets:
+    """A random-access sequence of frames: `{"image", "label", "depth", "name", "index"}`.
+
+    image is uint8 `[H, W, 3]` RGB, label uint8 `[H, W]` classes of the label space (255 = ignore), depth float32
+    `[H, W]` metres (0 = invalid). Instances are cheap to pickle: the file is opened again where they arrive.
+
+    Attributes:
+      split, size: as given.
+      label_space: names and colours of the label values, of which a few never occur.
+      intrinsics: float64 `[3, 3]`, pixels, the same for every frame.
+      folder: the cache folder of this split and size.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike | None = None,
+        split: str = "simulator_train",
+        label_space: str = "19",
+        *,
+        size: tuple[int, int] = (96, 192),
+        limit: int | None = None,
+        workers: int | None = None,
+    ):
+        """Opens a split, rendering it first if the cache lacks it.
+
+        Args:
+          root: cache folder; by default `$UDA_JAX_CACHE/streets`, or `~/.cache/uda_jax/streets`.
+          split: a key of `SPLITS`.
+          label_space: "19" (the Cityscapes train ids), "16", "13", "10" or "7".
+          size: height and width in pixels.
+          limit: only the first frames of the split.
+          workers: rendering processes; by default one per core, and none for fewer than 64 frames.
+
+        Raises:
+          UserError: unknown split or protocol, a limit below 1, a full disk, or an unreadable cache.
+        """
+        if split not in SPLITS:
+            raise UserError(f"streets: unknown split '{split}'; known: {', '.join(SPLITS)}")
+        if limit is not None and limit < 1:
+            raise UserError(f"streets: limit: expected an integer >= 1, got {limit!r}")
+        self.split, self.size = split, (int(size[0]), int(size[1]))
+        self.label_space, self._table = (
+            label_spaces.label_space(label_space),
+            label_spaces.lookup_table("streets", label_space),
+        )
+        self.intrinsics = rendering.intrinsics(self.size)
+        self._indices = SPLITS[split][2][:limit]
+        root = pathlib.Path(root) if root is not None else default_root()
+        self.folder = root.expanduser() / f"{split}-{len(self)}-{self.size[0]}x{self.size[1]}-{self._key()}"
+        self._source: ArrayRecordDataSource | None = None
+        if not self.folder.is_dir():
+            self._render(workers)
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def name(self, i: int) -> str:
+        """Returns the name of frame i without decoding it; frames of camera_labelled are named as in camera_train."""
+        parent = "camera_train" if self.split == "camera_labelled" else self.split
+        return f"{parent}_{self._indices[i]:05d}"
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = range(len(self))[i]
+        source = self._open()
+        try:
+            image, label, depth = decode(source[i], self.size)
+        except (ValueError, OSError, RuntimeError, IndexError, struct.error, zlib.error) as error:
+            raise self._unreadable(error) from error
+        return {"image": image, "label": self._table[label], "depth": depth, "name": self.name(i), "index": i}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_source": None}
+
+    def _key(self) -> str:
+        """Returns the content key: everything that decides the bytes of the file."""
+        look, first, _ = SPLITS[self.split]
+        content = repr((rendering.RENDERER_VERSION, MAGIC, rendering.LOOKS[look], rendering.WEATHERS, first, self._indices, self.size))
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    def _unreadable(self, error: object) -> UserError:
+        reason = " ".join(str(error).split())[:120]
+        return UserError(
+            f"streets: cannot read {self.folder / _FILE} ({reason}); delete the folder {self.folder} and run again"
+        )
+
+    def _open(self) -> ArrayRecordDataSource:
+        if self._source is None:
+            try:
+                source = ArrayRecordDataSource([str(self.folder / _FILE)])
+                count = len(source)
+            except Exception as error:  # array_record raises bare exceptions of several kinds for a damaged file
+                raise self._unreadable(error) from error
+            if count != len(self):
+                raise self._unreadable(f"{count} records instead of {len(self)}")
+            self._source = source
+        return self._source
+
+    def _render(self, workers: int | None) -> None:
+        """Renders into a temporary folder and renames it, so that a killed process leaves no half cache."""
+        temporary = None
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
+            self._write(temporary / _FILE, workers)
+            with contextlib.suppress(FileExistsError):
+                _rename(temporary, self.folder)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                need = f"free {len(self) // 12 + 1} MB or set UDA_JAX_CACHE to another disk"
+                raise UserError(f"streets: no space left for {self.folder}; {need}") from error
+            raise UserError(
+                f"streets: cannot write {self.folder} ({error}); set UDA_JAX_CACHE to a writable folder"
+            ) from error
+        finally:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _write(self, path: pathlib.Path, workers: int | None) -> None:
+        look, first, _ = SPLITS[self.split]
+        jobs = [(look, first + index, self.size) for index in self._indices]
+        title = f"streets: rendering {self.split} {len(jobs)} frames {self.size[0]}x{self.size[1]} ..."
+        start, shown = time.monotonic(), 0.0
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        with contextlib.closing(writer), _mapped(jobs, workers) as records:
+            for done, record in enumerate(records, 1):
+                writer.write(record)
+                seconds = time.monotonic() - start
+                if seconds > shown + 1 or done == len(jobs):
+                    shown = seconds
+                    ending = "\n" if done == len(jobs) else ""
+                    share = "" if ending else f"{100 * done // len(jobs)} % "
+                    print(f"\r{title} {share}{seconds:.0f} s   ", end=ending, file=sys.stderr, flush=True)
+
+
+def default_root() -> pathlib.Path:
+    """Returns the folder of all rendered splits: `$UDA_JAX_CACHE/streets`, or `~/.cache/uda_jax/streets`."""
+    cache = os.environ.get("UDA_JAX_CACHE")
+    return (pathlib.Path(cache) if cache else pathlib.Path.home() / ".cache" / "uda_jax") / "streets"
+
+
+def encode(image: np.ndarray, label: np.ndarray, depth: np.ndarray) -> bytes:
+    """Packs one frame into a record; the inverse of `decode`."""
+    planes = np.ascontiguousarray(depth, "<f4").view(np.uint8).reshape(-1, 4).T.tobytes()
+    parts = [_png(image), _png(label), zlib.compress(planes, 6)]
+    return _HEADER.pack(MAGIC, *map(len, parts)) + b"".join(parts)
+
+
+def decode(record: bytes, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unpacks (image uint8 `[H, W, 3]`, label uint8 `[H, W]`, depth float32 `[H, W]`).
+
+    Raises:
+      ValueError, OSError, struct.error, zlib.error: the bytes are no record of this size.
+    """
+    magic, image_bytes, label_bytes, depth_bytes = _HEADER.unpack_from(record)
+    if magic != MAGIC or len(record) != _HEADER.size + image_bytes + label_bytes + depth_bytes:
+        raise ValueError("not a streets record")
+    view = memoryview(record)[_HEADER.size :]
+    image = np.array(Image.open(io.BytesIO(view[:image_bytes])))
+    label = np.array(Image.open(io.BytesIO(view[image_bytes : image_bytes + label_bytes])))
+    planes = np.frombuffer(zlib.decompress(view[image_bytes + label_bytes :]), np.uint8).reshape(4, -1)
+    depth = np.ascontiguousarray(planes.T).view("<f4").astype(np.float32).reshape(size)
+    if image.shape != (*size, 3) or label.shape != size:
+        raise ValueError(f"frame of {image.shape} instead of {size}")
+    return image, label, depth
+
+
+def _png(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG", compress_level=4)
+    return stream.getvalue()
+
+
+def _frame(job: tuple[str, int, tuple[int, int]]) -> bytes:
+    frame = rendering.render(*job)
+    return encode(frame.image, frame.label, frame.depth)
+
+
+@contextlib.contextmanager
+def _mapped(jobs: list[tuple], workers: int | None) -> Iterator[Iterator[bytes]]:
+    """Yields an iterator of the records of `jobs`, in order, made by several processes where that pays."""
+    count = workers if workers is not None else (os.cpu_count() or 1 if len(jobs) >= _IN_PROCESS else 1)
+    if count <= 1:
+        yield map(_frame, jobs)
+        return
+    # Spawn, not fork: the caller may have started JAX's threads.
+    with multiprocessing.get_context("spawn").Pool(min(count, len(jobs))) as pool:
+        yield pool.imap(_frame, jobs, chunksize=8)
+
+
+def _rename(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Renames a folder atomically; if another process was faster, its folder stays."""
+    try:
+        source.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise

@@ -1,0 +1,172 @@
+"""Label spaces: class names, colours, and tables from stored ids to training ids.
+
+Everything is data. The 34 Cityscapes ids are one table of named tuples; a protocol ("19", "16", "13", "10",
+"7") is a view of its 19 training classes; a data set is one table from its stored ids to the 19 classes; and
+`lookup_table` composes the two. 255 means "ignore" everywhere.
+"""
+
+import colorsys
+from typing import NamedTuple
+
+import numpy as np
+
+from uda_jax.errors import UserError
+from uda_jax.sections import closest
+
+IGNORE = 255
+
+
+class CityscapesClass(NamedTuple):
+    """One row of the Cityscapes label table."""
+
+    name: str
+    id: int
+    train_id: int
+    category: str
+    colour: tuple[int, int, int]
+
+
+# Ids, names, categories and colours as published with the Cityscapes labels. "license plate" has no id in
+# the label files of Cityscapes and is stored as 34 in GTA5; like every unlisted id it is ignored.
+CITYSCAPES = (
+    CityscapesClass("unlabeled", 0, IGNORE, "void", (0, 0, 0)),
+    CityscapesClass("ego vehicle", 1, IGNORE, "void", (0, 0, 0)),
+    CityscapesClass("rectification border", 2, IGNORE, "void", (0, 0, 0)),
+    CityscapesClass("out of roi", 3, IGNORE, "void", (0, 0, 0)),
+    CityscapesClass("static", 4, IGNORE, "void", (0, 0, 0)),
+    CityscapesClass("dynamic", 5, IGNORE, "void", (111, 74, 0)),
+    CityscapesClass("ground", 6, IGNORE, "void", (81, 0, 81)),
+    CityscapesClass("road", 7, 0, "flat", (128, 64, 128)),
+    CityscapesClass("sidewalk", 8, 1, "flat", (244, 35, 232)),
+    CityscapesClass("parking", 9, IGNORE, "flat", (250, 170, 160)),
+    CityscapesClass("rail track", 10, IGNORE, "flat", (230, 150, 140)),
+    CityscapesClass("building", 11, 2, "construction", (70, 70, 70)),
+    CityscapesClass("wall", 12, 3, "construction", (102, 102, 156)),
+    CityscapesClass("fence", 13, 4, "construction", (190, 153, 153)),
+    CityscapesClass("guard rail", 14, IGNORE, "construction", (180, 165, 180)),
+    CityscapesClass("bridge", 15, IGNORE, "construction", (150, 100, 100)),
+    CityscapesClass("tunnel", 16, IGNORE, "construction", (150, 120, 90)),
+    CityscapesClass("pole", 17, 5, "object", (153, 153, 153)),
+    CityscapesClass("polegroup", 18, IGNORE, "object", (153, 153, 153)),
+    CityscapesClass("traffic light", 19, 6, "object", (250, 170, 30)),
+    CityscapesClass("traffic sign", 20, 7, "object", (220, 220, 0)),
+    CityscapesClass("vegetation", 21, 8, "nature", (107, 142, 35)),
+    CityscapesClass("terrain", 22, 9, "nature", (152, 251, 152)),
+    CityscapesClass("sky", 23, 10, "sky", (70, 130, 180)),
+    CityscapesClass("person", 24, 11, "human", (220, 20, 60)),
+    CityscapesClass("rider", 25, 12, "human", (255, 0, 0)),
+    CityscapesClass("car", 26, 13, "vehicle", (0, 0, 142)),
+    CityscapesClass("truck", 27, 14, "vehicle", (0, 0, 70)),
+    CityscapesClass("bus", 28, 15, "vehicle", (0, 60, 100)),
+    CityscapesClass("caravan", 29, IGNORE, "vehicle", (0, 0, 90)),
+    CityscapesClass("trailer", 30, IGNORE, "vehicle", (0, 0, 110)),
+    CityscapesClass("train", 31, 16, "vehicle", (0, 80, 100)),
+    CityscapesClass("motorcycle", 32, 17, "vehicle", (0, 0, 230)),
+    CityscapesClass("bicycle", 33, 18, "vehicle", (119, 11, 32)),
+)
+
+TRAIN_CLASSES = tuple(sorted((row for row in CITYSCAPES if row.train_id != IGNORE), key=lambda row: row.train_id))
+CLASS_NAMES = tuple(row.name for row in TRAIN_CLASSES)
+PALETTE = np.array([row.colour for row in TRAIN_CLASSES], np.uint8)
+PALETTE.setflags(write=False)
+
+# Protocols that keep some of the 19 classes, in their order. "16" and "13" are those of SYNTHIA papers
+# ("mIoU" and "mIoU*"), "10" is the Virtual KITTI to KITTI protocol of GIO-Ada.
+PROTOCOL_CLASSES = {
+    "19": tuple(range(19)),
+    "16": (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
+    "13": (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
+    "10": (0, 2, 5, 6, 7, 8, 9, 10, 13, 14),
+}
+# The one protocol that merges classes: the Cityscapes categories, in the order of DADA, each painted in the
+# colour of its commonest member.
+CATEGORIES = ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
+_CATEGORY_COLOURS = PALETTE[[0, 2, 5, 8, 10, 11, 13]]
+
+PROTOCOLS = (*PROTOCOL_CLASSES, "7")
+
+
+class LabelSpace(NamedTuple):
+    """The classes that label values stand for: what evaluation counts and reports print.
+
+    Attributes:
+      names: K class names; label value k is the class `names[k]`.
+      colours: K RGB triples, 0..255, for pictures.
+      ignore: the label value of pixels without a class.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+    ignore: int = IGNORE
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The colours as uint8 `[256, 3]`, black outside the classes: `palette[label]` is a picture."""
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: len(self.colours)] = self.colours
+        return palette
+
+
+def label_space(protocol: str) -> LabelSpace:
+    """Returns the names and colours of a protocol: "19", "16", "13", "10" or "7"."""
+    _check_protocol(protocol)
+    if protocol == "7":
+        return LabelSpace(CATEGORIES, tuple(tuple(colour) for colour in _CATEGORY_COLOURS.tolist()))
+    rows = [TRAIN_CLASSES[k] for k in PROTOCOL_CLASSES[protocol]]
+    return LabelSpace(tuple(row.name for row in rows), tuple(row.colour for row in rows))
+
+
+def train19_table(protocol: str) -> np.ndarray:
+    """Returns the uint8 `[256]` table from the 19 training ids to the classes of a protocol."""
+    _check_protocol(protocol)
+    if protocol == "7":
+        return _table({row.train_id: CATEGORIES.index(row.category) for row in TRAIN_CLASSES})
+    return _table({train_id: k for k, train_id in enumerate(PROTOCOL_CLASSES[protocol])})
+
+
+# Stored id -> one of the 19 training ids, per data set. CamVid is the 11-class packaging of SegNet (sky,
+# building, pole, road, sidewalk, tree, sign, fence, car, pedestrian, bicyclist, void); its "bicyclist" is
+# rider and bicycle in one mask and counts as bicycle.
+_CITYSCAPES_IDS = {row.id: row.train_id for row in CITYSCAPES}
+_RAW_TO_TRAIN19 = {
+    "camvid": {0: 10, 1: 2, 2: 5, 3: 0, 4: 1, 5: 8, 6: 7, 7: 4, 8: 13, 9: 11, 10: 18},
+    "cityscapes": _CITYSCAPES_IDS,
+    "gta5": _CITYSCAPES_IDS,
+    "streets": {k: k for k in range(19)},
+}
+
+
+def lookup_table(dataset: str, protocol: str) -> np.ndarray:
+    """Returns the table from the ids that a data set stores to the classes of a protocol.
+
+    Args:
+      dataset: a data set with fixed ids: "camvid", "cityscapes", "gta5", "streets".
+      protocol: "19", "16", "13", "10" or "7".
+
+    Returns:
+      uint8 `[256]`; `table[raw_label]` maps a label map. Ids without a class give 255 (ignore).
+
+    Raises:
+      UserError: an unknown data set or protocol.
+    """
+    if dataset not in _RAW_TO_TRAIN19:
+        raise UserError(f"dataset: no label table for '{dataset}'{closest(dataset, _RAW_TO_TRAIN19)}")
+    return train19_table(protocol)[_table(_RAW_TO_TRAIN19[dataset])]
+
+
+def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Returns `count` RGB triples that are easy to tell apart, for classes that come without colours."""
+    # Steps of the golden ratio never repeat a hue and keep neighbours in the list far apart.
+    hues = [(0.61803398875 * k) % 1.0 for k in range(count)]
+    return tuple(tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.65, 0.95)) for hue in hues)
+
+
+def _table(entries: dict[int, int]) -> np.ndarray:
+    table = np.full(256, IGNORE, np.uint8)
+    table[list(entries)] = list(entries.values())
+    return table
+
+
+def _check_protocol(protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise UserError(f"label_space: unknown protocol '{protocol}'; known: {', '.join(PROTOCOLS)}")

@@ -1,0 +1,168 @@
+"""What every method shares: the state of a run, the protocol, and the few functions of an adversarial step."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from uda_jax import networks, ops
+from uda_jax.losses import cross_entropy
+from uda_jax.sections import described
+from uda_jax.training.precision import compute_dtype
+
+Batch = Mapping[str, Mapping[str, jax.Array]]
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state of a run as one pytree; with the batch and the config it determines the next step.
+
+    Attributes:
+      step: int32 scalar, counted within the stage.
+      params: network name -> parameters, one entry per network of the method.
+      model_state: network name -> the other collections, such as {"batch_stats": ...}.
+      opt_state: player name -> optimiser state; a player may train several networks.
+      teacher: {"params", "model_state"} of an averaged network, or None.
+      key: typed PRNG key; a step uses fold_in(key, step), so that a resumed run draws the same numbers.
+      extra: arrays that a method owns, usually empty.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    model_state: dict[str, Any]
+    opt_state: dict[str, Any]
+    teacher: dict[str, Any] | None
+    key: jax.Array
+    extra: dict[str, Any]
+
+
+class Method(Protocol):
+    """Three pure functions of a frozen dataclass; the loop jits them, a method never does."""
+
+    def init(self, key: jax.Array, example_batch: Batch) -> TrainState:
+        """Returns the first state; `example_batch` fixes the shapes."""
+        ...
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Returns the next state and a flat dict of scalars such as "loss/segmentation"."""
+        ...
+
+    def predict(self, state: TrainState, images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
+        """Returns {"scores": [B, *size, C], optional "depth": [B, *size, 1]} for uint8 RGB images [B, H, W, 3]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmenter:
+    """Section: the segmentation network and how its images are normalised. None = the network's own default."""
+
+    name: str = described("deeplab_v2_resnet101", "Name for networks.build.")
+    input_norm: str = described(
+        "caffe_bgr", "Normalisation of images, for ops.normalise.", choices=("caffe_bgr", "imagenet_rgb", "tanh")
+    )
+    multi_level: bool | None = described(None, "Second head on the stage before the last.")
+    aspp_branches: int | None = described(None, "Dilated branches that are summed in a head.", choices=(2, 4, None))
+    bn_mode: str | None = described(None, "Batch norm while training.", choices=("batch", "frozen", None))
+    head_init: str | None = described(None, "Initialisation of the heads.")
+    encoder_init: str | None = described(None, "Initialisation of the encoder.")
+    aspp_bias: bool | None = described(None, "Whether the heads' convolutions have a bias.")
+    width: int | None = described(None, "Channels of the stem.", low=1)
+    output_stride: int | None = described(None, "Image pixels per pixel of the maps.", choices=(4, 8, None))
+    remat: bool | None = described(None, "Recompute activations in the backward pass to save memory.")
+
+    def build(self, num_classes: int, precision: str) -> nn.Module:
+        """Returns the Flax module."""
+        fields = dataclasses.asdict(self).items()
+        options = {name: value for name, value in fields if name not in ("name", "input_norm") and value is not None}
+        return networks.build(self.name, num_classes, dtype=compute_dtype(precision), **options)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of parameters that no optimiser may touch: the branches that two-branch heads leave unused."""
+        return (r"head/branch_[23]/",) if self.aspp_branches == 2 else ()
+
+
+def initial_state(
+    key: jax.Array, variables: Mapping[str, Mapping[str, Any]], opt_state: dict[str, Any], extra: dict[str, Any] | None = None
+) -> TrainState:
+    """Returns the state at step 0 from each network's fresh Flax variables."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params={name: entry["params"] for name, entry in variables.items()},
+        model_state={name: {k: v for k, v in entry.items() if k != "params"} for name, entry in variables.items()},
+        opt_state=opt_state,
+        teacher=None,
+        key=key,
+        extra=extra or {},
+    )
+
+
+def forward(module: nn.Module, params: Any, model_state: Any, inputs: jax.Array, *, train: bool) -> tuple[dict, Any]:
+    """Applies a segmenter.
+
+    Args:
+      module: the network.
+      params, model_state: its entries of the state.
+      inputs: normalised images [B, H, W, 3].
+      train: True normalises with batch statistics and updates the running ones (`bn_mode` may forbid it).
+
+    Returns:
+      The dict of maps at the network's stride, and the model state to hand to the next forward.
+    """
+    if not train:
+        return module.apply({"params": params, **model_state}, inputs, train=False), model_state
+    return module.apply({"params": params, **model_state}, inputs, train=True, mutable=list(model_state))
+
+
+def segmentation_losses(outputs: Mapping[str, jax.Array], labels: jax.Array, aux_weight: float) -> dict[str, jax.Array]:
+    """Cross entropy at the label's size for each head, the earlier head weighted.
+
+    Logits are interpolated with corners aligned, as AdaptSegNet and ADVENT do.
+    """
+    size = labels.shape[1:3]
+    losses = {"segmentation": cross_entropy(ops.resize_bilinear(outputs["logits"], size, align_corners=True), labels)}
+    if "aux_logits" in outputs:
+        aux = ops.resize_bilinear(outputs["aux_logits"], size, align_corners=True)
+        losses["segmentation_aux"] = aux_weight * cross_entropy(aux, labels)
+    return losses
+
+
+def apply_player(
+    state: TrainState, player: str, gradients: Mapping[str, Any], optimizer: optax.GradientTransformation
+) -> tuple[TrainState, jax.Array]:
+    """Updates the networks of one player.
+
+    Args:
+      state: the state before the update.
+      player: key of `opt_state`.
+      gradients: network name -> gradient, for every network the player trains.
+      optimizer: the transformation whose state `opt_state[player]` is.
+
+    Returns:
+      The new state and the global norm of the gradients.
+    """
+    params = {name: state.params[name] for name in gradients}
+    updates, opt_state = optimizer.update(dict(gradients), state.opt_state[player], params)
+    state = state.replace(
+        params={**state.params, **optax.apply_updates(params, updates)},
+        opt_state={**state.opt_state, player: opt_state},
+    )
+    return state, optax.tree.norm(gradients)
+
+
+def loss_metrics(losses: Mapping[str, jax.Array]) -> Metrics:
+    """Returns {"loss/<name>": value} for a dict of weighted losses."""
+    return {f"loss/{name}": value for name, value in losses.items()}
+
+
+def predict_scores(segmenter: Segmenter, module: nn.Module, state: TrainState, images: jax.Array, size: tuple[int, int]) -> dict:
+    """The usual `predict`: evaluation-mode logits of the main head, interpolated once, corners aligned."""
+    inputs = ops.normalise(images, segmenter.input_norm)
+    outputs, _ = forward(module, state.params["segmenter"], state.model_state["segmenter"], inputs, train=False)
+    return {"scores": ops.resize_bilinear(outputs["logits"].astype(jnp.float32), size, align_corners=True)}

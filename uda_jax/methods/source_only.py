@@ -1,0 +1,80 @@
+"""Plain supervised training: the lower bound without adaptation, and the oracle.
+
+On the source alone it is "source only"; on labelled target frames alone it is the oracle; on both it is the
+source-plus-labelled-target baseline. Every method is measured between the first two.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from uda_jax import ops
+from uda_jax.methods import base
+from uda_jax.sections import described
+from uda_jax.training import optimizers
+from uda_jax.training.optimizers import Sgd
+from uda_jax.training.schedules import Schedule
+
+# Batch statistics are threaded in this order wherever several domains are forwarded.
+LABELLED_DOMAINS = ("source", "labelled_target")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOnly:
+    """Cross entropy on every labelled domain of the batch."""
+
+    num_classes: int = described(19, "Classes of the head.", low=2)
+    precision: str = described("fp32", "Compute type of the network.", choices=("fp32", "bf16"))
+    accumulation: int = described(1, "Batches whose gradients are averaged into one update.", low=1)
+    segmenter: base.Segmenter = described(base.Segmenter(), "The segmentation network.")
+    optimizer: Sgd = described(Sgd(), "Optimiser of the segmenter.")
+    schedule: Schedule = described(Schedule(), "Decay of the learning rate.")
+    aux_weight: float = described(0.1, "Weight of the earlier head's cross entropy (AdaptSegNet, lambda_seg).", low=0.0)
+
+    @property
+    def network(self):
+        """The Flax module of the segmenter."""
+        return self.segmenter.build(self.num_classes, self.precision)
+
+    def _optimizer(self, params: dict) -> optax.GradientTransformation:
+        return optimizers.build(
+            self.optimizer, self.schedule, params, accumulation=self.accumulation, frozen=self.segmenter.frozen
+        )
+
+    def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
+        """Returns the first state; any domain of the batch gives the image shape."""
+        images = ops.normalise(next(iter(example_batch.values()))["image"], self.segmenter.input_norm)
+        variables = {"segmenter": self.network.init(jax.random.fold_in(key, 0), images[:1], train=False)}
+        params = {"segmenter": variables["segmenter"]["params"]}
+        return base.initial_state(key, variables, {"segmenter": self._optimizer(params).init(params)})
+
+    def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
+        """One forward per labelled domain, one backward, one update."""
+
+        def segmenter_loss(params):
+            losses, model_state = {}, state.model_state["segmenter"]
+            for domain in LABELLED_DOMAINS:
+                if domain not in batch:
+                    continue
+                images = ops.normalise(batch[domain]["image"], self.segmenter.input_norm)
+                outputs, model_state = base.forward(self.network, params, model_state, images, train=True)
+                labels = batch[domain]["label"].astype(jnp.int32)
+                prefix = "" if domain == "source" else f"{domain}_"
+                terms = base.segmentation_losses(outputs, labels, self.aux_weight)
+                losses |= {prefix + name: value for name, value in terms.items()}
+            return sum(losses.values()), (losses, model_state)
+
+        value_and_gradient = jax.value_and_grad(segmenter_loss, has_aux=True)
+        (total, (losses, model_state)), gradient = value_and_gradient(state.params["segmenter"])
+        state, norm = base.apply_player(state, "segmenter", {"segmenter": gradient}, self._optimizer(state.params))
+        state = state.replace(step=state.step + 1, model_state={"segmenter": model_state})
+        return state, base.loss_metrics(losses) | {"loss/total": total, "norm/segmenter": norm}
+
+    def predict(self, state: base.TrainState, images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
+        """Returns {"scores": logits [B, *size, C]} of the main head for uint8 RGB images [B, H, W, 3]."""
+        return base.predict_scores(self.segmenter, self.network, state, images, size)
+
+
+METHOD = SourceOnly

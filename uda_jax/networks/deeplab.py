@@ -1,0 +1,123 @@
+"""DeepLab-v2 on a dilated ResNet: one or two classifiers of four parallel dilated convolutions.
+
+Source: AdaptSegNet (arXiv 1802.10349) section 5 and ADVENT (arXiv 1811.12833) section 4, with their released code.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32, ConvParameters, sum_of_dilated_convs
+from uda_jax.networks.resnet import INITIALIZERS, ResNet
+from uda_jax.sections import described
+
+DILATIONS = (6, 12, 18, 24)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepLabOptions:
+    """What `networks.build` accepts for the DeepLab-v2 networks."""
+
+    multi_level: bool = described(False, "Whether a second classifier reads stage 3 and gives aux_logits.")
+    aspp_branches: int = described(
+        4, "Branches summed by a classifier: 4 (ADVENT, PLCA) or 2 (AdaptSegNet, DACS, CorDA).", choices=(2, 4)
+    )
+    aspp_bias: bool = described(True, "Whether the classifiers' convolutions have a bias (PLCA: no).")
+    head_init: str = described(
+        "normal", "Start of the classifiers' kernels: N(0, 0.01^2) or He.", choices=tuple(INITIALIZERS)
+    )
+    encoder_init: str = described(
+        "normal",
+        "Start of the encoder's kernels: 'normal' N(0, 0.01^2), as the references before they load weights, or 'he' "
+        "(fan-in), which trains from scratch.",
+        choices=tuple(INITIALIZERS),
+    )
+    bn_mode: str = described(
+        "batch",
+        "In training, batch norm uses and tracks the batch's statistics, or the stored ones.",
+        choices=("batch", "frozen"),
+    )
+    width: int = described(64, "Channels of the stem; stage s has width * 2^(s+1) channels.", low=1)
+    output_stride: int = described(
+        8, "Pixels of the image per pixel of the logits; 4 keeps the stem's pool at stride 1.", choices=(4, 8)
+    )
+    remat: bool = described(False, "Whether blocks recompute their activations in the backward pass to save memory.")
+    dtype: Any = described(
+        FLOAT32, "Type of the computation; parameters, statistics and outputs stay float32.", choices=COMPUTE_DTYPES
+    )
+
+
+class Classifier(nn.Module):
+    """The sum of parallel 3x3 convolutions of dilation 6, 12, 18 and 24.
+
+    All four always have parameters (`branch_0` to `branch_3`), as in the checkpoints; the first `branches` are used.
+
+    Attributes:
+      num_classes, branches, use_bias, kernel_init, dtype: see `DeepLabOptions`.
+    """
+
+    num_classes: int
+    branches: int
+    use_bias: bool
+    kernel_init: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns float32 logits `[B, H, W, num_classes]` for `x` `[B, H, W, C]`."""
+        init = INITIALIZERS[self.kernel_init]
+        parameters = [
+            ConvParameters(self.num_classes, 3, self.use_bias, init, name=f"branch_{i}")(x.shape[-1])
+            for i in range(len(DILATIONS))
+        ]
+        kernels, biases = zip(*parameters[: self.branches], strict=True)
+        kernels = [kernel.astype(self.dtype) for kernel in kernels]
+        logits = sum_of_dilated_convs(x.astype(self.dtype), kernels, DILATIONS[: self.branches])
+        return logits + sum(biases) if self.use_bias else logits
+
+
+class DeepLabV2(nn.Module):
+    """The segmentation network: `encoder`, `head` on its last stage and, if multi-level, `aux_head` on stage 3.
+
+    Attributes:
+      num_classes: channels of the logits.
+      blocks: bottlenecks per stage of the encoder.
+      options: the other choices.
+    """
+
+    num_classes: int
+    blocks: tuple[int, ...]
+    options: DeepLabOptions = DeepLabOptions()
+
+    def setup(self):
+        """Names the parts; each creates its parameters when first called."""
+        o = self.options
+        classifier = (self.num_classes, o.aspp_branches, o.aspp_bias, o.head_init, o.dtype)
+        self.encoder = ResNet(self.blocks, o.width, o.output_stride // 4, o.encoder_init, o.bn_mode, o.remat, o.dtype)
+        self.head = Classifier(*classifier)
+        if o.multi_level:
+            self.aux_head = Classifier(*classifier)
+
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """Segments normalised images.
+
+        Args:
+          images: `[B, H, W, 3]`, normalised by the convention that the weights were trained with.
+          train: whether batch norm runs in its training mode; then apply with `mutable=["batch_stats"]`.
+
+        Returns:
+          float32 maps at the network's own stride: "logits" `[B, h, w, num_classes]`, "features" `[B, h, w, D]` (the
+          last stage after its ReLU) and, if multi-level, "aux_logits" `[B, h, w, num_classes]`.
+        """
+        maps = self.encoder(images, train)
+        outputs = {"logits": self.head(maps["layer4"]), "features": maps["layer4"].astype(jnp.float32)}
+        if self.options.multi_level:
+            outputs["aux_logits"] = self.aux_head(maps["layer3"])
+        return outputs
+
+    def classify(self, features: jax.Array) -> jax.Array:
+        """Returns the main classifier's logits `[B, h, w, num_classes]` for features `[B, h, w, D]`."""
+        return self.head(features)

@@ -1,0 +1,141 @@
+"""Pictures of labels, predictions and entropies: arrays in, arrays or PNG bytes out."""
+
+import base64
+import io
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from uda_jax.report.files import write_atomically
+
+KINDS = ("image", "label", "prediction", "entropy")
+
+# Dark violet over red to pale yellow; the lightness grows evenly, so that the map also reads in grey.
+_HEAT_ANCHORS = np.array([(12, 7, 40), (78, 20, 106), (160, 42, 98), (222, 88, 62), (248, 165, 62), (252, 246, 196)])
+
+
+def colourise(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Paints a label map.
+
+    Args:
+      label: uint8 `[H, W]`, class ids.
+      palette: uint8 `[C, 3]`, the RGB colour of each class.
+
+    Returns:
+      uint8 RGB `[H, W, 3]`; ids without a colour, 255 = ignore among them, are black.
+    """
+    return _colours(palette)[label]
+
+
+def overlay(image: np.ndarray, colour: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+    """Blends a painted label map over its image.
+
+    Args:
+      image, colour: uint8 RGB `[H, W, 3]`.
+      alpha: the share of `colour`, 0 to 1.
+
+    Returns:
+      uint8 RGB `[H, W, 3]`.
+    """
+    return np.rint((1 - alpha) * image.astype(np.float32) + alpha * colour.astype(np.float32)).astype(np.uint8)
+
+
+def heat_map(values: np.ndarray) -> np.ndarray:
+    """Paints values in [0, 1], such as a normalised entropy, from dark (0) to light (1).
+
+    Args:
+      values: float `[H, W]`; what lies outside the range is clipped, NaN counts as 1.
+
+    Returns:
+      uint8 RGB `[H, W, 3]`.
+    """
+    levels = np.nan_to_num(np.clip(np.asarray(values, np.float32), 0, 1), nan=1.0)
+    return _heat_table()[np.rint(255 * levels).astype(np.uint8)]
+
+
+def panel(images: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
+    """Sets images of the same height side by side, with white gaps of `gap` pixels.
+
+    Args:
+      images: uint8 RGB `[H, W_i, 3]`, at least one.
+      gap: pixels between two neighbours.
+
+    Returns:
+      uint8 RGB `[H, sum of W_i + gaps, 3]`.
+    """
+    space = np.full((images[0].shape[0], gap, 3), 255, np.uint8)
+    return np.concatenate([part for image in images for part in (space, image)][1:], axis=1)
+
+
+def label_picture(label: np.ndarray, palette: np.ndarray) -> Image.Image:
+    """Returns a palette picture that stores the class ids of `label`, uint8 `[H, W]`, and shows the palette."""
+    picture = Image.fromarray(np.ascontiguousarray(label, np.uint8))
+    picture.putpalette(_colours(palette).tobytes())
+    return picture
+
+
+def png(picture: np.ndarray | Image.Image) -> bytes:
+    """Returns the bytes of a PNG file of a picture or of a uint8 RGB `[H, W, 3]` array."""
+    if not isinstance(picture, Image.Image):
+        picture = Image.fromarray(picture)
+    data = io.BytesIO()
+    picture.save(data, "PNG", optimize=True)
+    return data.getvalue()
+
+
+def thumbnail_uri(path: str | os.PathLike, width: int) -> str:
+    """Returns a PNG file, shrunk to at most `width` pixels, as a `data:` address for an HTML page."""
+    with Image.open(path) as picture:
+        picture.load()
+    if picture.width > width:
+        # Pillow never mixes the indices of palette pictures (labels, heat maps): for those it takes the nearest.
+        height = max(1, round(picture.height * width / picture.width))
+        picture = picture.resize((width, height), Image.Resampling.BOX)
+    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+
+
+def save_frame(
+    folder: str | os.PathLike,
+    name: str,
+    image: np.ndarray,
+    label: np.ndarray | None,
+    prediction: np.ndarray,
+    entropy: np.ndarray,
+    palette: np.ndarray,
+) -> None:
+    """Saves the pictures of one evaluation frame as `folder/<name>/{image,label,prediction,entropy}.png`.
+
+    Args:
+      folder: the run's `pictures` folder.
+      name: the frame's name; a path's slashes become underscores, its extension goes.
+      image: uint8 RGB `[H, W, 3]`.
+      label: uint8 `[H, W]` or None, where the frame has no label.
+      prediction: uint8 `[H, W]`, class ids.
+      entropy: float `[H, W]` in [0, 1] (divided by the log of the class number).
+      palette: uint8 `[C, 3]`.
+    """
+    frame = pathlib.Path(folder) / str(pathlib.PurePath(name).with_suffix("")).strip("/").replace("/", "_")
+    levels = np.rint(255 * np.nan_to_num(np.clip(np.asarray(entropy, np.float32), 0, 1), nan=1.0)).astype(np.uint8)
+    write_atomically(frame / "image.png", png(np.ascontiguousarray(image)))
+    if label is not None:
+        write_atomically(frame / "label.png", png(label_picture(label, palette)))
+    write_atomically(frame / "prediction.png", png(label_picture(prediction, palette)))
+    write_atomically(frame / "entropy.png", png(label_picture(levels, _heat_table())))
+
+
+def _colours(palette: np.ndarray) -> np.ndarray:
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    return table
+
+
+def _heat_table() -> np.ndarray:
+    positions = np.linspace(0, 255, len(_HEAT_ANCHORS))
+    return (
+        np.stack([np.interp(np.arange(256), positions, channel) for channel in _HEAT_ANCHORS.T], -1)
+        .round()
+        .astype(np.uint8)
+    )

@@ -1,0 +1,98 @@
+"""Reading run folders: result rows, logged metrics and saved pictures."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from uda_jax.errors import UserError
+from uda_jax.report.pictures import KINDS
+from uda_jax.report.tables import read_rows
+from uda_jax.training.logging import read_metrics
+
+_MARKS_OF_A_RUN = ("result.json", "metrics.jsonl", "config.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+      folder: where it lies.
+      rows: its result rows; empty for an unfinished run.
+      metrics: stage name to the rows of its metrics.jsonl, stages in the order in which they were logged.
+      pictures: frame name to {"image" | "label" | "prediction" | "entropy": file}.
+    """
+
+    folder: pathlib.Path
+    rows: tuple[Mapping[str, Any], ...]
+    metrics: Mapping[str, list[dict[str, Any]]]
+    pictures: Mapping[str, Mapping[str, pathlib.Path]]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run wrote its result."""
+        return bool(self.rows)
+
+    @property
+    def label(self) -> str:
+        """The label of its last row, or the folder's name."""
+        return self.rows[-1]["label"] if self.rows else self.folder.name
+
+    @property
+    def title(self) -> str:
+        """The run in a few words: "advent, seed 0", or the folder's name."""
+        return f"{self.label}, seed {self.rows[-1]['seed']}" if self.rows else self.folder.name
+
+    @property
+    def last_step(self) -> tuple[str, int] | None:
+        """The stage and step logged last, or None where nothing was logged."""
+        logged = [(stage, rows[-1]["step"]) for stage, rows in self.metrics.items() if rows]
+        return logged[-1] if logged else None
+
+
+def collect(workdirs: Iterable[str | os.PathLike]) -> list[Run]:
+    """Reads run folders, finished or not.
+
+    Args:
+      workdirs: folders that `uda train` wrote.
+
+    Returns:
+      One Run per folder, in the order given.
+
+    Raises:
+      UserError: a folder that is no run, a malformed result.json, or no folder at all.
+    """
+    runs = [_read(pathlib.Path(folder)) for folder in workdirs]
+    if not runs:
+        raise UserError("report: expected at least one run folder, got none; give folders that 'uda train' wrote")
+    return runs
+
+
+def _read(folder: pathlib.Path) -> Run:
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: expected a run folder, got {'a file' if folder.exists() else 'nothing'}; check the path"
+        )
+    logs = [path for path in (folder / "metrics.jsonl", *folder.glob("*/metrics.jsonl")) if path.exists()]
+    if not logs and not any((folder / name).exists() for name in _MARKS_OF_A_RUN):
+        raise UserError(
+            f"{folder}: no run (it has none of {', '.join(_MARKS_OF_A_RUN)}); give folders that 'uda train' wrote"
+        )
+    result = folder / "result.json"
+    metrics: dict[str, list[dict[str, Any]]] = {}
+    # A stage's file was last written when the stage ended, which is the order of the stages.
+    for path in sorted(logs, key=lambda path: path.stat().st_mtime_ns):
+        for row in read_metrics(path):
+            metrics.setdefault(row.get("stage") or ("" if path.parent == folder else path.parent.name), []).append(row)
+    return Run(folder, tuple(read_rows(result)) if result.exists() else (), metrics, _pictures(folder / "pictures"))
+
+
+def _pictures(folder: pathlib.Path) -> dict[str, dict[str, pathlib.Path]]:
+    frames = sorted(path for path in folder.glob("*") if path.is_dir())
+    found = {
+        frame.name: {kind: frame / f"{kind}.png" for kind in KINDS if (frame / f"{kind}.png").exists()}
+        for frame in frames
+    }
+    return {name: files for name, files in found.items() if "image" in files and "prediction" in files}

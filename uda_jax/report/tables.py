@@ -1,0 +1,302 @@
+"""Result rows: reading, checking, grouping over seeds, and README's tables.
+
+A row says how one run ended; its keys are `KEYS` and, where known, `best_miou`, `pixel_accuracy`, `split` (the
+evaluation split's name) and `note` (why it differs from the other rows of its file).
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from uda_jax.data import label_spaces
+from uda_jax.errors import UserError
+
+# Key to the types it may have.
+KEYS: dict[str, tuple[type, ...]] = {
+    "label": (str,),
+    "benchmark": (str,),
+    "method": (str,),
+    "config": (str,),
+    "overrides": (dict, list),
+    "seed": (int,),
+    "steps": (int,),
+    "batch": (int,),
+    "head_classes": (int,),
+    "commit": (str,),
+    "command": (str,),
+    "hardware": (str,),
+    "seconds": (int, float),
+    "protocol": (str,),
+    "miou": (dict,),
+    "iou": (dict,),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The runs of one table row: same benchmark, label and settings, one run per seed.
+
+    Attributes:
+      benchmark: name of the benchmark.
+      label: name of the row, followed by the overrides where one label has several settings.
+      family: what the label is compared within: "mnist_usps" of "mnist_usps/inter", else "".
+      rows: result rows by rising seed.
+    """
+
+    benchmark: str
+    label: str
+    family: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    @property
+    def kind(self) -> str:
+        """The rows' label without the family: "source_only", "oracle", "advent"."""
+        return self.rows[0]["label"].removeprefix(f"{self.family}/")
+
+    @property
+    def headline(self) -> list[float]:
+        """The headline figure (fraction) of each seed."""
+        return [row["miou"][row["protocol"]] for row in self.rows]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the headline over the seeds."""
+        return statistics.fmean(self.headline)
+
+    def over_seeds(self, figure: Any) -> list[float]:
+        """Returns `figure(row)` of each row that has it (is not None)."""
+        values = (figure(row) for row in self.rows)
+        return [value for value in values if value is not None]
+
+
+def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads and checks the result rows of a JSON file (result.json, report.json, benchmarks/results/*.json).
+
+    Raises:
+      UserError: no such file, no JSON, or a row that lacks a key or holds something else than expected.
+    """
+    path = pathlib.Path(path)
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a JSON list of result rows") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path}: no JSON ({error}); expected a list of result rows as 'uda report' writes it"
+        ) from None
+    check_rows(rows, str(path))
+    return rows
+
+
+def check_rows(rows: Any, source: str) -> None:
+    """Raises a UserError that names `source`, the row and the key unless `rows` are result rows."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{source}: expected a list of result rows (objects), got {type(rows).__name__}")
+    for number, row in enumerate(rows, 1):
+        where = f"{source}: row {number} ({row.get('label', 'no label')})"
+        for key, types in KEYS.items():
+            if key not in row:
+                raise UserError(f"{where}: key '{key}' is missing; evaluate the run again or add it")
+            if not isinstance(row[key], types) or isinstance(row[key], bool):
+                expected = " or ".join(kind.__name__ for kind in types)
+                raise UserError(f"{where}: key '{key}': expected {expected}, got {row[key]!r}")
+        if row["protocol"] not in row["miou"]:
+            raise UserError(
+                f"{where}: key 'miou': no figure for protocol '{row['protocol']}', only {sorted(row['miou'])}"
+            )
+        for key in ("miou", "iou"):
+            for name, value in row[key].items():
+                if not (_is_fraction(value) or (key == "iou" and value is None)):
+                    raise UserError(f"{where}: key '{key}.{name}': expected a fraction in [0, 1], got {value!r}")
+
+
+def groups(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """Gathers the runs that differ in nothing but the seed.
+
+    Args:
+      rows: checked result rows.
+
+    Returns:
+      Groups by benchmark and family in order of appearance; within one, source_only comes first, what saw
+      target labels last.
+    """
+    gathered: dict[tuple, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        gathered.setdefault((row["benchmark"], row["label"], row["protocol"], row["steps"], _settings(row)), []).append(
+            row
+        )
+    labels = [key[:2] for key in gathered]
+    known = {row["label"] for row in rows}
+    found = []
+    for (benchmark, label, protocol, steps, settings), members in gathered.items():
+        family = label.rpartition("/")[0]
+        family = family if f"{family}/source_only" in known else ""
+        name = label
+        if labels.count((benchmark, label)) > 1:
+            name += f" ({', '.join([*settings, f'{steps} steps', f'protocol {protocol}'])})"
+        found.append(Group(benchmark, name, family, tuple(sorted(members, key=lambda row: row["seed"]))))
+    order = {place: i for i, place in enumerate(dict.fromkeys((group.benchmark, group.family) for group in found))}
+    benchmarks = list(dict.fromkeys(group.benchmark for group in found))
+    return sorted(found, key=lambda g: (benchmarks.index(g.benchmark), order[g.benchmark, g.family], _rank(g.kind)))
+
+
+def gap_recovered(group: Group, others: Iterable[Group]) -> float | None:
+    """Returns (group - source_only) / (oracle - source_only), of means, or None where a row is missing.
+
+    Only rows of the same benchmark, family and protocol are compared; the two ends themselves have no gap, and
+    there is none either where several settings of an end make it ambiguous.
+    """
+    alike = [other for other in others if _comparable(group, other)]
+    lows, highs = ([other.mean for other in alike if other.kind == kind] for kind in ("source_only", "oracle"))
+    if group.kind in ("source_only", "oracle") or len(lows) != 1 or len(highs) != 1 or highs[0] <= lows[0]:
+        return None
+    return (group.mean - lows[0]) / (highs[0] - lows[0])
+
+
+def is_best(group: Group, others: Iterable[Group]) -> bool:
+    """Whether no comparable group but an oracle, which adapts nothing, has a higher mean; False for a lone row."""
+    rivals = [other for other in others if other.kind != "oracle" and _comparable(group, other)]
+    return group.kind != "oracle" and len(rivals) > 1 and group.mean == max(other.mean for other in rivals)
+
+
+def repeated_seeds(group: Group) -> list[int]:
+    """Returns the seeds that occur more than once: their runs are no independent evidence."""
+    seeds = [row["seed"] for row in group.rows]
+    return sorted({seed for seed in seeds if seeds.count(seed) > 1})
+
+
+def all_classes_mean(row: Mapping[str, Any]) -> float | None:
+    """Mean IoU over the protocol's classes that were labelled or predicted, or None without any.
+
+    Classes that are predicted but nowhere labelled count here with 0; the headline figure leaves them out.
+    """
+    protocol = row["protocol"]
+    names = label_spaces.label_space(protocol).names if protocol in label_spaces.PROTOCOLS else tuple(row["iou"])
+    values = [row["iou"][name] for name in names if row["iou"].get(name) is not None]
+    return statistics.fmean(values) if values else None
+
+
+def heading(protocol: str) -> str:
+    """Returns the column heading of a protocol: "mIoU (19 classes)", "accuracy"."""
+    return f"mIoU ({protocol} classes)" if protocol.isdigit() else protocol
+
+
+def points(values: Sequence[float]) -> str:
+    """Writes fractions as percentage points with one decimal: "41.2 ± 0.5" (sample deviation), "41.2", "–"."""
+    if not values:
+        return "–"
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{spread}"
+
+
+def protocols(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns the protocols of the rows, the headline ones first."""
+    rows = list(rows)
+    return list(dict.fromkeys([*(row["protocol"] for row in rows), *(name for row in rows for name in row["miou"])]))
+
+
+def caption(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Writes what the rows share, or the values they have: "10 classes, 2000 steps, batch 4, evaluated on val"."""
+    rows = list(rows)
+    parts = [
+        f"{_values(rows, 'head_classes')} classes",
+        f"{_values(rows, 'steps')} steps",
+        f"batch {_values(rows, 'batch')}",
+    ]
+    if split := _values(rows, "split"):
+        parts.append(f"evaluated on {split}")
+    return ", ".join(parts)
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], source: str = "result rows") -> str:
+    """Writes README's tables, one per benchmark.
+
+    Args:
+      rows: result rows.
+      source: where they come from, for messages.
+
+    Returns:
+      Markdown: per benchmark a caption, the table (means over seeds in percentage points, best in bold) and the
+      commands and hardware below it.
+
+    Raises:
+      UserError: malformed rows, or two rows of the same label, settings and seed.
+    """
+    check_rows(rows, source)
+    everything = groups(rows)
+    for group in everything:
+        if seeds := repeated_seeds(group):
+            raise UserError(
+                f"{source}: {group.benchmark}: {group.label} has seed {seeds[0]} more than once; keep one row of it"
+            )
+    names = dict.fromkeys(group.benchmark for group in everything)
+    return "\n".join(
+        _markdown_table(name, [group for group in everything if group.benchmark == name]) for name in names
+    )
+
+
+def _markdown_table(benchmark: str, members: list[Group]) -> str:
+    rows = [row for group in members for row in group.rows]
+    seeds = sorted({row["seed"] for row in rows})
+    columns = protocols(rows)
+    lines = [
+        ["", *map(heading, columns), *(f"seed {seed}" for seed in seeds), "gap recovered", "seconds per run"],
+        ["---", *["---:"] * (len(columns) + len(seeds) + 2)],
+    ]
+    for group in members:
+        figures = [points(group.over_seeds(lambda row, name=name: row["miou"].get(name))) for name in columns]
+        headline = columns.index(group.rows[0]["protocol"])
+        if is_best(group, members):
+            figures[headline] = f"**{figures[headline]}**"
+        by_seed = {row["seed"]: f"{100 * value:.1f}" for row, value in zip(group.rows, group.headline, strict=True)}
+        gap = gap_recovered(group, members)
+        seconds = statistics.fmean(row["seconds"] for row in group.rows)
+        tail = ["–" if gap is None else f"{100 * gap:.0f} %", f"{seconds:.0f}"]
+        lines.append([group.label, *figures, *(by_seed.get(seed, "–") for seed in seeds), *tail])
+    if all(line[-2] == "–" for line in lines[2:]):
+        lines = [[*line[:-2], line[-1]] for line in lines]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"**{benchmark}**: {caption(rows)}\n\n{table}\n\n{_provenance(members)}"
+
+
+def _provenance(members: list[Group]) -> str:
+    """The hardware, and for each table row the command of its first seed and its note."""
+    rows = [row for group in members for row in group.rows]
+    notes = dict.fromkeys(f"{group.label}: {row['note']}" for group in members for row in group.rows if row.get("note"))
+    commands = dict.fromkeys(group.rows[0]["command"] for group in members)
+    text = "".join(f"{note}\n\n" for note in notes) + f"Hardware: {_values(rows, 'hardware')}. "
+    if len(commands) == 1:
+        return text + f"Command: `{next(iter(commands))}`\n"
+    listing = "\n".join(commands)
+    return text + f"Commands (first seed of each row):\n\n```\n{listing}\n```\n"
+
+
+def _values(rows: Iterable[Mapping[str, Any]], key: str) -> str:
+    return " / ".join(dict.fromkeys(str(row[key]) for row in rows if row.get(key) is not None))
+
+
+def _settings(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The overrides but for the seed, as sorted "name=value"."""
+    overrides = row["overrides"]
+    texts = (
+        [f"{name}={value}" for name, value in overrides.items()] if isinstance(overrides, dict) else map(str, overrides)
+    )
+    return tuple(sorted(text.lstrip("-") for text in texts if not text.partition("=")[0].endswith("seed")))
+
+
+def _comparable(one: Group, other: Group) -> bool:
+    first, second = one.rows[0], other.rows[0]
+    return (one.benchmark, one.family, first["protocol"]) == (other.benchmark, other.family, second["protocol"])
+
+
+def _rank(kind: str) -> int:
+    return {"source_only": 0, "labelled_only": 2, "source_plus_labelled": 3, "oracle": 4}.get(kind, 1)
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1

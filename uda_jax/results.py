@@ -1,0 +1,103 @@
+"""Result rows: what a finished run leaves for tables and reports."""
+
+import dataclasses
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import uda_jax
+from uda_jax.config import Experiment
+from uda_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """How a run was asked for.
+
+    Attributes:
+      config: the config's reference, such as "advent:streets".
+      overrides: command-line words such as "--config.seed=1".
+      command: the command line to repeat it.
+    """
+
+    config: str = ""
+    overrides: tuple[str, ...] = ()
+    command: str = ""
+
+
+def row(experiment: Experiment, summary: Mapping[str, Any], said: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+    """Returns the result row of a run that is finished and scored.
+
+    Args:
+      experiment: its config.
+      summary: the final step's figures on the evaluation split, from `evaluate.summarise`.
+      said: the last stage's marker: "step", "seconds" and "best_miou".
+      origin: how it was asked for.
+    """
+    headline(summary, experiment.evaluation.protocol)
+    return {
+        "label": experiment.label,
+        "benchmark": experiment.benchmark,
+        "method": experiment.method["name"],
+        "config": origin.config,
+        "overrides": list(origin.overrides),
+        "seed": experiment.seed,
+        "steps": said["step"],
+        "batch": experiment.train.batch_size,
+        "head_classes": len(summary["iou"]),
+        "commit": commit(),
+        "command": origin.command,
+        "hardware": hardware(),
+        "seconds": round(said["seconds"], 1),
+        "protocol": experiment.evaluation.protocol,
+        "split": f"{experiment.evaluation.final.dataset}/{experiment.evaluation.final.split}",
+        "miou": summary["miou"],
+        "best_miou": said["best_miou"],
+        "pixel_accuracy": summary["pixel_accuracy"],
+        "iou": summary["iou"],
+    }
+
+
+def headline(summary: Mapping[str, Any], protocol: str) -> float:
+    """Returns the mean IoU of a protocol; raises UserError if the label space has no such protocol."""
+    if protocol not in summary["miou"]:
+        raise UserError(f"config.evaluation.protocol: expected one of {sorted(summary['miou'])}, got {protocol!r}")
+    value = summary["miou"][protocol]
+    if value is None:
+        raise UserError(f"config.evaluation.final: no frame of the split has a label of protocol {protocol!r}")
+    return value
+
+
+def commit() -> str:
+    """Returns the checkout's commit, marked "+" if files differ from it, or the version of an installed package."""
+    root = Path(uda_jax.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return uda_jax.__version__
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        # Results are written while rows are made; only the code decides whether the commit tells the truth.
+        code = ["--", "uda_jax", "configs", "pyproject.toml"]
+        dirty = subprocess.run([*git, "status", "--porcelain", *code], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return uda_jax.__version__
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def hardware() -> str:
+    """Returns what the run used: "2 cores of Intel(R) Xeon(R) ..." or "1 x NVIDIA H100 ..."."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        model = platform.processor() or platform.machine()
+        try:
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        except (OSError, StopIteration):
+            pass
+        return f"{os.cpu_count()} cores of {model}, jax {jax.__version__}"
+    return f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}"

@@ -1,0 +1,222 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard events and one progress line.
+
+`metrics.jsonl` is the file that programs read (reports, notebooks): one JSON object per line,
+`{"step": 100, "stage": "train", "loss/total": 1.25, ...}`, written as soon as it is known, so that a killed
+run has lost nothing that lies before its last checkpoint.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TextIO
+
+import numpy as np
+
+from uda_jax.training.tensorboard import EventWriter
+
+
+class MetricWriter:
+    """Writes scalars to metrics.jsonl and TensorBoard, images to TensorBoard.
+
+    The method names are those of clu's metric writers, which cannot be imported without TensorFlow.
+
+    Args:
+      folder: the stage's folder; made if absent.
+      stage: the stage's name, stored in every row.
+      active: False on all processes but the first; every method then does nothing.
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, stage: str = "", active: bool = True):
+        self._path = pathlib.Path(folder) / "metrics.jsonl"
+        self._stage = stage
+        self._events = EventWriter(folder) if active else None
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes one row.
+
+        Args:
+          step: the step after which the values hold.
+          scalars: flat names ("loss/total") to anything that `float` takes, device scalars included. What is
+            not finite becomes null in metrics.jsonl, which JSON can hold, and stays as it is in TensorBoard.
+        """
+        if self._events is None:
+            return
+        values = {name: float(value) for name, value in scalars.items()}
+        row = {"step": int(step), "stage": self._stage}
+        row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        # Opened anew for each row: the file is then never half buffered, and resume_at may replace it.
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._events.scalars(int(step), values)
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes images, uint8 RGB `[H, W, 3]`, or `[N, H, W, 3]`, which become the tags `tag/0`, `tag/1` and so on."""
+        if self._events is None:
+            return
+        single = {}
+        for tag, image in images.items():
+            image = np.asarray(image)
+            single |= {f"{tag}/{i}": each for i, each in enumerate(image)} if image.ndim == 4 else {tag: image}
+        self._events.images(int(step), single)
+        self._events.flush()
+
+    def resume_at(self, step: int) -> None:
+        """Forgets what was logged beyond `step`, so that a resumed run leaves the rows of an uninterrupted one.
+
+        Args:
+          step: the step of the restored checkpoint. Rows of this stage beyond it go, and so does a last line
+            that a killed process left unfinished. The file is replaced in one move.
+        """
+        if self._events is None:
+            return
+        self._events.restart(int(step) + 1)
+        if not self._path.exists():
+            return
+        kept = "".join(line for line in _lines(self._path) if self._keeps(line, step))
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        temporary.write_text(kept, encoding="utf-8")
+        os.replace(temporary, self._path)
+
+    def flush(self) -> None:
+        """Makes everything written so far visible to readers."""
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._events is not None:
+            self._events.close()
+
+    def _keeps(self, line: str, step: int) -> bool:
+        row = _parse(line)
+        return row is not None and (row.get("stage") != self._stage or row["step"] <= step)
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns the rows of a metrics.jsonl, without a last line that is still being written."""
+    rows = (_parse(line) for line in _lines(pathlib.Path(path)))
+    return [row for row in rows if row is not None]
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """Returns a complete row, or None for the torn line that a killed process leaves."""
+    if not line.endswith("\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+class ProgressLine:
+    """One line that says how far a stage is, how it does and how fast it goes.
+
+        120/2000  loss/total 1.532  3.80 images/s  ETA 0:16:22  waiting for data 3 %
+
+    Speed and waiting are those since the previous line. The ETA goes by all steps since the first line, because
+    the steps before it include compilation; evaluations and checkpoints in between count, as they will again.
+
+    Args:
+      total_steps: the steps of the stage.
+      batch_images: images that one step consumes (both domains), for the speed.
+      first_step: the step that the stage continues from.
+      stream: where to write. On a terminal the line rewrites itself, elsewhere each call prints a line.
+      clock: returns seconds; only differences matter.
+      active: False on all processes but the first; nothing is then printed.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        batch_images: int,
+        *,
+        first_step: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        active: bool = True,
+    ):
+        self._total_steps, self._batch_images = total_steps, batch_images
+        self._stream = sys.stderr if stream is None else stream
+        self._clock, self._active = clock, active
+        self._previous = (first_step, clock())
+        self._origin: tuple[int, float] | None = None
+        self._waited = 0.0
+        self._printed = 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Accounts the time spent inside as waiting for data."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._waited += self._clock() - start
+
+    def update(self, step: int, losses: Mapping[str, Any]) -> dict[str, float]:
+        """Prints the line.
+
+        Args:
+          step: steps done.
+          losses: names to scalars, printed with 4 significant digits in the order given.
+
+        Returns:
+          {"speed/images_per_second", "speed/waiting_for_data"}: images/s and a fraction, for the metric writer.
+        """
+        now = self._clock()
+        last_step, last_time = self._previous
+        elapsed = max(now - last_time, 1e-9)
+        speed = (step - last_step) * self._batch_images / elapsed
+        waiting = min(self._waited / elapsed, 1.0)
+        since_step, since_time = self._origin or self._previous
+        seconds_per_step = (now - since_time) / max(step - since_step, 1)
+        parts = [f"{step}/{self._total_steps}", *(f"{name} {_digits(float(value))}" for name, value in losses.items())]
+        parts += [f"{_digits(speed, 3)} images/s", f"ETA {_duration(seconds_per_step * (self._total_steps - step))}"]
+        self._print("  ".join([*parts, f"waiting for data {100 * waiting:.0f} %"]))
+        self._previous, self._waited = (step, now), 0.0
+        self._origin = self._origin or self._previous
+        return {"speed/images_per_second": speed, "speed/waiting_for_data": waiting}
+
+    def close(self) -> None:
+        """Ends the rewritten line, so that what follows starts on its own."""
+        if self._printed:
+            self._stream.write("\n")
+            self._printed = 0
+            self._stream.flush()
+
+    def _print(self, line: str) -> None:
+        if not self._active:
+            return
+        if self._stream.isatty():
+            # Padded to hide the rest of a longer predecessor, cut because a wrapped line cannot be rewritten.
+            line = line[: _columns(self._stream) - 1]
+            self._stream.write("\r" + line.ljust(self._printed))
+            self._printed = len(line)
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:  # a stream that calls itself a terminal but has no descriptor, as in notebooks
+        return 80
+
+
+def _digits(value: float, count: int = 4) -> str:
+    return f"{value:#.{count}g}".rstrip(".") if math.isfinite(value) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(max(seconds, 0)), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -1,0 +1,52 @@
+"""Learning-rate schedules, counted in optimiser updates of the stage."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from uda_jax.errors import UserError
+from uda_jax.sections import described
+
+# A warm-up starts at this share of the rate (the mmsegmentation recipe that DAFormer trains with).
+_WARMUP_START = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How the learning rate changes over a stage."""
+
+    name: str = described("poly", "poly: base (1 - i / horizon)^power; constant: base", choices=("poly", "constant"))
+    horizon: int = described(250_000, "update at which poly reaches 0; may lie beyond the last one", low=1)
+    power: float = described(0.9, "exponent of poly", low=0.0)
+    warmup: int = described(0, "updates over which the rate is ramped up linearly, on top of its decay", low=0)
+
+    def check(self, path: str) -> None:
+        """Raises a UserError if the warm-up does not fit into the horizon."""
+        if self.name == "poly" and self.warmup > self.horizon:
+            raise UserError(f"{path}.warmup: expected at most horizon = {self.horizon}, got {self.warmup}; shorten it")
+
+
+def make(schedule: Schedule, base_rate: float) -> optax.Schedule:
+    """Returns the function from the update's index, 0 for the first, to its learning rate.
+
+    Past the horizon "poly" stays at 0.
+
+    Args:
+      schedule: the section that says how the rate changes.
+      base_rate: the rate that the schedule multiplies.
+    """
+
+    def rate(count: jax.typing.ArrayLike) -> jax.Array:
+        # Whole numbers are subtracted first: 1 - count / horizon, which optax's polynomial schedule computes, loses
+        # digits towards the end and, compiled, does not reach 0.
+        value = jnp.asarray(base_rate, jnp.float32)
+        if schedule.name == "poly":
+            value *= (jnp.maximum(schedule.horizon - count, 0) / schedule.horizon) ** schedule.power
+        if schedule.warmup:
+            done = jnp.minimum(count, schedule.warmup) / schedule.warmup
+            value *= done + _WARMUP_START * (1.0 - done)
+        return value
+
+    return rate
