@@ -9,12 +9,10 @@ ADVENT's network: 36.6 mIoU on GTA5 -> Cityscapes.
 """
 
 from ml_collections import ConfigDict
+from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax.config import with_method
-from uda_jax.configs.common import benchmarks, networks
-from uda_jax.errors import UserError
 from uda_jax.methods.source_only import SourceOnly
-from uda_jax.sections import closest
 
 # Row name and training domains of each variant.
 VARIANTS = {
@@ -26,10 +24,8 @@ VARIANTS = {
 
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by ",oracle" or ",both"."""
-    benchmark, _, variant = setting.partition(",")
-    if variant not in VARIANTS:
-        raise UserError(f"--config: unknown variant '{variant}'{closest(variant, [v for v in VARIANTS if v])}")
-    experiment = benchmarks.get(benchmark, *VARIANTS[variant])
+    benchmark, (label, domains) = benchmarks.parse(setting, VARIANTS)
+    experiment = benchmarks.get(benchmark, label, domains)
     method = SourceOnly(
         segmenter=networks.segmenter(benchmark),
         optimizer=networks.optimizer(benchmark),

@@ -1,22 +1,29 @@
 """Every packaged config loads, is valid in all its settings, and builds its method."""
 
 import dataclasses
+import importlib
 import json
 
 import pytest
+from uda_jax.configs.common import benchmarks
 
 from uda_jax import config, stages
-from uda_jax.configs.common import benchmarks
 from uda_jax.data import streams
 from uda_jax.errors import UserError
 from uda_jax.sections import to_dict
 
-VARIANTS = {"source_only": ("", ",oracle", ",both"), "advent": ("", ",minent")}
+
+def variants(name):
+    """Returns "" and ",<variant>" for each variant of a packaged config."""
+    module = importlib.import_module(f"uda_jax.configs.{name}")
+    return [f",{variant}" if variant else "" for variant in module.VARIANTS]
+
+
 REFERENCES = [
     f"{name}:{setting}{variant}"
     for name in config.names()
     for setting in benchmarks.SETTINGS
-    for variant in VARIANTS.get(name, ("",))
+    for variant in variants(name)
 ]
 
 
@@ -78,12 +85,24 @@ def test_config_of_a_users_own_file(tmp_path):
         ("advent:streets,minnt", [], "--config: unknown variant 'minnt'; did you mean 'minent'?"),
         ("no/such.py:x", [], "--config no/such.py: no such file"),
         ("advent:streets", ["--config.train.stps=1"], "config.train.stps: unknown field; did you mean 'steps'?"),
-        ("advent:streets", ["--config.data.sorce.flip=True"], "config.data.sorce: unknown field; did you mean 'source'?"),
+        (
+            "advent:streets",
+            ["--config.data.sorce.flip=True"],
+            "config.data.sorce: unknown field; did you mean 'source'?",
+        ),
         ("advent:streets", ["--config.train.steps=abc"], "invalid literal for int"),
         ("advent:streets", ["--config.train.steps=0"], "config.train.steps: expected an integer >= 1, got 0"),
-        ("advent:streets", ["--config.train.accumulation=3"], "config.train.accumulation: expected a divisor of steps"),
-        ("advent:streets", ["--config.method.name=advnet"], "config.method.name: unknown method 'advnet'; did you mean"),
-        ("advent:streets", ["--config.method.target_weight=-1.0"], "config.method.target_weight: expected a number >= 0"),
+        ("advent:streets", ["--config.train.accumulation=7"], "config.train.accumulation: expected a divisor of steps"),
+        (
+            "advent:streets",
+            ["--config.method.name=advnet"],
+            "config.method.name: unknown method 'advnet'; did you mean",
+        ),
+        (
+            "advent:streets",
+            ["--config.method.target_weight=-1.0"],
+            "config.method.target_weight: expected a number >= 0",
+        ),
     ],
 )
 def test_mistakes_are_named_in_one_line(reference, words, message):

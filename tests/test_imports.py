@@ -21,7 +21,7 @@ FORBIDDEN = {
     "weights": {"data", "methods", "training", "stages", "train", "evaluate", "report"},
     "training": {"methods", "stages", "train", "evaluate", "predict", "report", "cli", "data"},
     "report": {"methods", "networks", "losses", "ops", "stages", "train", "evaluate"},
-    "stages": {"train", "evaluate", "predict", "report", "cli"},
+    "stages": {"train", "evaluate", "predict", "cli"},
     "evaluate": {"train", "stages", "methods", "cli"},
 }
 OUTSIDE = {"data": {"jax", "flax", "optax", "orbax"}, "report": {"jax", "flax", "optax", "orbax"}}

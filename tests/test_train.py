@@ -161,7 +161,9 @@ def test_a_non_finite_loss_names_the_term_and_the_frames(tiny_experiment, tmp_pa
 
 def test_a_batch_the_devices_cannot_share_is_refused(tiny_experiment, monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "device_count", lambda: 3)
-    with pytest.raises(UserError, match=r"config.train.batch_size: expected a multiple of the 3 devices, got 8; use 6 or 9"):
+    with pytest.raises(
+        UserError, match=r"config.train.batch_size: expected a multiple of the 3 devices, got 8; use 6 or 9"
+    ):
         run(tiny_experiment, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -239,7 +241,9 @@ def test_accumulation_of_equal_batches_is_one_larger_step(tiny_experiment):
         start = state.params["segmenter"]
         states = [state := jax.jit(method.train_step)(state, example)[0] for _ in range(accumulation)]
         if accumulation == 2:
-            for ours, theirs in zip(jax.tree.leaves(states[0].params), jax.tree.leaves({"segmenter": start}), strict=True):
+            for ours, theirs in zip(
+                jax.tree.leaves(states[0].params), jax.tree.leaves({"segmenter": start}), strict=True
+            ):
                 np.testing.assert_array_equal(ours, theirs)
         ends[accumulation] = state.params
     for ours, theirs in zip(jax.tree.leaves(ends[1]), jax.tree.leaves(ends[2]), strict=True):

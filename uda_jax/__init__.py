@@ -8,7 +8,20 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_ROOMS = ("data", "evaluate", "losses", "methods", "networks", "ops", "predict", "report", "stages", "train", "training", "weights")
+_ROOMS = (
+    "data",
+    "evaluate",
+    "losses",
+    "methods",
+    "networks",
+    "ops",
+    "predict",
+    "report",
+    "stages",
+    "train",
+    "training",
+    "weights",
+)
 
 __all__ = ["__version__", *_ROOMS]
 

@@ -55,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "train a config, or go on where it stopped", takes_overrides=True)
     train.add_argument("--config", required=True, help="advent:streets, or path/to/file.py:setting")
     train.add_argument("--workdir", type=Path, required=True, help="folder of the run; the same command resumes it")
-    train.add_argument("--coordinator", help="host:port of process 0, for a run of several processes")
-    train.add_argument("--num-processes", type=int)
-    train.add_argument("--process-id", type=int)
+    train.add_argument("--coordinator", help="host:port of process 0 of several; auto on TPU pods and SLURM")
+    train.add_argument("--num-processes", type=int, help="how many processes there are, unless auto")
+    train.add_argument("--process-id", type=int, help="which one this is, from 0, unless auto")
 
     evaluate = command("evaluate", _evaluate, "score a run's last checkpoint", takes_overrides=True)
     evaluate.add_argument("--workdir", type=Path, required=True)
@@ -94,7 +94,9 @@ def _train(options: argparse.Namespace) -> int:
 
     from uda_jax import config, results, train
 
-    if options.coordinator:
+    if options.coordinator == "auto":
+        jax.distributed.initialize()
+    elif options.coordinator:
         jax.distributed.initialize(options.coordinator, options.num_processes, options.process_id)
     experiment = config.experiment(config.load(options.config, options.overrides))
     command = "uda " + shlex.join(options.words)

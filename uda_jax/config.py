@@ -167,7 +167,9 @@ def from_json(path: Path) -> Experiment:
     try:
         return build(Experiment, json.loads(Path(path).read_text()), path=str(path))
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: expected the config of a run, {_one_line(error)}; is this a workdir of uda train?") from error
+        raise UserError(
+            f"{path}: expected the config of a run, {_one_line(error)}; is this a workdir of uda train?"
+        ) from error
 
 
 def names() -> list[str]:
@@ -204,9 +206,7 @@ def override(config: ConfigDict, words: Sequence[str]) -> None:
                 raise UserError(f"{path}.{field}: unknown field{closest(field, known)}")
             node, path = node[field], f"{path}.{field}"
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict(
-        "config", config, flag_values=values, lock_config=True, sys_argv=["uda", *words]
-    )
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=True, sys_argv=["uda", *words])
     values(["uda", *words])
 
 

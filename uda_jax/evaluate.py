@@ -84,7 +84,7 @@ class Evaluator:
 
 
 def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:
-    """Returns the protocols that one confusion matrix of this label space answers: name -> classes that are averaged."""
+    """Returns the protocols that a confusion matrix of this label space answers: name -> classes that are averaged."""
     if space.names == label_spaces.CLASS_NAMES:
         return {name: label_spaces.PROTOCOL_CLASSES[name] for name in ("19", "16", "13")}
     return {"own": tuple(range(len(space.names)))}

@@ -20,7 +20,9 @@ T = TypeVar("T")
 _TYPE_WORDS = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
 
 
-def described(default: Any, text: str, *, low: float | None = None, high: float | None = None, choices: tuple | None = None) -> Any:
+def described(
+    default: Any, text: str, *, low: float | None = None, high: float | None = None, choices: tuple | None = None
+) -> Any:
     """Declares one config field.
 
     Args:
@@ -52,14 +54,18 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
         range, or whatever the section's own `check(path)` method raises.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{path}: expected a section with fields {sorted(f.name for f in dataclasses.fields(cls))}, got {values!r}")
+        raise UserError(
+            f"{path}: expected a section with fields {sorted(f.name for f in dataclasses.fields(cls))}, got {values!r}"
+        )
     # A mapping that is frozen only on the outside (ml_collections) is read, never changed.
     fields = {field.name: field for field in dataclasses.fields(cls)}
     hints = _hints(cls)
     for name in values:
         if name not in fields:
             raise UserError(f"{path}.{name}: unknown field{closest(name, fields)}")
-    arguments = {name: _value(value, hints[name], fields[name].metadata, f"{path}.{name}") for name, value in values.items()}
+    arguments = {
+        name: _value(value, hints[name], fields[name].metadata, f"{path}.{name}") for name, value in values.items()
+    }
     section = cls(**arguments)
     if hasattr(section, "check"):
         section.check(path)
@@ -114,7 +120,9 @@ def _tuple(value: Any, hints: tuple, metadata: Mapping[str, Any], path: str) -> 
         hints = (hints[0],) * len(value)
     if len(hints) != len(value):
         raise UserError(f"{path}: expected {len(hints)} values, got {len(value)}: {value!r}")
-    return tuple(_value(entry, hint, metadata, f"{path}[{i}]") for i, (entry, hint) in enumerate(zip(value, hints, strict=True)))
+    return tuple(
+        _value(entry, hint, metadata, f"{path}[{i}]") for i, (entry, hint) in enumerate(zip(value, hints, strict=True))
+    )
 
 
 def _check_range(value: Any, metadata: Mapping[str, Any], path: str) -> None:

@@ -6,7 +6,6 @@ command, run again, goes on at the first unfinished one.
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from uda_jax import methods
 from uda_jax.config import Experiment, StagePlan, Train
 from uda_jax.data.domains import Domain
 from uda_jax.errors import UserError
+from uda_jax.report.files import write_atomically
 from uda_jax.sections import build
 
 MARKER = "finished.json"
@@ -109,7 +109,5 @@ def run_recipe(stages: list[Stage], workdir: Path, *, write: bool) -> dict[str, 
             continue
         said = stage.run(stage, workdir)
         if write:
-            temporary = marker.with_suffix(".tmp")
-            temporary.write_text(json.dumps(said) + "\n")
-            os.replace(temporary, marker)
+            write_atomically(marker, json.dumps(said) + "\n")
     return said

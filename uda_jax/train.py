@@ -10,7 +10,6 @@ where it stopped, bit for bit.
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import time
@@ -27,6 +26,7 @@ from uda_jax.data import label_spaces, streams
 from uda_jax.errors import UserError
 from uda_jax.evaluate import Evaluator, protocols
 from uda_jax.report import pictures
+from uda_jax.report.files import write_atomically
 from uda_jax.training import sharding
 from uda_jax.training.checkpoints import Checkpoints, state_bytes
 from uda_jax.training.logging import MetricWriter, ProgressLine
@@ -83,7 +83,9 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
     context = Context(experiment, sharding.data_mesh(), _stop_on_sigterm())
     space = _label_space(experiment)
     if experiment.evaluation.protocol not in (known := protocols(space)):
-        raise UserError(f"config.evaluation.protocol: expected one of {sorted(known)}, got {experiment.evaluation.protocol!r}")
+        raise UserError(
+            f"config.evaluation.protocol: expected one of {sorted(known)}, got {experiment.evaluation.protocol!r}"
+        )
     recipe = stages.recipe(experiment, {"train": lambda *job: train_stage(*job, context)}, len(space.names))
     section = experiment.evaluation
     final = Evaluator(
@@ -92,8 +94,8 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
     if context.first_process:
         workdir.mkdir(parents=True, exist_ok=True)
         _check_space(workdir, 0)
-        _write(workdir / "label_space.json", json.dumps(space._asdict()))
-        _write(workdir / "config.json", config.to_json(experiment))
+        write_atomically(workdir / "label_space.json", json.dumps(space._asdict()))
+        write_atomically(workdir / "config.json", config.to_json(experiment))
     said = stages.run_recipe(recipe, workdir, write=context.first_process)
     if (workdir / "result.json").exists():
         return json.loads((workdir / "result.json").read_text())[0]
@@ -102,7 +104,7 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
     for frame in final.pictures(state, section.pictures):
         pictures.save_frame(workdir / "pictures", palette=space.palette, **frame)
     if context.first_process:
-        _write(workdir / "result.json", json.dumps([row], indent=1) + "\n")
+        write_atomically(workdir / "result.json", json.dumps([row], indent=1) + "\n")
     return row
 
 
@@ -188,9 +190,14 @@ class Job:
     def loop(self) -> None:
         """Trains from the first step that is not in a checkpoint to the last, logging, scoring and saving."""
         plan = self.stage.train
-        # Wrapped, since a method may hold what jit could not hash as a bound method's self.
+        traces = []
+
+        def traced_step(state, batch):
+            traces.append(None)
+            return self.stage.method.train_step(state, batch)
+
         train_step = jax.jit(
-            lambda state, batch: self.stage.method.train_step(state, batch),
+            traced_step,
             donate_argnums=0,
             in_shardings=(self.everywhere, self.batch_sharding),
             out_shardings=(self.everywhere, self.everywhere),
@@ -216,8 +223,8 @@ class Job:
             if stopping and not last:
                 self.checkpoints.wait()
                 raise Stopped(f"stopped at step {step} of stage {self.stage.name}; the same command goes on from there")
-        if train_step._cache_size() > 1:
-            raise AssertionError(f"stage {self.stage.name}: the step was compiled {train_step._cache_size()} times, not once")
+        if len(traces) > 1:
+            raise AssertionError(f"stage {self.stage.name}: the step was traced {len(traces)} times, not once")
 
     def evaluate(self, step: int) -> float:
         """Scores the state on dev, logs it with a few pictures, and returns the headline mean IoU."""
@@ -287,7 +294,9 @@ class Pending:
         }
         where = self._folder / "nonfinite.json"
         if self._write:
-            _write(where, json.dumps({"step": step, "term": term, "value": str(value), "frames": frames}, indent=1))
+            write_atomically(
+                where, json.dumps({"step": step, "term": term, "value": str(value), "frames": frames}, indent=1)
+            )
         raise NonFiniteLoss(
             f"stage {self._stage.name}, step {step}: {term} is {value}; the batch's frames are listed in {where}; "
             "no state beyond the last checkpoint was saved: lower the learning rate or look at those frames"
@@ -343,7 +352,9 @@ def _start_from(stage: stages.Stage, state: Any, workdir: Path) -> Any:
     """Replaces networks by those of earlier stages' last checkpoints."""
     for network, origin in stage.start_from.items():
         if network not in state.params:
-            raise UserError(f"start_from.{network}: stage {stage.name} has no such network, only {sorted(state.params)}")
+            raise UserError(
+                f"start_from.{network}: stage {stage.name} has no such network, only {sorted(state.params)}"
+            )
         checkpoints = Checkpoints(workdir / origin / "checkpoints")
         target = {"params": {network: state.params[network]}, "model_state": {network: state.model_state[network]}}
         found = checkpoints.restore_networks(checkpoints.latest_step(), sharding.abstract(target, state.step.sharding))
@@ -413,10 +424,3 @@ def _check_space(folder: Path, size: int) -> None:
             f"{folder}: the disk is full: expected {needed / 1e6:.0f} MB for a checkpoint, found {free / 1e6:.0f} MB; "
             "free some space and rerun the same command"
         )
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a small file in one move."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)

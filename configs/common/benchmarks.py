@@ -5,7 +5,8 @@ to which a config file adds its own; `domains` picks the training domains the me
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from uda_jax.config import Evaluation, Experiment, Train
 from uda_jax.data.domains import Domain
@@ -25,7 +26,7 @@ def streets() -> Experiment:
             "labelled_target": Domain(split="camera_train", **flip),
             "target": Domain(split="camera_train", fields=IMAGE_ONLY, **flip),
         },
-        train=Train(steps=700, batch_size=4, log_every=50, checkpoint_every=350),
+        train=Train(steps=1500, batch_size=4, log_every=100, checkpoint_every=500),
         evaluation=Evaluation(
             final=Domain(dataset="streets", split="camera_val"),
             dev=Domain(dataset="streets", split="camera_dev"),
@@ -60,7 +61,7 @@ def camvid_day2dusk() -> Experiment:
             "labelled_target": Domain(split="dusk_train", **day),
             "target": Domain(split="dusk_train", fields=IMAGE_ONLY, **day),
         },
-        train=Train(steps=700, batch_size=4, log_every=50, checkpoint_every=350),
+        train=Train(steps=1500, batch_size=4, log_every=100, checkpoint_every=500),
         evaluation=Evaluation(
             final=Domain(dataset="camvid", root="data/camvid", split="dusk_test", size=(176, 240), resize_label=False),
             batch_size=2,
@@ -120,6 +121,18 @@ SETTINGS: dict[str, Callable[[], Experiment]] = {
     "gta5_cityscapes": gta5_cityscapes,
     "synthia_cityscapes": synthia_cityscapes,
 }
+
+
+def parse(setting: str, variants: Mapping[str, Any]) -> tuple[str, Any]:
+    """Splits "streets,oracle" into the benchmark and the config's own entry for the variant ("" is the plain one).
+
+    Raises:
+      UserError: an unknown variant.
+    """
+    benchmark, _, variant = setting.partition(",")
+    if variant not in variants:
+        raise UserError(f"--config: unknown variant '{variant}'{closest(variant, filter(None, variants))}")
+    return benchmark, variants[variant]
 
 
 def get(setting: str, label: str, domains: tuple[str, ...]) -> Experiment:

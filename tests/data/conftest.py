@@ -1,20 +1,8 @@
-"""What the data tests share: where the real frames lie, and a small folder data set made on the spot."""
-
-import os
-from pathlib import Path
+"""What the data tests share: a small folder data set made on the spot."""
 
 import numpy as np
 import pytest
 from PIL import Image
-
-
-@pytest.fixture
-def shared() -> Path:
-    """The folder with real frames and fixtures: $UDA_JAX_SHARED, or ../shared beside the project."""
-    path = Path(os.environ.get("UDA_JAX_SHARED", Path(__file__).parents[3] / "shared"))
-    if not (path / "data").is_dir():
-        pytest.skip(f"no {path}/data: set UDA_JAX_SHARED to the folder with the real frames")
-    return path
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The rendered streets: geometry held to hand formulas, the two looks, and the cache under damage and races."""
 
+import dataclasses
 import errno
 import multiprocessing
 import os
@@ -311,6 +312,9 @@ def test_two_processes_may_race(tmp_path):
 
 
 def test_new_constants_of_a_look_make_a_new_cache(tmp_path, monkeypatch):
-    before = Streets(tmp_path, "camera_val", size=SIZE, limit=1).folder
+    folders = [Streets(tmp_path, "camera_val", size=SIZE, limit=1).folder]
+    monkeypatch.setitem(LOOKS, "camera", dataclasses.replace(LOOKS["camera"], texture=0.5))
+    folders.append(Streets(tmp_path, "camera_val", size=SIZE, limit=1).folder)
     monkeypatch.setattr(rendering, "RENDERER_VERSION", "streets-0")
-    assert Streets(tmp_path, "camera_val", size=SIZE, limit=1).folder != before
+    folders.append(Streets(tmp_path, "camera_val", size=SIZE, limit=1).folder)
+    assert len(set(folders)) == 3

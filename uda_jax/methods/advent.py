@@ -79,7 +79,8 @@ class Advent:
             players["discriminator"] = (self.discriminator.optimizer, judges)
         shared = {"accumulation": self.accumulation, "frozen": self.segmenter.frozen}
         return {
-            player: optimizers.build(config, self.schedule, trees, **shared) for player, (config, trees) in players.items()
+            player: optimizers.build(config, self.schedule, trees, **shared)
+            for player, (config, trees) in players.items()
         }
 
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
@@ -132,7 +133,9 @@ class Advent:
                 losses[_named("entropy", head)] = self._weight(head) * entropy(probabilities)
             return sum(losses.values()), (losses, model_state)
 
-        (_, (losses, model_state)), gradient = jax.value_and_grad(segmenter_loss, has_aux=True)(state.params["segmenter"])
+        (_, (losses, model_state)), gradient = jax.value_and_grad(segmenter_loss, has_aux=True)(
+            state.params["segmenter"]
+        )
         optimizer = self._optimizers(state.params)["segmenter"]
         state, norm = base.apply_player(state, "segmenter", {"segmenter": gradient}, optimizer)
         return state.replace(model_state={"segmenter": model_state}), losses, {"norm/segmenter": norm}
@@ -157,7 +160,9 @@ class Advent:
                 name = DISCRIMINATOR_OF[head]
                 logits_s = self.judge.apply({"params": judges[name]}, source[head])
                 logits_t = self.judge.apply({"params": judges[name]}, target[head])
-                losses[name] = 0.5 * (adversarial(logits_s, SOURCE, kind=kind) + adversarial(logits_t, TARGET, kind=kind))
+                losses[name] = 0.5 * (
+                    adversarial(logits_s, SOURCE, kind=kind) + adversarial(logits_t, TARGET, kind=kind)
+                )
                 correct += [_accuracy(logits_s, logits_t, threshold=0.0 if kind == "bce" else 0.5)]
             return sum(losses.values()), (losses, sum(correct) / len(correct))
 

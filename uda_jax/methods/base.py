@@ -89,7 +89,10 @@ class Segmenter:
 
 
 def initial_state(
-    key: jax.Array, variables: Mapping[str, Mapping[str, Any]], opt_state: dict[str, Any], extra: dict[str, Any] | None = None
+    key: jax.Array,
+    variables: Mapping[str, Mapping[str, Any]],
+    opt_state: dict[str, Any],
+    extra: dict[str, Any] | None = None,
 ) -> TrainState:
     """Returns the state at step 0 from each network's fresh Flax variables."""
     return TrainState(
@@ -161,7 +164,9 @@ def loss_metrics(losses: Mapping[str, jax.Array]) -> Metrics:
     return {f"loss/{name}": value for name, value in losses.items()}
 
 
-def predict_scores(segmenter: Segmenter, module: nn.Module, state: TrainState, images: jax.Array, size: tuple[int, int]) -> dict:
+def predict_scores(
+    segmenter: Segmenter, module: nn.Module, state: TrainState, images: jax.Array, size: tuple[int, int]
+) -> dict:
     """The usual `predict`: evaluation-mode logits of the main head, interpolated once, corners aligned."""
     inputs = ops.normalise(images, segmenter.input_norm)
     outputs, _ = forward(module, state.params["segmenter"], state.model_state["segmenter"], inputs, train=False)

@@ -81,7 +81,9 @@ class Checkpoints:
           UserError: the checkpoint cannot be read or holds another network.
         """
         try:
-            state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
+            state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))[
+                "state"
+            ]
         except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
             raise UserError(_unreadable(self.folder / str(step), error)) from error
         if iterator is not None:
@@ -93,7 +95,7 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]["notes"]
 
     def restore_networks(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
-        """Reads parts of a state, such as {"params": {"segmenter": ...}, "model_state": {...}}, into `target`'s shapes."""
+        """Reads parts of a state, such as {"params": {"segmenter": ...}}, into the shapes of `target`."""
         folder = self.folder / str(step) / "state"
         arguments = ocp.args.PyTreeRestore(
             target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True

@@ -125,7 +125,17 @@ class Streets:
     def _key(self) -> str:
         """Returns the content key: everything that decides the bytes of the file."""
         look, first, _ = SPLITS[self.split]
-        content = repr((rendering.RENDERER_VERSION, MAGIC, rendering.LOOKS[look], rendering.WEATHERS, first, self._indices, self.size))
+        content = repr(
+            (
+                rendering.RENDERER_VERSION,
+                MAGIC,
+                rendering.LOOKS[look],
+                rendering.WEATHERS,
+                first,
+                self._indices,
+                self.size,
+            )
+        )
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def _unreadable(self, error: object) -> UserError:

@@ -102,16 +102,50 @@ class Weather:
 
 
 # A day lies anywhere between the first two.
-SUNNY = Weather((1.6, 1.52, 1.38), (0.34, 0.35, 0.38), (70, 120, 200), (186, 208, 228), 0.0025)
-OVERCAST = Weather((0.2, 0.19, 0.17), (0.81, 0.84, 0.91), (196, 202, 210), (228, 230, 232), 0.0025)
+SUNNY = Weather(
+    sun=(1.6, 1.52, 1.38), ambient=(0.34, 0.35, 0.38), zenith=(70, 120, 200), horizon=(186, 208, 228), haze=0.0025
+)
+OVERCAST = Weather(
+    sun=(0.2, 0.19, 0.17), ambient=(0.81, 0.84, 0.91), zenith=(196, 202, 210), horizon=(228, 230, 232), haze=0.0025
+)
 WEATHERS = {
-    "clean": Weather((0.45, 0.45, 0.45), (0.72, 0.72, 0.72), (84, 150, 232), (170, 208, 244), 0.0, sun_height=(55.0, 55.0)),
-    "dusk": Weather(
-        (0.5, 0.26, 0.14), (0.27, 0.26, 0.36), (50, 62, 112), (236, 150, 92), 0.004, sun_height=(6.0, 14.0), lamps=0.35, lit_share=0.25
+    "clean": Weather(
+        sun=(0.45, 0.45, 0.45),
+        ambient=(0.72, 0.72, 0.72),
+        zenith=(84, 150, 232),
+        horizon=(170, 208, 244),
+        haze=0.0,
+        sun_height=(55.0, 55.0),
     ),
-    "fog": Weather((0.0, 0.0, 0.0), (0.75, 0.75, 0.75), (190, 194, 198), (190, 194, 198), 0.028, clouds=0.0, lamps=0.1),
+    "dusk": Weather(
+        sun=(0.5, 0.26, 0.14),
+        ambient=(0.27, 0.26, 0.36),
+        zenith=(50, 62, 112),
+        horizon=(236, 150, 92),
+        haze=0.004,
+        sun_height=(6.0, 14.0),
+        lamps=0.35,
+        lit_share=0.25,
+    ),
+    "fog": Weather(
+        sun=(0.0, 0.0, 0.0),
+        ambient=(0.75, 0.75, 0.75),
+        zenith=(190, 194, 198),
+        horizon=(190, 194, 198),
+        haze=0.028,
+        clouds=0.0,
+        lamps=0.1,
+    ),
     "night": Weather(
-        (0.012, 0.014, 0.02), (0.075, 0.08, 0.11), (10, 12, 24), (44, 40, 48), 0.004, clouds=0.3, lamps=1.0, lit_share=0.3, noise=1.5
+        sun=(0.012, 0.014, 0.02),
+        ambient=(0.075, 0.08, 0.11),
+        zenith=(10, 12, 24),
+        horizon=(44, 40, 48),
+        haze=0.004,
+        clouds=0.3,
+        lamps=1.0,
+        lit_share=0.3,
+        noise=1.5,
     ),
 }
 

@@ -41,22 +41,25 @@ def light(look: Look, seed: int, condition: str | None = None) -> Lighting:
     names, shares = zip(*look.conditions, strict=True)
     drawn = names[int(np.searchsorted(np.cumsum(shares), rng.random()).clip(0, len(names) - 1))]
     condition = condition or drawn
-    cover, bearing, rise, thickness = rng.random() ** 1.5, rng.uniform(0, 2 * np.pi), rng.random(), rng.uniform(0.7, 1.3)
-    exposure, balance = np.exp(rng.uniform(*np.log(look.exposure))), look.white_balance * rng.normal(size=2)
+    cover, bearing, rise = rng.random() ** 1.5, rng.uniform(0, 2 * np.pi), rng.random()
+    thickness, exposure = rng.uniform(0.7, 1.3), np.exp(rng.uniform(*np.log(look.exposure)))
+    balance = look.white_balance * rng.normal(size=2)
     noise, blur = rng.uniform(*look.noise), rng.uniform(*look.blur)
     first, second = (SUNNY, OVERCAST) if condition == "day" else (WEATHERS[condition],) * 2
-    sky = [(1 - cover) * linear(getattr(first, name)) + cover * linear(getattr(second, name)) for name in ("zenith", "horizon")]
-    intensity = [(1 - cover) * np.array(getattr(first, name)) + cover * np.array(getattr(second, name)) for name in ("sun", "ambient")]
+
+    def between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return ((1 - cover) * a + cover * b).astype(np.float32)
+
     low, high = np.radians(first.sun_height)
     height = low + rise * (high - low)
     sun = np.array([np.sin(bearing) * np.cos(height), np.sin(height), np.cos(bearing) * np.cos(height)])
     return Lighting(
         condition=condition,
         sun=sun.astype(np.float32),
-        sun_colour=intensity[0].astype(np.float32),
-        ambient=intensity[1].astype(np.float32),
-        zenith=sky[0],
-        horizon=sky[1],
+        sun_colour=between(np.array(first.sun), np.array(second.sun)),
+        ambient=between(np.array(first.ambient), np.array(second.ambient)),
+        zenith=between(linear(first.zenith), linear(second.zenith)),
+        horizon=between(linear(first.horizon), linear(second.horizon)),
         clouds=look.clouds * first.clouds,
         haze=first.haze * thickness,
         lamps=first.lamps,
