@@ -30,7 +30,6 @@ ROWS = {
     "camvid_day2dusk": {
         "source_only": "source_only:camvid_day2dusk",
         "oracle": "source_only:camvid_day2dusk,oracle",
-        "minent": "advent:camvid_day2dusk,minent",
         "advent": "advent:camvid_day2dusk",
     },
 }

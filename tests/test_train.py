@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -14,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uda_jax import config, results, stages, train
+from uda_jax import config, results, stages, train, workdirs
 from uda_jax.errors import UserError
+from uda_jax.training import sharding
 from uda_jax.training.checkpoints import Checkpoints
+from uda_jax.training.guard import NonFiniteLoss
 from uda_jax.training.logging import read_metrics
 
 
@@ -31,7 +34,7 @@ def run(experiment, workdir):
 
 def leaves(workdir):
     """Returns {path: array} of a run's last state."""
-    _, state, _ = train.restore(workdir)
+    _, state, _ = workdirs.restore(workdir)
     state = state.replace(key=jax.random.key_data(state.key))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 
@@ -80,17 +83,27 @@ def test_finished_runs_are_not_run_again(uninterrupted, tiny_experiment):
     assert (workdir / "train" / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("after_step", [1, 5])
-def test_kill_9_then_the_same_command_gives_the_same_bits(uninterrupted, tiny_config, tmp_path, after_step):
-    """Killed during a step after `after_step` (before the first checkpoint, or near the last one)."""
-    workdir = tmp_path / "killed"
-    process = subprocess.Popen(command(tiny_config, workdir), stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if line.startswith(f"{after_step}/6"):
-            process.send_signal(signal.SIGKILL)
-            break
+def kill_during(moment, process, workdir):
+    """Kills a run with signal 9 during its second step, its first checkpoint write, or its first evaluation."""
+    if moment == "checkpoint":
+        while not list(workdir.glob("train/checkpoints/*tmp*")):
+            assert process.poll() is None, "the run ended before a checkpoint was seen in the making"
+            time.sleep(0.0005)
+    else:
+        # The line of step 3 is printed just before the evaluation that is due there.
+        wanted = {"step": "1/6", "evaluation": "3/6"}[moment]
+        assert any(line.startswith(wanted) for line in process.stderr)
+    process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     process.stderr.close()
+
+
+@pytest.mark.parametrize("moment", ["step", "checkpoint", "evaluation"])
+def test_kill_9_then_the_same_command_gives_the_same_bits(uninterrupted, tiny_config, tmp_path, moment):
+    workdir = tmp_path / "killed"
+    process = subprocess.Popen(command(tiny_config, workdir), stderr=subprocess.PIPE, text=True)
+    kill_during(moment, process, workdir)
+    assert not (workdir / "train" / "finished.json").exists()
     subprocess.run(command(tiny_config, workdir), check=True, capture_output=True)
     assert_same_state(workdir, uninterrupted[0])
     assert logged(workdir) == logged(uninterrupted[0])
@@ -145,13 +158,13 @@ def test_an_unreadable_checkpoint_is_named(uninterrupted, tiny_experiment, tmp_p
         if path.is_file():
             path.write_bytes(b"")
     with pytest.raises(UserError, match=r"checkpoints/6: cannot be read as a checkpoint of this run") as caught:
-        train.restore(workdir)
+        workdirs.restore(workdir)
     assert "\n" not in str(caught.value)
 
 
 def test_a_non_finite_loss_names_the_term_and_the_frames(tiny_experiment, tmp_path):
     method = tiny_experiment.method | {"aux_weight": 1e39}  # infinite in float32
-    with pytest.raises(train.NonFiniteLoss, match=r"step 1: loss/segmentation_aux is (inf|nan)"):
+    with pytest.raises(NonFiniteLoss, match=r"step 1: loss/segmentation_aux is (inf|nan)"):
         run(dataclasses.replace(tiny_experiment, method=method), tmp_path / "run")
     written = json.loads((tmp_path / "run" / "train" / "nonfinite.json").read_text())
     assert written["step"] == 1 and sorted(written["frames"]) == ["source", "target"]
@@ -210,8 +223,8 @@ def test_a_recipe_hands_networks_on_and_skips_finished_stages(tiny_experiment, t
     workdir = tmp_path / "recipe"
     run(experiment, workdir)
     (first, second) = stages.recipe(experiment, {"train": None}, num_classes=3)
-    handed_on = train._last_state([first], workdir, train.sharding.data_mesh())
-    fresh = jax.jit(train._initialiser(second))(jax.random.key(0))
+    handed_on = workdirs.last_state(first, workdir, sharding.data_mesh())
+    fresh = jax.jit(second.initialise)(jax.random.key(0))
     started = train._start_from(second, fresh, workdir)
     for network, expected in (("segmenter", handed_on), ("discriminator", fresh)):
         for ours, theirs in zip(
@@ -223,7 +236,7 @@ def test_a_recipe_hands_networks_on_and_skips_finished_stages(tiny_experiment, t
     (workdir / "adapt" / "finished.json").unlink()
     run(experiment, workdir)
     assert (workdir / "warm_up" / "metrics.jsonl").stat().st_mtime_ns == before
-    assert int(train._last_state([second], workdir, train.sharding.data_mesh()).step) == 1
+    assert int(workdirs.last_state(second, workdir, sharding.data_mesh()).step) == 1
 
 
 def test_accumulation_of_equal_batches_is_one_larger_step(tiny_experiment):

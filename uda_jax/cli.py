@@ -80,7 +80,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare_jax() -> None:
-    """Switches the compilation cache on, before anything is compiled."""
+    """Sets the allocator, before jax starts threads, and the compilation cache, before anything is compiled."""
+    from uda_jax.training import allocator
+
+    allocator.keep_freed_memory()
     import jax
 
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
@@ -113,11 +116,11 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     _prepare_jax()
-    from uda_jax import config, train
+    from uda_jax import config, workdirs
     from uda_jax.evaluate import Evaluator
     from uda_jax.training import sharding
 
-    method, state, _ = train.restore(options.workdir)
+    method, state, _ = workdirs.restore(options.workdir)
     stored = config.as_config(config.from_json(options.workdir / "config.json"))
     config.override(stored, options.overrides)
     section = config.experiment(stored).evaluation
@@ -135,9 +138,9 @@ def _predict(options: argparse.Namespace) -> int:
     _prepare_jax()
     import jax
 
-    from uda_jax import config, predict, train
+    from uda_jax import config, predict, workdirs
 
-    method, state, space = train.restore(options.workdir)
+    method, state, space = workdirs.restore(options.workdir)
     domain = config.from_json(options.workdir / "config.json").evaluation.final
     scores = jax.jit(method.predict, static_argnames="size")
 

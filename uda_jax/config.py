@@ -162,6 +162,11 @@ def to_json(value: Experiment) -> str:
     return json.dumps(to_dict(value), indent=1, sort_keys=True) + "\n"
 
 
+def to_plain(value: Experiment) -> dict[str, Any]:
+    """Returns the experiment as plain JSON values, in which two of them can be compared."""
+    return json.loads(to_json(value))
+
+
 def from_json(path: Path) -> Experiment:
     """Reads a `config.json` back."""
     try:

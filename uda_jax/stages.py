@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from uda_jax import methods
 from uda_jax.config import Experiment, StagePlan, Train
 from uda_jax.data.domains import Domain
@@ -43,6 +46,16 @@ class Stage:
     def folder(self, workdir: Path) -> Path:
         """Returns the stage's folder in a workdir."""
         return Path(workdir) / self.name
+
+    def initialise(self, key: jax.Array) -> Any:
+        """Returns the method's first state for batches of this stage's shapes; pure, and no frame is read."""
+        example = {}
+        for name, domain in self.streams.items():
+            # Networks whose parameters depend on the image's size have domains that fix it.
+            shape = (self.train.batch_size, *(domain.crop or domain.size or (64, 64)))
+            maps = {"image": np.zeros((*shape, 3), np.uint8), "label": np.zeros(shape, np.uint8)}
+            example[name] = {**maps, "depth": np.zeros(shape, np.float32), "index": np.zeros(shape[:1], np.int32)}
+        return self.method.init(key, example)
 
 
 def recipe(experiment: Experiment, runners: Mapping[str, Callable], num_classes: int) -> list[Stage]:

@@ -61,7 +61,7 @@ def camvid_day2dusk() -> Experiment:
             "labelled_target": Domain(split="dusk_train", **day),
             "target": Domain(split="dusk_train", fields=IMAGE_ONLY, **day),
         },
-        train=Train(steps=1500, batch_size=4, log_every=100, checkpoint_every=500),
+        train=Train(steps=900, batch_size=4, log_every=100, checkpoint_every=450),
         evaluation=Evaluation(
             final=Domain(dataset="camvid", root="data/camvid", split="dusk_test", size=(176, 240), resize_label=False),
             batch_size=2,

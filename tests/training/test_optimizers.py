@@ -171,11 +171,10 @@ def test_accumulation_is_one_update_with_the_mean_gradient(config):
     params = {"kernel": jnp.array([1.0, -2.0])}
     gradients = [{"kernel": jnp.array(g)} for g in ([1.0, 0.0], [3.0, 2.0], [-1.0, 5.0], [0.5, -1.0])]
     means = [jax.tree.map(lambda a, b: (a + b) / 2, *gradients[i : i + 2]) for i in (0, 2)]
-    schedule = Schedule(horizon=4)
-    accumulated = train(optimizers.build(config, schedule, params, accumulation=2), params, gradients)
-    expected = train(optimizers.build(config, schedule, params), params, means)
+    # The horizon counts gradients: 8 of them are 4 updates.
+    accumulated = train(optimizers.build(config, Schedule(horizon=8), params, accumulation=2), params, gradients)
+    expected = train(optimizers.build(config, Schedule(horizon=4), params), params, means)
     np.testing.assert_array_equal(accumulated[0]["kernel"], params["kernel"])
-    # The rate of the second update is that of count 1, not of count 2 or 3.
     for got, want in zip((accumulated[1], accumulated[3]), expected, strict=True):
         np.testing.assert_allclose(got["kernel"], want["kernel"], rtol=1e-6)
 

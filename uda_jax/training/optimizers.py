@@ -5,8 +5,9 @@ Which parameters train, at which multiple of the rate, is decided by ordered reg
 """
 
 import dataclasses
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -116,7 +117,8 @@ def build(
 
     Args:
       config: which optimiser and its constants.
-      schedule: how the rate changes; it advances once per update, whatever is repeated or accumulated.
+      schedule: how the rate changes; it advances by one per gradient, whatever is repeated or accumulated, so that a
+        horizon means the same with and without accumulation.
       params: the parameters, or their shapes; only the paths are read. The optimiser serves this structure alone.
       accumulation: number of successive gradients that are averaged into one update; the calls in between leave the
         parameters as they are.
@@ -137,7 +139,7 @@ def build(
     for rule in rules:
         if rule.group in used and rule.group != FROZEN:
             rate = schedules.make(schedule, config.learning_rate * rule.rate_multiple)
-            transforms[rule.group] = _accumulated(config.transform(rule, rate), accumulation)
+            transforms[rule.group] = _accumulated(functools.partial(config.transform, rule), rate, accumulation)
     return optax.partition(transforms, groups)
 
 
@@ -204,6 +206,10 @@ def torch_sgd(
     return optax.GradientTransformation(init, update)
 
 
-def _accumulated(transform: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+def _accumulated(
+    make: Callable[[optax.Schedule], optax.GradientTransformation], rate: optax.Schedule, batches: int
+) -> optax.GradientTransformation:
+    if batches == 1:
+        return make(rate)
     # Wrapped around each group rather than around the whole, so that frozen parameters hold no gradient sums either.
-    return transform if steps == 1 else optax.MultiSteps(transform, steps).gradient_transformation()
+    return optax.MultiSteps(make(lambda update: rate(update * batches)), batches).gradient_transformation()

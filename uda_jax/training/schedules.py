@@ -1,4 +1,4 @@
-"""Learning-rate schedules, counted in optimiser updates of the stage."""
+"""Learning-rate schedules, counted in steps (batches) of the stage."""
 
 import dataclasses
 
@@ -18,9 +18,9 @@ class Schedule:
     """How the learning rate changes over a stage."""
 
     name: str = described("poly", "poly: base (1 - i / horizon)^power; constant: base", choices=("poly", "constant"))
-    horizon: int = described(250_000, "update at which poly reaches 0; may lie beyond the last one", low=1)
+    horizon: int = described(250_000, "step at which poly reaches 0; may lie beyond the last one", low=1)
     power: float = described(0.9, "exponent of poly", low=0.0)
-    warmup: int = described(0, "updates over which the rate is ramped up linearly, on top of its decay", low=0)
+    warmup: int = described(0, "steps over which the rate is ramped up linearly, on top of its decay", low=0)
 
     def check(self, path: str) -> None:
         """Raises a UserError if the warm-up does not fit into the horizon."""
@@ -29,7 +29,7 @@ class Schedule:
 
 
 def make(schedule: Schedule, base_rate: float) -> optax.Schedule:
-    """Returns the function from the update's index, 0 for the first, to its learning rate.
+    """Returns the function from the step's index, 0 for the first, to its learning rate.
 
     Past the horizon "poly" stays at 0.
 

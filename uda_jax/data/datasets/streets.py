@@ -181,16 +181,18 @@ class Streets:
         jobs = [(look, first + index, self.size) for index in self._indices]
         title = f"streets: rendering {self.split} {len(jobs)} frames {self.size[0]}x{self.size[1]} ..."
         start, shown = time.monotonic(), 0.0
+        # Only a terminal can rewrite its line; elsewhere the last state is enough.
+        start_of_line = "\r" if sys.stderr.isatty() else ""
         writer = ArrayRecordWriter(str(path), "group_size:1")
         with contextlib.closing(writer), _mapped(jobs, workers) as records:
             for done, record in enumerate(records, 1):
                 writer.write(record)
                 seconds = time.monotonic() - start
-                if seconds > shown + 1 or done == len(jobs):
+                if done == len(jobs):
+                    print(f"{start_of_line}{title} {seconds:.0f} s   ", file=sys.stderr, flush=True)
+                elif start_of_line and seconds > shown + 1:
                     shown = seconds
-                    ending = "\n" if done == len(jobs) else ""
-                    share = "" if ending else f"{100 * done // len(jobs)} % "
-                    print(f"\r{title} {share}{seconds:.0f} s   ", end=ending, file=sys.stderr, flush=True)
+                    print(f"\r{title} {100 * done // len(jobs)} %", end="", file=sys.stderr, flush=True)
 
 
 def default_root() -> pathlib.Path:

@@ -1,0 +1,36 @@
+"""The names that other programs import, with their signatures: changing one breaks somebody's script."""
+
+import importlib
+import inspect
+
+import pytest
+
+SIGNATURES = {
+    "ops.normalise": "(images, convention)",
+    "ops.resize_bilinear": "(x, size, *, align_corners)",
+    "ops.resize_nearest_legacy": "(labels, size)",
+    "ops.confusion_matrix": "(labels, predictions, num_classes, *, ignore_label=255)",
+    "losses.cross_entropy": "(logits, labels, *, ignore_label=255, class_weights=None, pixel_weights=None)",
+    "losses.self_information": "(probabilities)",
+    "losses.entropy": "(probabilities)",
+    "losses.adversarial": "(logits, label, *, kind='bce')",
+    "training.metrics.iou": "(confusion)",
+    "training.metrics.mean_iou": "(confusion, classes=None)",
+    "training.metrics.dice": "(confusion)",
+    "networks.build": "(name, num_classes, **options)",
+    "weights.from_torch": "(state_dict, dialect)",
+    "weights.to_torch": "(variables, dialect)",
+    "methods.get": "(name)",
+    "methods.names": "()",
+    "data.get_dataset": "(name, root, split, label_space='19', **options)",
+    "data.label_spaces.lookup_table": "(dataset, protocol)",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature(name):
+    room, attribute = name.rsplit(".", 1)
+    function = getattr(importlib.import_module(f"uda_jax.{room}"), attribute)
+    signature = inspect.signature(function)
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+    assert str(inspect.Signature(bare)) == SIGNATURES[name]

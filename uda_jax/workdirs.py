@@ -1,0 +1,112 @@
+"""Workdirs: what a run keeps on disk, and how to open it again.
+
+A workdir holds config.json, label_space.json, one folder per stage (checkpoints/, metrics.jsonl, TensorBoard
+events, finished.json), pictures/ and, once everything is done, result.json.
+"""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from uda_jax import config, stages
+from uda_jax.config import Experiment
+from uda_jax.data import domains, label_spaces
+from uda_jax.errors import UserError
+from uda_jax.report.files import write_atomically
+from uda_jax.training import sharding
+from uda_jax.training.checkpoints import Checkpoints
+
+# Fields that may differ between runs that continue each other: they change what is told, not what is learnt.
+_FREE_FIELDS = (("train", "log_every"), ("train", "workers"), ("train", "keep_latest"), ("evaluation", "pictures"))
+
+# Room for what Orbax and the logs write beside the state's own bytes.
+_SPARE_BYTES = 8_000_000
+
+
+def check(workdir: Path, experiment: Experiment) -> None:
+    """Raises a UserError if the workdir belongs to another experiment, naming a field that differs."""
+    path = workdir / "config.json"
+    if not path.exists():
+        if workdir.exists() and not workdir.is_dir():
+            raise UserError(f"--workdir {workdir}: expected a folder, found a file")
+        return
+    old, new = _flat(config.to_plain(config.from_json(path))), _flat(config.to_plain(experiment))
+    for field in sorted(set(old) | set(new)):
+        if old.get(field) != new.get(field) and field not in _FREE_FIELDS:
+            raise UserError(
+                f"--workdir {workdir}: holds a run with {'.'.join(('config', *field))} = {old.get(field)!r}, asked for "
+                f"{new.get(field)!r}; use the same config or another workdir"
+            )
+
+
+def prepare(workdir: Path, experiment: Experiment, space: label_spaces.LabelSpace) -> None:
+    """Makes the workdir and writes what a later command needs to open it."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    check_space(workdir, 0)
+    write_atomically(workdir / "label_space.json", json.dumps(space._asdict()))
+    write_atomically(workdir / "config.json", config.to_json(experiment))
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Raises a UserError unless `size` more bytes fit; a checkpoint is complete before an older one goes."""
+    free, needed = shutil.disk_usage(folder).free, size + _SPARE_BYTES
+    if free < needed:
+        raise UserError(
+            f"{folder}: the disk is full: expected {needed / 1e6:.0f} MB for a checkpoint, found {free / 1e6:.0f} MB; "
+            "free some space and rerun the same command"
+        )
+
+
+def restore(workdir: Path) -> tuple[Any, Any, label_spaces.LabelSpace]:
+    """Opens a run for evaluation, prediction or a notebook; needs none of the data it was trained on.
+
+    Returns:
+      The last stage's method, the state of the run's last checkpoint, and the label space of its classes.
+
+    Raises:
+      UserError: the workdir holds no run, no checkpoint yet, or one that cannot be read.
+    """
+    experiment = config.from_json(Path(workdir) / "config.json")
+    stored = json.loads((Path(workdir) / "label_space.json").read_text())
+    colours = tuple(tuple(colour) for colour in stored["colours"])
+    space = label_spaces.LabelSpace(tuple(stored["names"]), colours, stored["ignore"])
+    recipe = stages.recipe(experiment, {"train": None}, len(space.names))
+    return recipe[-1].method, last_state(recipe[-1], Path(workdir), sharding.data_mesh()), space
+
+
+def last_state(stage: stages.Stage, workdir: Path, mesh: jax.sharding.Mesh) -> Any:
+    """Returns the state of a stage's last checkpoint, replicated over the mesh; raises UserError if there is none."""
+    folder = stage.folder(workdir) / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{workdir}: stage {stage.name} has no checkpoint yet; train it first")
+    with contextlib.closing(Checkpoints(folder)) as checkpoints:
+        step = checkpoints.latest_step()
+        if step is None:
+            raise UserError(f"{workdir}: stage {stage.name} has no checkpoint yet; train it first")
+        shapes = jax.eval_shape(stage.initialise, jax.random.key(0))
+        return checkpoints.restore(step, sharding.abstract(shapes, sharding.replicated(mesh)))
+
+
+def label_space(experiment: Experiment) -> label_spaces.LabelSpace:
+    """Returns the label space that the evaluation split and all training domains must share."""
+    space = domains.open_domain(experiment.evaluation.final, "config.evaluation.final").label_space
+    plans = [experiment.data, *(plan.data for plan in (experiment.stages or {}).values() if plan.data)]
+    for name, domain in (item for plan in plans for item in plan.items()):
+        found = domains.open_domain(domain, f"config.data.{name}").label_space
+        if found.names != space.names:
+            raise UserError(
+                f"config.data.{name}: expected the classes of config.evaluation.final {list(space.names)}, "
+                f"got {list(found.names)}; give both the same label_space"
+            )
+    return space
+
+
+def _flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Returns {path of a leaf: leaf} of nested dicts."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {key: leaf for name, entry in value.items() for key, leaf in _flat(entry, (*path, name)).items()}
