@@ -182,6 +182,7 @@ def _curves(runs: Sequence[Run], colours: Mapping[str, int]) -> str:
     drawn = [
         curves.chart(f"{name} ({stage})" if several and stage else name, lines)
         for (stage, name), lines in charts.items()
+        if any(len(line.steps) > 1 for line in lines)  # a single point is in the table, and no curve
     ]
     if not any(drawn):
         return ""
