@@ -68,6 +68,15 @@ def test_overrides_and_json_round_trip():
     assert to_dict(again) == to_dict(experiment)
 
 
+def test_a_schedule_without_a_horizon_ends_with_the_stage():
+    words = ["--config.train.steps=70", "--config.method.schedule.warmup=7"]
+    (stage,) = stages.recipe(config.experiment(config.load("advent:streets", words)), {"train": None}, num_classes=19)
+    assert (stage.method.schedule.horizon, stage.method.schedule.warmup) == (70, 7)
+    words = ["--config.method.schedule.horizon=90"]
+    (stage,) = stages.recipe(config.experiment(config.load("advent:streets", words)), {"train": None}, num_classes=19)
+    assert stage.method.schedule.horizon == 90
+
+
 def test_config_of_a_users_own_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(

@@ -90,7 +90,7 @@ def build_method(section: Mapping[str, Any], num_classes: int, train: Train, pat
     Args:
       section: "name" and the method's own fields.
       num_classes: classes of the label space.
-      train: the loop's section: precision and accumulation.
+      train: the loop's section: precision, accumulation, and the steps that a schedule without a horizon lasts.
       path: dotted name for messages.
     """
     fields = dict(section)
@@ -100,6 +100,9 @@ def build_method(section: Mapping[str, Any], num_classes: int, train: Train, pat
         if name in fields:
             where = "the data's label space" if name == "num_classes" else f"config.train.{name}"
             raise UserError(f"{path}.{name}: set by {where}; leave it out here")
+    schedule = dict(fields.get("schedule") or {})
+    if "schedule" in fields and schedule.get("horizon") is None:
+        fields["schedule"] = schedule | {"horizon": train.steps}
     return build(cls, fields | decided, path)
 
 

@@ -45,4 +45,4 @@ def schedule(setting: str, steps: int) -> Schedule:
     if published(setting):
         # GTA5 stops at 120000 of 250000; for SYNTHIA the authors name 90000 as both.
         return Schedule(horizon=90_000 if setting.startswith("synthia") else 250_000)
-    return Schedule(horizon=steps, warmup=min(50, steps // 10))
+    return Schedule(horizon=None, warmup=min(50, steps // 10))

@@ -67,3 +67,8 @@ def test_section_is_checked():
         sections.build(Schedule, {"horizon": 10, "warmup": 11})
     with pytest.raises(UserError, match="config.name: expected one of 'poly', 'constant'"):
         sections.build(Schedule, {"name": "cosine"})
+
+
+def test_a_horizon_is_needed():
+    with pytest.raises(ValueError, match="schedule.horizon: expected a number of steps, got None"):
+        schedules.make(Schedule(horizon=None), 0.1)

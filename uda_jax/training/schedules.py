@@ -18,13 +18,15 @@ class Schedule:
     """How the learning rate changes over a stage."""
 
     name: str = described("poly", "poly: base (1 - i / horizon)^power; constant: base", choices=("poly", "constant"))
-    horizon: int = described(250_000, "step at which poly reaches 0; may lie beyond the last one", low=1)
+    horizon: int | None = described(
+        250_000, "step at which poly reaches 0; may lie beyond the last one; None = the stage's last step", low=1
+    )
     power: float = described(0.9, "exponent of poly", low=0.0)
     warmup: int = described(0, "steps over which the rate is ramped up linearly, on top of its decay", low=0)
 
     def check(self, path: str) -> None:
         """Raises a UserError if the warm-up does not fit into the horizon."""
-        if self.name == "poly" and self.warmup > self.horizon:
+        if self.name == "poly" and self.horizon is not None and self.warmup > self.horizon:
             raise UserError(f"{path}.warmup: expected at most horizon = {self.horizon}, got {self.warmup}; shorten it")
 
 
@@ -36,7 +38,12 @@ def make(schedule: Schedule, base_rate: float) -> optax.Schedule:
     Args:
       schedule: the section that says how the rate changes.
       base_rate: the rate that the schedule multiplies.
+
+    Raises:
+      ValueError: a poly schedule without a horizon; the stage that it lasts has to be filled in first.
     """
+    if schedule.name == "poly" and schedule.horizon is None:
+        raise ValueError("schedule.horizon: expected a number of steps, got None; only configs may leave it out")
 
     def rate(count: jax.typing.ArrayLike) -> jax.Array:
         # Whole numbers are subtracted first: 1 - count / horizon, which optax's polynomial schedule computes, loses
