@@ -3,7 +3,8 @@
 glibc hands large blocks back to the kernel as soon as they are free and gives each thread an arena of its own that
 does the same, so that every step faults in the pages of all its activations again. Keeping one arena and what it has
 got brought the steps of source-only, MinEnt and AdvEnt on streets to 0.80, 0.80 and 0.89 of their time in one run of
-`python -m benchmarks.allocator --repeats 1` on two shared cores; the price is that a process keeps the memory of its largest moment.
+`python -m benchmarks.allocator --repeats 1` on two shared cores; the price is that a process keeps the memory of its
+largest moment.
 """
 
 import ctypes
