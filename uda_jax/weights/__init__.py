@@ -1,29 +1,48 @@
 """PyTorch state dicts <-> Flax variables. NumPy only: no PyTorch, no device.
 
-    variables = weights.from_torch(state_dict, "advent")       {"params": ..., "batch_stats": ...}
-    state_dict = weights.to_torch(variables, "advent")         the exact inverse
+    state_dict = weights.unwrap(container)                     out of training containers, without prefixes
+    dialect = weights.detect(state_dict, branches=4)           "advent"
+    variables = weights.from_torch(state_dict, dialect)        {"params": ..., "batch_stats": ...}
+    variables, report = weights.fit(variables, network.init(...), fresh=["head"], where="file.pth")
+    state_dict = weights.to_torch(variables, dialect)          the exact inverse of from_torch
 
 A dialect names a family of checkpoints. A segmenter and its discriminators are separate files in all of them, hence
 separate dialects: "advent" and "advent_discriminator".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from uda_jax.errors import UserError
 from uda_jax.sections import closest
-from uda_jax.weights.dialects import DIALECTS
-from uda_jax.weights.rules import FLAX, TORCH, Group, Rule, rename
+from uda_jax.weights import rules
+from uda_jax.weights.detect import cast, detect, select_domain, unwrap
+from uda_jax.weights.dialects import DIALECTS, Dialect, Facts
+from uda_jax.weights.matching import Report, fit, flatten, nest
+
+__all__ = [
+    "Facts",
+    "Report",
+    "cast",
+    "detect",
+    "dialects",
+    "facts",
+    "fit",
+    "from_torch",
+    "select_domain",
+    "to_torch",
+    "unwrap",
+]
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray], dialect: str) -> dict[str, Any]:
     """Converts a PyTorch state dict to Flax variables.
 
     Args:
-      state_dict: name to array in PyTorch's layouts (convolution kernels `[out, in, height, width]`), unwrapped and
-        without prefixes such as `module.`.
+      state_dict: name to float32 array (batch counters int64) in PyTorch's layouts (convolution kernels
+        `[out, in, height, width]`), unwrapped and without prefixes such as `module.`.
       dialect: one of `dialects()`.
 
     Returns:
@@ -31,25 +50,27 @@ def from_torch(state_dict: Mapping[str, np.ndarray], dialect: str) -> dict[str, 
       transposed views `[height, width, in, out]`, not copies. PyTorch's batch counters are dropped.
 
     Raises:
-      UserError: an unknown dialect, a name without a rule, a missing name, or a tensor of the wrong rank.
+      UserError: an unknown dialect, a name without a rule, a missing name, or a tensor of another type or shape than
+        the rest of the state dict implies.
     """
-    variables = {}
-    for rule, name, path in rename(_table(dialect), state_dict, TORCH, dialect):
-        if rule.layout:
-            array = _checked(state_dict[name], rule, name, dialect)
-            *parents, leaf = path.split("/")
-            node = variables
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = rule.layout.to_flax(array)
-    return variables
+    forms, where = _lookup(dialect).forms, f"{dialect} weights"
+    domain_specific = next((name for name in state_dict if ".norm_layers." in name), None)
+    if domain_specific:
+        raise UserError(
+            f"{where}: '{domain_specific}' is a batch norm of one domain (0 source, 1 target); choose one with "
+            "weights.select_domain"
+        )
+    tensors = rules.match(forms, state_dict, rules.TORCH, where)
+    arrays = {name: np.asarray(array) for name, array in state_dict.items()}
+    rules.check(tensors, arrays, rules.TORCH, where)
+    return nest({t.flax: t.layout.to_flax(arrays[t.torch]) for t in tensors if not t.counter})
 
 
 def to_torch(variables: Mapping[str, Any], dialect: str) -> dict[str, np.ndarray]:
     """Converts Flax variables to a PyTorch state dict: the exact inverse of `from_torch`.
 
     Args:
-      variables: {"params": ..., "batch_stats": ...} of arrays.
+      variables: {"params": ..., "batch_stats": ...} of float32 arrays.
       dialect: one of `dialects()`.
 
     Returns:
@@ -58,14 +79,14 @@ def to_torch(variables: Mapping[str, Any], dialect: str) -> dict[str, np.ndarray
     Raises:
       UserError: an unknown dialect, or variables that are not a network of this dialect.
     """
-    leaves = dict(_flatten(variables))
-    state_dict = {}
-    for rule, name, path in rename(_table(dialect), leaves, FLAX, dialect):
-        if rule.layout:
-            state_dict[name] = rule.layout.to_torch(_checked(leaves[path], rule, path, dialect))
-        else:
-            state_dict[name] = np.zeros((), np.int64)
-    return state_dict
+    forms, where = _lookup(dialect).forms, f"{dialect} weights"
+    arrays = {path: np.asarray(leaf) for path, leaf in flatten(variables)}
+    tensors = rules.match(forms, arrays, rules.FLAX, where)
+    rules.check(tensors, arrays, rules.FLAX, where)
+    return {
+        tensor.torch: np.zeros((), np.int64) if tensor.counter else tensor.layout.to_torch(arrays[tensor.flax])
+        for tensor in tensors
+    }
 
 
 def dialects() -> list[str]:
@@ -73,24 +94,16 @@ def dialects() -> list[str]:
     return sorted(DIALECTS)
 
 
-def _table(dialect: str) -> Sequence[Group]:
+def facts(dialect: str) -> Facts:
+    """Returns what the weights of a dialect need but a state dict does not hold.
+
+    Raises:
+      UserError: an unknown dialect.
+    """
+    return _lookup(dialect).facts
+
+
+def _lookup(dialect: str) -> Dialect:
     if dialect not in DIALECTS:
         raise UserError(f"weights dialect '{dialect}' is unknown{closest(dialect, DIALECTS)}")
     return DIALECTS[dialect]
-
-
-def _checked(value: Any, rule: Rule, name: str, dialect: str) -> np.ndarray:
-    array = np.asarray(value)
-    if array.ndim != rule.layout.rank:
-        expected = f"{rule.layout.rank} dimensions ({rule.layout.axes} in PyTorch)"
-        raise UserError(f"{dialect} weights: '{name}': expected {expected}, got shape {array.shape}")
-    return array
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = ""):
-    """Yields (path, leaf) of nested mappings."""
-    for name, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}/")
-        else:
-            yield prefix + name, value

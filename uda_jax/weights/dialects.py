@@ -1,50 +1,252 @@
 """The tables of name rules, one per family of published checkpoints. Names and shapes are facts of those files."""
 
-from uda_jax.weights.rules import Group, batch_norm, conv
+from typing import NamedTuple
+
+from uda_jax.weights.rules import Axis, Form, Group, Rule, batch_norm, conv, dense, transposed_conv
 
 
-def _caffe_resnet() -> list[Group]:
-    """The ResNet encoder without classifier, of any depth; torchvision's has the same names."""
-    groups = [Group([*conv("conv1", "encoder/conv1"), *batch_norm("bn1", "encoder/bn1")])]
-    for stage in range(1, 5):
-        torch, flax = f"layer{stage}.{{i}}", f"encoder/layer{stage}_{{i}}"
-        rules = []
-        for i in (1, 2, 3):
-            rules += conv(f"{torch}.conv{i}", f"{flax}/conv{i}") + batch_norm(f"{torch}.bn{i}", f"{flax}/bn{i}")
-        # Only the first block of a stage projects its shortcut.
-        torch, flax = f"layer{stage}.0.downsample", f"encoder/layer{stage}_0/downsample"
-        rules += conv(f"{torch}.0", f"{flax}_0") + batch_norm(f"{torch}.1", f"{flax}_1")
-        groups.append(Group(rules))
-    return groups
+class Facts(NamedTuple):
+    """What the weights of a dialect need but a state dict does not hold.
+
+    Attributes:
+      network: name in `networks.build` of the network that reads them, at its published size.
+      aspp_branches: dilated convolutions that a classifier sums, or None where there is no such classifier. All four
+        are in every file.
+      encoder_style: "caffe" (the stride of a stage is in its first 1x1 convolution, the stem's pool in ceil mode) or
+        "torchvision" (in the 3x3 convolution, floor mode); None for a network without ResNet.
+      input_norm: convention of `ops.normalise` for the images, or None for a network that reads other maps.
+      files: names of published files, as far as they are known.
+    """
+
+    network: str
+    aspp_branches: int | None = None
+    encoder_style: str | None = None
+    input_norm: str | None = None
+    files: tuple[str, ...] = ()
 
 
-def _classifier(torch: str, flax: str, *, optional: bool = False) -> Group:
-    """A DeepLab-v2 classifier of four dilated convolutions."""
+class Dialect(NamedTuple):
+    """A family of checkpoints: its forms (most have one) and its facts."""
+
+    forms: tuple[Form, ...]
+    facts: Facts
+
+
+def _bottleneck(torch: str, flax: str, into: Axis, planes: Axis, out: Axis) -> list[Rule]:
+    rules = []
+    for i, (features, channels, size) in enumerate(((planes, into, 1), (planes, planes, 3), (out, planes, 1)), 1):
+        rules += conv(f"{torch}.conv{i}", f"{flax}/conv{i}", features, channels, size)
+        rules += batch_norm(f"{torch}.bn{i}", f"{flax}/bn{i}", features)
+    return rules
+
+
+def _bottlenecks(torch: str, flax: str, into: Axis, planes: Axis, out: Axis) -> Group:
+    """A run of bottlenecks, of which only the first projects its shortcut."""
+    rules = _bottleneck(f"{torch}.{{i}}", f"{flax}_{{i}}", f"{into}|{out}", planes, out)
+    rules += conv(f"{torch}.0.downsample.0", f"{flax}_0/downsample_0", out, into, 1)
+    rules += batch_norm(f"{torch}.0.downsample.1", f"{flax}_0/downsample_1", out)
+    return Group(rules)
+
+
+def _resnet(prefix: str = "") -> list[Group]:
+    """The ResNet encoder without classifier, of any depth; Caffe's style and torchvision's have the same names."""
+    stem = conv(f"{prefix}conv1", "encoder/conv1", "stem", 3, 7) + batch_norm(f"{prefix}bn1", "encoder/bn1", "stem")
+    stages = [
+        _bottlenecks(f"{prefix}layer{s}", f"encoder/layer{s}", into, f"planes{s}", f"stage{s}")
+        for s, into in enumerate(("stem", "stage1", "stage2", "stage3"), 1)
+    ]
+    return [Group(stem), *stages]
+
+
+def _classifier(
+    torch: str, flax: str, into: str, *, out: Axis = "classes", bias: bool = True, optional: bool = False
+) -> Group:
+    """A DeepLab-v2 classifier of four dilated convolutions; `torch` has the place `{}` for the branch."""
     rules = []
     for i in range(4):
-        rules += conv(f"{torch}.conv2d_list.{i}", f"{flax}/branch_{i}", bias=True)
+        rules += conv(torch.format(i), f"{flax}/branch_{i}", out, into, 3, bias=bias)
     return Group(rules, optional)
 
 
-def _discriminator(names: tuple[str, ...]) -> list[Group]:
-    """The five convolutions of the pixel discriminator under their PyTorch names."""
+def _conv2d_list(torch: str, flax: str, into: str, **options) -> Group:
+    return _classifier(f"{torch}.conv2d_list.{{}}", flax, into, **options)
+
+
+# `layer5` means two things: the head on stage 3 beside a `layer6`, or the only head, on stage 4. Its input channels
+# have to agree, so a file that lost its `layer6` is an error and not a network of one head.
+_SINGLE = [*_resnet(), _conv2d_list("layer5", "head", "stage4")]
+_TWO_LEVEL = [*_resnet(), _conv2d_list("layer5", "aux_head", "stage3"), _conv2d_list("layer6", "head", "stage4")]
+_LAYER6_ALONE = [*_resnet(), _conv2d_list("layer6", "head", "stage4")]
+
+
+def _plca() -> Form:
+    auxiliary = [
+        *conv("aux_classifier.0", "aux_classifier/conv1", "auxiliary", "stage3", 3),
+        *batch_norm("aux_classifier.1", "aux_classifier/bn1", "auxiliary"),
+        *conv("aux_classifier.4", "aux_classifier/conv2", "classes", "auxiliary", 1, bias=True),
+    ]
+    return [
+        *_resnet("backbone."),
+        _classifier("classifier.0.convs.{}.0", "head", "stage4", bias=False),
+        # No network here reads it; it is kept so that the way back is exact.
+        Group(auxiliary, optional=True),
+    ]
+
+
+def _dada() -> Form:
+    branch = [
+        *conv("enc4_1", "depth_branch/enc4_1", "depth1", "stage4", 1, bias=True),
+        *conv("enc4_2", "depth_branch/enc4_2", "depth2", "depth1", 3, bias=True),
+        *conv("enc4_3", "depth_branch/enc4_3", "depth3", "depth2", 1, bias=True),
+        *conv("dec4", "depth_branch/dec4", "stage4", "depth3", 1, bias=True),
+    ]
+    return [*_LAYER6_ALONE, Group(branch)]
+
+
+def _corda(initial_segmentation: Group) -> Form:
+    """CorDA's network; its first segmentation is a dilated classifier (GTA) or a 1x1 convolution (SYNTHIA)."""
+    initial, distillation = "initial_task_prediction_heads", "multi_modal_distillation.self_attention"
+    depths = []
+    for task, flax in (("D", "aux_depth_head"), ("D_src", "aux_source_depth_head")):
+        depths += conv(f"{initial}.conv_out.{task}", flax, 1, "task", 1, bias=True)
+    correlation = []
+    # The first letter is the task that is refined, the second the one whose features it takes.
+    for pair, flax in (("S.D", "depth_to_segmentation"), ("D.S", "segmentation_to_depth")):
+        correlation += conv(f"{distillation}.{pair}.attention.0", f"correlation/{flax}/attention", "task", "task", 3)
+        correlation += conv(f"{distillation}.{pair}.conv", f"correlation/{flax}/projection", "task", "task", 3)
+    return [
+        *_resnet(),
+        _bottlenecks(f"{initial}.layers.S", "segmentation_features/block", "stage4", "task_planes", "task"),
+        _bottlenecks(f"{initial}.layers.D", "depth_features/block", "stage4", "task_planes", "task"),
+        initial_segmentation,
+        Group(depths),
+        Group(correlation),
+        _conv2d_list("heads.S", "head", "task"),
+        _conv2d_list("heads.D", "depth_head", "task", out=1),
+        _conv2d_list("heads.D_src", "source_depth_head", "task", out=1),
+    ]
+
+
+_CORDA_INITIAL = "initial_task_prediction_heads.conv_out.S"
+_CORDA_GTA = _corda(_conv2d_list(_CORDA_INITIAL, "aux_head", "stage4"))
+_CORDA_SYNTHIA = _corda(Group(conv(_CORDA_INITIAL, "aux_head", "classes", "task", 1, bias=True)))
+
+
+def _vgg(last_stage: tuple[int, int, int]) -> list[Rule]:
+    """The 13 convolutions of VGG-16; `last_stage` are the numbers of the last three, which move if pool4 is dropped."""
+    stages = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), last_stage)
+    # Stages 4 and 5 have the same width.
+    widths = ("width1", "width2", "width3", "width4", "width4")
     rules = []
-    for torch, flax in zip(names, ("conv1", "conv2", "conv3", "conv4", "classifier"), strict=True):
-        rules += conv(torch, flax, bias=True)
+    into = 3
+    for stage, (numbers, width) in enumerate(zip(stages, widths, strict=True), 1):
+        for i, number in enumerate(numbers, 1):
+            rules += conv(f"features.{number}", f"encoder/conv{stage}_{i}", width, into, 3, bias=True)
+            into = width
+    return rules
+
+
+def _deeplab_vgg() -> Form:
+    rules = _vgg((23, 25, 27))
+    rules += conv("features.29", "encoder/fc6", "fc", "width4", 3, bias=True)
+    rules += conv("features.31", "encoder/fc7", "fc", "fc", 3, bias=True)
+    return [Group(rules), _conv2d_list("classifier", "head", "fc")]
+
+
+def _torchvision_resnet() -> Form:
+    # The ImageNet classifier, which no network here reads; kept so that the way back is exact.
+    return [*_resnet(), Group(dense("fc", "fc", "classes", "stage4"), optional=True)]
+
+
+def _torchvision_vgg() -> Form:
+    # The classifier as in `_torchvision_resnet`. Its first layer follows a flatten in the order channels, height,
+    # width; since nothing here reads it, a plain transpose does and is undone exactly.
+    rules = dense("classifier.0", "classifier_0", "fc", "input")
+    rules += dense("classifier.3", "classifier_3", "fc", "fc") + dense("classifier.6", "classifier_6", "classes", "fc")
+    return [Group(_vgg((24, 26, 28))), Group(rules, optional=True)]
+
+
+def _discriminator(names: tuple[str, ...]) -> Form:
+    """Five 4x4 convolutions under their PyTorch names: the pixel discriminator, and the patch discriminator."""
+    rules = []
+    widths = ("input", "width1", "width2", "width3", "width4", 1)
+    targets = ("conv1", "conv2", "conv3", "conv4", "classifier")
+    for torch, flax, into, out in zip(names, targets, widths[:-1], widths[1:], strict=True):
+        rules += conv(torch, flax, out, into, 4, bias=True)
     return [Group(rules)]
+
+
+def _semantic_discriminator() -> Form:
+    layers = dense("fc1", "fc1", "hidden1", "input") + dense("fc2", "fc2", "hidden2", "hidden1")
+    return [Group(layers + dense("fc3", "fc3", "outputs", "hidden2"))]
+
+
+def _generator() -> Form:
+    """CycleGAN's residual generator: numbers of a sequence, so those after the blocks depend on how many there are."""
+    head = conv("model.1", "conv1", "width1", "input", 7, bias=True)
+    head += conv("model.4", "down_1", "width2", "width1", 3, bias=True)
+    head += conv("model.7", "down_2", "width3", "width2", 3, bias=True)
+    block = conv("model.{i+10}.conv_block.1", "block_{i}/conv1", "width3", "width3", 3, bias=True)
+    block += conv("model.{i+10}.conv_block.5", "block_{i}/conv2", "width3", "width3", 3, bias=True)
+    tail = transposed_conv("model.{n+10}", "up_1", "width3", "width2", 3)
+    tail += transposed_conv("model.{n+13}", "up_2", "width2", "width1", 3)
+    tail += conv("model.{n+17}", "output", "image", "width1", 7, bias=True)
+    return [Group(head), Group(block), Group(tail)]
+
+
+def _deeplab_facts(branches: int, *files: str, network: str = "deeplab_v2_resnet101") -> Facts:
+    return Facts(network, branches, None if "vgg" in network else "caffe", "caffe_bgr", files)
+
+
+def _imagenet_facts(network: str, *files: str) -> Facts:
+    return Facts(network, None, None if "vgg" in network else "torchvision", "imagenet_rgb", files)
 
 
 # A checkpoint does not tell how many branches its classifiers sum: 2 with AdaptSegNet's, 4 with ADVENT's weights. So
 # the two families are two dialects although they share their names.
-_TWO_LEVEL = [
-    *_caffe_resnet(),
-    _classifier("layer5", "aux_head", optional=True),
-    _classifier("layer6", "head"),
-]
-
 DIALECTS = {
-    "adaptsegnet": _TWO_LEVEL,
-    "adaptsegnet_discriminator": _discriminator(("conv1", "conv2", "conv3", "conv4", "classifier")),
-    "advent": _TWO_LEVEL,
-    "advent_discriminator": _discriminator(("0", "2", "4", "6", "8")),
+    "adaptsegnet": Dialect(
+        (_TWO_LEVEL, _SINGLE),
+        _deeplab_facts(2, "GTA2Cityscapes_multi-ed35151c.pth", "cityscapes_oracle-b7b9934.pth"),
+    ),
+    "adaptsegnet_discriminator": Dialect(
+        (_discriminator(("conv1", "conv2", "conv3", "conv4", "classifier")),), Facts("pixel_discriminator")
+    ),
+    "advent": Dialect(
+        (_TWO_LEVEL, _LAYER6_ALONE),
+        _deeplab_facts(4, "gta2cityscapes_advent.pth", "gta2cityscapes_minent_ER.pth"),
+    ),
+    "advent_discriminator": Dialect((_discriminator(("0", "2", "4", "6", "8")),), Facts("pixel_discriminator")),
+    "corda": Dialect((_CORDA_GTA, _CORDA_SYNTHIA), _deeplab_facts(2, network="corda_resnet101")),
+    "cyclegan_discriminator": Dialect(
+        (_discriminator(("model.0", "model.2", "model.5", "model.8", "model.11")),),
+        Facts("patch_discriminator", input_norm="tanh"),
+    ),
+    "cyclegan_generator": Dialect((_generator(),), Facts("translator", input_norm="tanh")),
+    # The init files of the whole family (without their prefix `Scale.`) have the same names, with a head of other
+    # classes, which has to start afresh.
+    "dacs": Dialect(
+        (_SINGLE,),
+        _deeplab_facts(
+            2,
+            "resnet101COCO-41f33a49.pth",
+            "DeepLab_resnet_pretrained_init-f81d91e8.pth",
+            "DeepLab_resnet_pretrained_imagenet.pth",
+        ),
+    ),
+    "dada": Dialect((_dada(),), _deeplab_facts(4, network="dada_resnet101")),
+    "plca": Dialect((_plca(),), _deeplab_facts(4)),
+    "semantic_discriminator": Dialect((_semantic_discriminator(),), Facts("semantic_discriminator")),
+    "torchvision_resnet101": Dialect(
+        (_torchvision_resnet(),),
+        _imagenet_facts("deeplab_v2_resnet101", "resnet101-63fe2227.pth", "resnet101-5d3b4d8f.pth"),
+    ),
+    "torchvision_resnet50": Dialect(
+        (_torchvision_resnet(),),
+        _imagenet_facts("deeplab_v2_resnet50", "resnet50-0676ba61.pth", "resnet50-19c8e357.pth"),
+    ),
+    "torchvision_vgg16": Dialect((_torchvision_vgg(),), _imagenet_facts("deeplab_v2_vgg16", "vgg16-397923af.pth")),
+    "vgg16": Dialect(
+        (_deeplab_vgg(),), _deeplab_facts(2, "GTA2Cityscapes_vgg-ac4ac9f6.pth", network="deeplab_v2_vgg16")
+    ),
 }

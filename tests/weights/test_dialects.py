@@ -1,0 +1,345 @@
+"""Every dialect: the published names and shapes go to the paths and layouts of its network and back, bit for bit."""
+
+import json
+import pathlib
+import re
+import zlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uda_jax import networks, weights
+from uda_jax.errors import UserError
+from uda_jax.weights.matching import flatten
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+
+
+def manifest(path):
+    return json.loads((GOLDEN / path).read_text())
+
+
+def batch_norm(name, channels):
+    vectors = {f"{name}.{leaf}": [channels] for leaf in ("weight", "bias", "running_mean", "running_var")}
+    return vectors | {f"{name}.num_batches_tracked": []}
+
+
+def torchvision_resnet(layer3_blocks):
+    """The Caffe-style names with torchvision's classifier instead of DeepLab's."""
+
+    def kept(name):
+        block = re.match(r"layer3\.(\d+)", name)
+        return not name.startswith("layer5.") and (not block or int(block[1]) < layer3_blocks)
+
+    encoder = {name: shape for name, shape in manifest("dacs-corda/network_dacs_manifest.json").items() if kept(name)}
+    return encoder | {"fc.weight": [1000, 2048], "fc.bias": [1000]}
+
+
+def torchvision_vgg16():
+    moved = {23: 24, 25: 26, 27: 28}
+    shapes = {}
+    for name, shape in manifest("gio-ada/deeplab_vgg16.manifest.json").items():
+        number = int(name.split(".")[1]) if name.startswith("features.") else 99
+        if number < 29:
+            shapes[name.replace(str(number), str(moved.get(number, number)))] = shape
+    # Narrower than the published 4096, which would take 400 MB.
+    for number, out, into in ((0, 64, 512 * 7 * 7), (3, 64, 64), (6, 1000, 64)):
+        shapes |= {f"classifier.{number}.weight": [out, into], f"classifier.{number}.bias": [out]}
+    return shapes
+
+
+def plca_with_auxiliary():
+    return {
+        **manifest("plca/network_manifest.json"),
+        "aux_classifier.0.weight": [256, 1024, 3, 3],
+        **batch_norm("aux_classifier.1", 256),
+        "aux_classifier.4.weight": [19, 256, 1, 1],
+        "aux_classifier.4.bias": [19],
+    }
+
+
+def empty(shapes):
+    """Zeros that take no memory, whatever the network: all strides are zero."""
+    return {
+        name: np.broadcast_to(np.zeros((), np.int64 if name.endswith("num_batches_tracked") else np.float32), shape)
+        for name, shape in shapes.items()
+    }
+
+
+class Case(NamedTuple):
+    """A file's dialect, its names and shapes, how many it has as published, and the network that reads it."""
+
+    dialect: str
+    shapes: dict
+    count: int
+    network: str
+    classes: int
+    options: dict = {}
+    channels: int = 3
+    fresh: tuple = ()
+
+
+TWO_LEVEL = manifest("adaptsegnet-ass/deeplab_multi_manifest.json")
+SINGLE = manifest("dacs-corda/network_dacs_manifest.json")
+RESNET101 = "deeplab_v2_resnet101"
+CASES = {
+    "adaptsegnet": Case("adaptsegnet", TWO_LEVEL, 640, RESNET101, 19, {"multi_level": True, "aspp_branches": 2}),
+    "adaptsegnet_oracle": Case("adaptsegnet", SINGLE, 632, RESNET101, 19, {"aspp_branches": 2}),
+    "adaptsegnet_discriminator": Case(
+        "adaptsegnet_discriminator",
+        manifest("adaptsegnet-ass/fc_discriminator_manifest.json"),
+        *(10, "pixel_discriminator", 19),
+        channels=19,
+    ),
+    "output_discriminator": Case(
+        "adaptsegnet_discriminator",
+        manifest("gio-ada/output_discriminator.manifest.json"),
+        *(10, "pixel_discriminator", 10),
+        channels=11,
+    ),
+    "advent": Case(
+        "advent", manifest("advent-intrada/deeplab_v2_multi_manifest.json"), 640, RESNET101, 19, {"multi_level": True}
+    ),
+    "advent_discriminator": Case(
+        "advent_discriminator",
+        manifest("advent-intrada/discriminator_manifest.json"),
+        *(10, "pixel_discriminator", 19),
+        channels=19,
+    ),
+    "dada_discriminator": Case(
+        "advent_discriminator",
+        manifest("gio-ada/dada_discriminator.manifest.json"),
+        *(10, "pixel_discriminator", 7),
+        channels=7,
+    ),
+    "corda_gta": Case(
+        "corda",
+        manifest("dacs-corda/network_gta_manifest.json"),
+        *(748, "corda_resnet101", 19, {"initial_head": "aspp"}),
+    ),
+    "corda_synthia": Case(
+        "corda",
+        manifest("dacs-corda/network_synthia_manifest.json"),
+        *(742, "corda_resnet101", 19, {"initial_head": "linear"}),
+    ),
+    "cyclegan_discriminator": Case(
+        "cyclegan_discriminator",
+        manifest("gio-ada/patch_discriminator.manifest.json"),
+        *(10, "patch_discriminator", 3, {"width": 16}),
+    ),
+    "cyclegan_generator": Case(
+        "cyclegan_generator",
+        manifest("gio-ada/resnet_generator.manifest.json"),
+        *(24, "translator", 3, {"width": 16, "blocks": 3}),
+        channels=14,
+    ),
+    "cyclegan_generator_9_blocks": Case(
+        "cyclegan_generator",
+        manifest("gio-ada/resnet_generator_9b.manifest.json"),
+        *(48, "translator", 3, {"width": 8, "blocks": 9}),
+    ),
+    "dacs": Case("dacs", SINGLE, 632, RESNET101, 19, {"aspp_branches": 2}),
+    "dada": Case("dada", manifest("gio-ada/dada_network.manifest.json"), 640, "dada_resnet101", 16),
+    "plca": Case("plca", manifest("plca/network_manifest.json"), 628, RESNET101, 19, {"aspp_bias": False}),
+    "plca_auxiliary": Case("plca", plca_with_auxiliary(), 636, RESNET101, 19, {"aspp_bias": False}),
+    "semantic_discriminator": Case(
+        "semantic_discriminator",
+        manifest("adaptsegnet-ass/semantic_discriminator_manifest.json"),
+        *(6, "semantic_discriminator", 5, {"hidden": 12}),
+        channels=16,
+    ),
+    "torchvision_resnet101": Case("torchvision_resnet101", torchvision_resnet(23), 626, RESNET101, 19, fresh=("head",)),
+    "torchvision_resnet50": Case(
+        "torchvision_resnet50", torchvision_resnet(6), 320, "deeplab_v2_resnet50", 19, fresh=("head",)
+    ),
+    "torchvision_vgg16": Case(
+        "torchvision_vgg16",
+        torchvision_vgg16(),
+        *(32, "deeplab_v2_vgg16", 19),
+        fresh=("encoder/fc6", "encoder/fc7", "head"),
+    ),
+    "vgg16": Case(
+        "vgg16",
+        manifest("gio-ada/deeplab_vgg16.manifest.json"),
+        *(38, "deeplab_v2_vgg16", 10, {"aspp_branches": 2}),
+    ),
+}
+
+
+def arrays(shapes):
+    """Different numbers for every tensor, quickly."""
+    return {
+        name: np.random.default_rng(zlib.crc32(name.encode())).random(shape, np.float32)
+        if not name.endswith("num_batches_tracked")
+        else np.zeros((), np.int64)
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.fixture(scope="module", params=sorted(CASES))
+def case(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def state_dict(case):
+    assert len(case.shapes) == case.count
+    return arrays(case.shapes)
+
+
+def test_every_dialect_has_a_case():
+    assert weights.dialects() == sorted({case.dialect for case in CASES.values()})
+
+
+def test_round_trip(case, state_dict):
+    back = weights.to_torch(weights.from_torch(state_dict, case.dialect), case.dialect)
+    assert list(back) == list(state_dict)
+    for name, array in state_dict.items():
+        assert back[name].dtype == array.dtype
+        np.testing.assert_array_equal(back[name], array, err_msg=name)
+
+
+def test_dialect_is_detected(case):
+    # AdaptSegNet's two levels and ADVENT's have the same names: the branches tell them apart.
+    two_level = "layer6.conv2d_list.0.weight" in case.shapes and case.dialect != "dada"
+    branches = weights.facts(case.dialect).aspp_branches if two_level else None
+    found = weights.detect(case.shapes, branches)
+    assert found == ("dacs" if case.shapes is SINGLE else case.dialect)
+
+
+def test_variables_fit_the_network(case, state_dict):
+    network = networks.build(case.network, case.classes, **case.options)
+    # The semantic discriminator reads class means, the others maps.
+    shape = (case.classes,) if case.network == "semantic_discriminator" else (64, 64)
+    expected = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape, case.channels)))
+    converted = weights.from_torch(state_dict, case.dialect)
+    variables, report = weights.fit(converted, expected, fresh=case.fresh, where="file")
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, expected)
+    assert {path.split("/")[1] for path in report.missing} == {part.split("/")[0] for part in case.fresh}
+    leftovers = {"fc", "classifier_0", "classifier_3", "classifier_6", "aux_classifier"}
+    assert {path.split("/")[1] for path in report.unused} <= leftovers
+    counters = sum(name.endswith("num_batches_tracked") for name in state_dict)
+    assert len(report.loaded) + len(report.unused) + counters == len(state_dict)
+
+
+def test_kernels_are_views(case, state_dict):
+    leaves = flatten(weights.from_torch(state_dict, case.dialect)["params"])
+    kernels = [leaf for path, leaf in leaves if path.endswith("kernel")]
+    originals = [array for array in state_dict.values() if array.ndim > 1]
+    assert len(kernels) == len(originals)
+    for kernel, original in zip(kernels, originals, strict=True):
+        assert np.shares_memory(kernel, original)
+
+
+@pytest.mark.parametrize(
+    ("case", "torch", "flax"),
+    [
+        ("adaptsegnet", "layer3.22.conv2.weight", "params/encoder/layer3_22/conv2/kernel"),
+        ("adaptsegnet", "layer2.0.downsample.0.weight", "params/encoder/layer2_0/downsample_0/kernel"),
+        ("adaptsegnet", "layer2.0.downsample.1.running_var", "batch_stats/encoder/layer2_0/downsample_1/var"),
+        ("adaptsegnet", "layer5.conv2d_list.3.weight", "params/aux_head/branch_3/kernel"),
+        ("adaptsegnet", "layer6.conv2d_list.3.weight", "params/head/branch_3/kernel"),
+        ("adaptsegnet_oracle", "layer5.conv2d_list.1.weight", "params/head/branch_1/kernel"),
+        ("dacs", "layer5.conv2d_list.1.bias", "params/head/branch_1/bias"),
+        ("plca", "backbone.layer4.2.bn3.weight", "params/encoder/layer4_2/bn3/scale"),
+        ("plca", "classifier.0.convs.2.0.weight", "params/head/branch_2/kernel"),
+        ("plca_auxiliary", "aux_classifier.1.running_mean", "batch_stats/aux_classifier/bn1/mean"),
+        ("dada", "enc4_3.weight", "params/depth_branch/enc4_3/kernel"),
+        ("vgg16", "features.23.weight", "params/encoder/conv5_1/kernel"),
+        ("vgg16", "features.31.bias", "params/encoder/fc7/bias"),
+        ("torchvision_vgg16", "features.24.weight", "params/encoder/conv5_1/kernel"),
+        ("torchvision_vgg16", "classifier.0.weight", "params/classifier_0/kernel"),
+        ("torchvision_resnet50", "fc.weight", "params/fc/kernel"),
+        ("advent_discriminator", "6.weight", "params/conv4/kernel"),
+        ("cyclegan_discriminator", "model.11.weight", "params/classifier/kernel"),
+        ("cyclegan_generator", "model.12.conv_block.5.bias", "params/block_2/conv2/bias"),
+        ("cyclegan_generator", "model.13.weight", "params/up_1/kernel"),
+        ("cyclegan_generator", "model.16.bias", "params/up_2/bias"),
+        ("cyclegan_generator_9_blocks", "model.13.conv_block.1.bias", "params/block_3/conv1/bias"),
+        ("cyclegan_generator_9_blocks", "model.22.weight", "params/up_2/kernel"),
+        ("cyclegan_generator_9_blocks", "model.26.weight", "params/output/kernel"),
+        ("semantic_discriminator", "fc1.weight", "params/fc1/kernel"),
+        ("corda_gta", "initial_task_prediction_heads.conv_out.S.conv2d_list.1.bias", "params/aux_head/branch_1/bias"),
+        ("corda_synthia", "initial_task_prediction_heads.conv_out.S.bias", "params/aux_head/bias"),
+        ("corda_gta", "initial_task_prediction_heads.conv_out.D_src.weight", "params/aux_source_depth_head/kernel"),
+        (
+            "corda_gta",
+            "initial_task_prediction_heads.layers.D.0.downsample.0.weight",
+            "params/depth_features/block_0/downsample_0/kernel",
+        ),
+        (
+            "corda_gta",
+            "multi_modal_distillation.self_attention.S.D.attention.0.weight",
+            "params/correlation/depth_to_segmentation/attention/kernel",
+        ),
+        (
+            "corda_gta",
+            "multi_modal_distillation.self_attention.D.S.conv.weight",
+            "params/correlation/segmentation_to_depth/projection/kernel",
+        ),
+        ("corda_gta", "heads.D.conv2d_list.0.bias", "params/depth_head/branch_0/bias"),
+        ("corda_gta", "heads.D_src.conv2d_list.0.bias", "params/source_depth_head/branch_0/bias"),
+    ],
+)
+def test_name_goes_to_path(case, torch, flax):
+    dialect, shapes = CASES[case].dialect, CASES[case].shapes
+    wanted = np.arange(np.prod(shapes[torch]), dtype=np.float32).reshape(shapes[torch])
+    leaf = weights.from_torch({**empty(shapes), torch: wanted}, dialect)
+    for part in flax.split("/"):
+        leaf = leaf[part]
+    assert np.shares_memory(leaf, wanted)
+
+
+def test_layouts():
+    generator = weights.from_torch(arrays(CASES["cyclegan_generator"].shapes), "cyclegan_generator")["params"]
+    state_dict = weights.to_torch({"params": generator}, "cyclegan_generator")
+    # A convolution is stored (out, in, height, width), a transposed one (in, out, height, width).
+    assert state_dict["model.4.weight"].shape == (32, 16, 3, 3)
+    assert state_dict["model.4.weight"][20, 10, 0, 2] == generator["down_1"]["kernel"][0, 2, 10, 20]
+    assert state_dict["model.13.weight"].shape == (64, 32, 3, 3)
+    assert state_dict["model.13.weight"][40, 30, 0, 2] == generator["up_1"]["kernel"][0, 2, 40, 30]
+    discriminator = weights.from_torch(arrays(CASES["semantic_discriminator"].shapes), "semantic_discriminator")[
+        "params"
+    ]
+    state_dict = weights.to_torch({"params": discriminator}, "semantic_discriminator")
+    assert state_dict["fc1.weight"].shape == (12, 16)
+    assert state_dict["fc1.weight"][2, 11] == discriminator["fc1"]["kernel"][11, 2]
+
+
+@pytest.mark.parametrize("case", ["semantic_discriminator", "cyclegan_generator", "vgg16", "torchvision_resnet50"])
+def test_every_transposed_kernel_is_the_one_that_is_blamed(case):
+    """A single wrong tensor is told with the shape that it should have, however few others share its channels."""
+    dialect, shapes = CASES[case].dialect, CASES[case].shapes
+    whole = empty(shapes)
+    kernels = [name for name, shape in shapes.items() if len(shape) > 1 and shape[0] != shape[1]]
+    for name in kernels[::-3]:
+        right, wrong = whole[name].shape, whole[name].swapaxes(0, 1)
+        with pytest.raises(UserError) as caught:
+            weights.from_torch({**whole, name: wrong}, dialect)
+        assert str(caught.value).startswith(f"{dialect} weights: '{name}' has shape {wrong.shape}, expected {right} (")
+
+
+def test_a_size_that_nothing_tells_stays_a_name():
+    shapes = empty(CASES["cyclegan_generator"].shapes)
+    shapes["model.1.weight"] = shapes["model.1.weight"].swapaxes(0, 1)
+    told = re.escape("'model.1.weight' has shape (14, 16, 7, 7), expected (16, input, 7, 7) (out in height width)")
+    with pytest.raises(UserError, match=told):
+        weights.from_torch(shapes, "cyclegan_generator")
+
+
+def test_facts():
+    branches = {name: weights.facts(name).aspp_branches for name in weights.dialects()}
+    assert {name for name, count in branches.items() if count == 2} == {"adaptsegnet", "corda", "dacs", "vgg16"}
+    assert {name for name, count in branches.items() if count == 4} == {"advent", "dada", "plca"}
+    for name in weights.dialects():
+        facts = weights.facts(name)
+        assert facts.network in networks.names()
+        style = "torchvision" if name.startswith("torchvision") else "caffe"
+        assert facts.encoder_style == (style if "resnet" in facts.network else None)
+        if facts.network not in ("translator", "patch_discriminator"):
+            segments = "resnet" in facts.network or "vgg" in facts.network
+            norm = "imagenet_rgb" if name.startswith("torchvision") else "caffe_bgr"
+            assert facts.input_norm == (norm if segments else None)
