@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from uda_jax import networks
-from uda_jax.networks.resnet import max_pool_ceil
+from uda_jax.networks.resnet import max_pool
 
 IMAGES = jax.random.normal(jax.random.key(1), (2, 33, 48, 3))
 
@@ -47,21 +47,43 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+# Of the encoder: that of ResNet-50 lacks 17 blocks of stage 3, each with 2 * (256 + 256 + 1024) numbers of batch norm.
+RESNET101 = 42_500_160
+RESNET50 = RESNET101 - 17 * (2 * 1024 * 256 + 9 * 256 * 256 + 2 * (256 + 256 + 1024))
+
+
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("name", "options", "expected"),
     [
-        ({"multi_level": True}, 44_601_560),
-        ({"multi_level": True, "aspp_branches": 2, "remat": True}, 44_601_560),
-        ({}, 44_601_560 - 4 * 19 * (9 * 1024 + 1)),
-        ({"aspp_bias": False}, 44_601_560 - 4 * 19 * (9 * 1024 + 1) - 4 * 19),
+        ("deeplab_v2_resnet101", {"multi_level": True}, 44_601_560),
+        ("deeplab_v2_resnet101", {"multi_level": True, "aspp_branches": 2, "remat": True}, 44_601_560),
+        ("deeplab_v2_resnet101", {}, RESNET101 + 4 * 19 * (9 * 2048 + 1)),
+        ("deeplab_v2_resnet101", {"aspp_bias": False}, 43_900_992),  # PLCA
+        ("deeplab_v2_resnet101", {"aspp_bias": False, "encoder_style": "torchvision"}, 43_900_992),
+        ("deeplab_v2_resnet101", {"depth_head": True}, RESNET101 + 4 * 20 * (9 * 2048 + 1)),
+        ("deeplab_v2_resnet50", {}, RESNET50 + 4 * 19 * (9 * 2048 + 1)),
     ],
 )
-def test_parameter_count(options, expected):
-    network = networks.build("deeplab_v2_resnet101", 19, **options)
+def test_parameter_count(name, options, expected):
+    network = networks.build(name, 19, **options)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 65, 97, 3)))
     assert count(shapes["params"]) == expected
     affine = [leaf for path, leaf in jax.tree.leaves_with_path(shapes["params"]) if "scale" in str(path[-1])]
-    assert len(affine) == 104
+    assert len(affine) == {"deeplab_v2_resnet101": 104, "deeplab_v2_resnet50": 53}[name]
+
+
+def test_no_head_has_a_bias():
+    heads = {"head", "aux_head", "depth_head"}
+    network = small(depth_head=True, aspp_bias=False)
+    params = jax.eval_shape(network.init, jax.random.key(0), IMAGES)["params"]
+    leaves = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params)}
+    of_heads = {leaf for leaf in leaves if leaf.split("/")[0] in heads}
+    assert of_heads == {f"{head}/branch_{i}/kernel" for head in heads for i in range(4)}
+    # With all kernels at zero, what is left of the logits is the bias.
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params["head"])
+    np.testing.assert_array_equal(
+        network.apply({"params": {"head": params}}, jnp.ones((1, 2, 2, 128)), method="classify"), 0
+    )
 
 
 def test_outputs(variables):
@@ -93,6 +115,34 @@ def test_unused_branches(variables):
             for leaf in ("kernel", "bias"):
                 assert np.any(two[head][f"branch_{branch}"][leaf]) == (branch < 2)
                 assert np.any(four[head][f"branch_{branch}"][leaf])
+
+
+@pytest.mark.parametrize("branches", [2, 4])
+def test_depth_head(variables, branches):
+    """Parallel to the classifier: one output through a sigmoid, and neither head's output depends on the other."""
+    network = small(depth_head=True, aspp_branches=branches, multi_level=False)
+    # A classifier of one class is what the depth head must be, up to the sigmoid.
+    depth_head = jax.tree.map(lambda leaf: leaf[..., 3:4], variables["params"]["head"])
+    params = {**variables["params"], "depth_head": depth_head}
+    del params["aux_head"]
+    shapes = jax.eval_shape(network.init, jax.random.key(0), IMAGES)["params"]
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+
+    def total(params, name):
+        outputs = network.apply({**variables, "params": params}, IMAGES)
+        return outputs[name].sum(), outputs
+
+    gradient = jax.jit(jax.grad(total, has_aux=True), static_argnums=1)
+    of_logits, outputs = gradient(params, "logits")
+    of_depth, _ = gradient(params, "depth")
+    assert outputs["depth"].shape == (2, 5, 7, 1)
+    expected = 1 / (1 + np.exp(-np.asarray(outputs["logits"][..., 3:4], np.float64)))
+    assert 0.05 < expected.std()
+    np.testing.assert_allclose(outputs["depth"], expected, rtol=1e-4, atol=1e-5)
+    for gradients, own, other in [(of_logits, "head", "depth_head"), (of_depth, "depth_head", "head")]:
+        assert all(np.any(leaf) for i in range(branches) for leaf in gradients[own][f"branch_{i}"].values())
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradients[other]))
+        assert np.any(gradients["encoder"]["conv1"]["kernel"])
 
 
 def test_training_mode(variables):
@@ -133,6 +183,7 @@ def test_bfloat16_keeps_float32_state(variables):
     [
         ({}, (2 / (9 * 128)) ** 0.5, 0.01),
         ({"encoder_init": "normal", "head_init": "he"}, 0.01, (2 / (9 * 512)) ** 0.5),
+        ({"encoder_init": "uniform", "head_init": "uniform"}, (3 * 9 * 128) ** -0.5, (3 * 9 * 512) ** -0.5),
     ],
 )
 def test_start(options, encoder, head):
@@ -146,14 +197,33 @@ def test_start(options, encoder, head):
     kernel, branch = start(jax.random.key(0))
     np.testing.assert_allclose(kernel.std(), encoder, rtol=0.02)
     np.testing.assert_allclose(branch["kernel"].std(), head, rtol=0.05)
-    assert 0 < float(jnp.abs(branch["bias"]).max()) <= (9 * 512) ** -0.5
+    bound = (9 * 512) ** -0.5
+    assert 0 < float(jnp.abs(branch["bias"]).max()) <= bound
+    if network.options.head_init == "uniform":
+        assert 0.99 * bound < float(jnp.abs(branch["kernel"]).max()) <= bound
 
 
 def test_max_pool():
     x = jnp.asarray([[1.0, 5.0, 2.0, 4.0], [3.0, 0.0, 9.0, -1.0]])[None, :, :, None] - 20
-    # Four columns: windows begin at -1, 1 and 3; the last one holds only the last column.
-    expected = np.array([[5.0, 9.0, 4.0], [3.0, 9.0, -1.0]]) - 20
-    np.testing.assert_array_equal(max_pool_ceil(x, 2)[0, :, :, 0], expected)
-    np.testing.assert_array_equal(max_pool_ceil(x, 1)[0, :, :, 0], np.array([[5.0, 9, 9, 9], [5, 9, 9, 9]]) - 20)
-    gradient = jax.grad(lambda x: max_pool_ceil(x, 2).sum())(x)[0, :, :, 0]
-    np.testing.assert_array_equal(gradient, [[0, 1, 0, 1], [1, 0, 2, 1]])
+
+    def pooled(x, *geometry, **options):
+        return max_pool(x, *geometry, **options)[0, :, :, 0] + 20
+
+    # Four columns: windows begin at -1, 1 and, in ceil mode, 3; that last one holds only the last column.
+    np.testing.assert_array_equal(pooled(x, 3, 2, padding=1, ceil_mode=True), [[5, 9, 4], [3, 9, -1]])
+    np.testing.assert_array_equal(pooled(x, 3, 2, padding=1), [[5, 9]])
+    # Three columns end where a window does, so both modes agree.
+    for ceil_mode in (False, True):
+        odd = pooled(x[:, :, :3], 3, 2, padding=1, ceil_mode=ceil_mode)
+        np.testing.assert_array_equal(odd, [[5, 9], [3, 9]] if ceil_mode else [[5, 9]])
+        np.testing.assert_array_equal(pooled(x, 3, 1, padding=1, ceil_mode=ceil_mode), [[5, 9, 9, 9], [5, 9, 9, 9]])
+    np.testing.assert_array_equal(pooled(x, 2, 2), [[5, 9]])
+    np.testing.assert_array_equal(pooled(x[:, :, :3], 2, 2), [[5]])
+
+    def gradient(**options):
+        return jax.grad(lambda x: max_pool(x, **options).sum())(x)[0, :, :, 0]
+
+    stem = {"size": 3, "stride": 2, "padding": 1}
+    np.testing.assert_array_equal(gradient(**stem, ceil_mode=True), [[0, 1, 0, 1], [1, 0, 2, 1]])
+    np.testing.assert_array_equal(gradient(**stem), [[0, 1, 0, 0], [0, 0, 1, 0]])
+    np.testing.assert_array_equal(gradient(size=2, stride=2), [[0, 1, 0, 0], [0, 0, 1, 0]])

@@ -17,8 +17,19 @@ from flax import linen as nn
 
 from uda_jax import sections
 from uda_jax.errors import UserError
+from uda_jax.networks.corda import CorDA, CorDAOptions
+from uda_jax.networks.dada import DADA, DADAOptions
 from uda_jax.networks.deeplab import DeepLabOptions, DeepLabV2
-from uda_jax.networks.discriminators import DiscriminatorOptions, PixelDiscriminator
+from uda_jax.networks.discriminators import (
+    DiscriminatorOptions,
+    PatchDiscriminator,
+    PixelDiscriminator,
+    SemanticDiscriminator,
+    SemanticDiscriminatorOptions,
+)
+from uda_jax.networks.lenet import DTN, DigitOptions, LeNet
+from uda_jax.networks.translators import Translator, TranslatorOptions
+from uda_jax.networks.vgg import DeepLabVGG16, VGG16Options
 
 
 class _Entry(NamedTuple):
@@ -29,21 +40,36 @@ class _Entry(NamedTuple):
     defaults: dict[str, Any] = {}
 
 
-def _deeplab(blocks: tuple[int, ...], **defaults: Any) -> _Entry:
-    return _Entry(functools.partial(_make_deeplab, blocks), DeepLabOptions, defaults)
+_BLOCKS = {"resnet101": (3, 4, 23, 3), "resnet50": (3, 4, 6, 3), "resnet14": (1, 1, 1, 1)}
 
 
-def _make_deeplab(blocks: tuple[int, ...], num_classes: int, options: DeepLabOptions) -> DeepLabV2:
-    return DeepLabV2(num_classes, blocks, options)
+def _segmenter(module: type[nn.Module], options: type, encoder: str) -> _Entry:
+    """The row of a network on a ResNet."""
+    # The small one trains from scratch on a CPU; it has no published weights, hence the He start.
+    defaults = {"width": 16, "encoder_init": "he"} if encoder == "resnet14" else {}
+    return _Entry(functools.partial(_make_segmenter, module, _BLOCKS[encoder]), options, defaults)
+
+
+def _make_segmenter(module: type[nn.Module], blocks: tuple[int, ...], num_classes: int, options: Any) -> nn.Module:
+    return module(num_classes, blocks, options)
 
 
 _NETWORKS = {
-    "deeplab_v2_resnet101": _deeplab((3, 4, 23, 3)),
-    "deeplab_v2_resnet50": _deeplab((3, 4, 6, 3)),
-    # Small enough to train from scratch on a CPU; it has no published weights, hence the He start.
-    "deeplab_v2_resnet14": _deeplab((1, 1, 1, 1), width=16, encoder_init="he"),
-    # Reads its input channels from the map it is given, so the number of classes plays no part.
+    "deeplab_v2_resnet101": _segmenter(DeepLabV2, DeepLabOptions, "resnet101"),
+    "deeplab_v2_resnet50": _segmenter(DeepLabV2, DeepLabOptions, "resnet50"),
+    "deeplab_v2_resnet14": _segmenter(DeepLabV2, DeepLabOptions, "resnet14"),
+    "deeplab_v2_vgg16": _Entry(DeepLabVGG16, VGG16Options),
+    "dada_resnet101": _segmenter(DADA, DADAOptions, "resnet101"),
+    "dada_resnet14": _segmenter(DADA, DADAOptions, "resnet14"),
+    "corda_resnet101": _segmenter(CorDA, CorDAOptions, "resnet101"),
+    "corda_resnet14": _segmenter(CorDA, CorDAOptions, "resnet14"),
+    # These three read their input channels from the map they are given, so the number of classes plays no part.
     "pixel_discriminator": _Entry(lambda _, options: PixelDiscriminator(options), DiscriminatorOptions),
+    "patch_discriminator": _Entry(lambda _, options: PatchDiscriminator(options), DiscriminatorOptions),
+    "translator": _Entry(lambda _, options: Translator(options), TranslatorOptions),
+    "semantic_discriminator": _Entry(SemanticDiscriminator, SemanticDiscriminatorOptions),
+    "lenet": _Entry(LeNet, DigitOptions),
+    "dtn": _Entry(DTN, DigitOptions),
 }
 
 
@@ -52,7 +78,8 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
 
     Args:
       name: one of `names()`.
-      num_classes: channels of a segmenter's logits; a discriminator takes its channels from its input.
+      num_classes: channels of a segmenter's or classifier's logits, half the outputs of a semantic discriminator; the
+        other discriminators and the translator take their channels from their input.
       **options: fields of the network's options, such as `DeepLabOptions`; those left out take the network's default.
 
     Returns:

@@ -1,6 +1,7 @@
 """DeepLab-v2 on a dilated ResNet: one or two classifiers of four parallel dilated convolutions.
 
-Source: AdaptSegNet (arXiv 1802.10349) section 5 and ADVENT (arXiv 1811.12833) section 4, with their released code.
+Source: AdaptSegNet (arXiv 1802.10349) section 5, ADVENT (arXiv 1811.12833) section 4 and PLCA (arXiv 2011.00147), with
+their released code; the depth head after GIO-Ada (arXiv 1812.05040), whose paper does not describe its layers.
 """
 
 import dataclasses
@@ -11,29 +12,44 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32, ConvParameters, sum_of_dilated_convs
-from uda_jax.networks.resnet import INITIALIZERS, ResNet
+from uda_jax.networks.resnet import INITIALIZERS, STYLES, ResNet
 from uda_jax.sections import described
 
 DILATIONS = (6, 12, 18, 24)
 
 
 @dataclasses.dataclass(frozen=True)
-class DeepLabOptions:
-    """What `networks.build` accepts for the DeepLab-v2 networks."""
+class HeadOptions:
+    """Options of the classifiers, whatever the encoder."""
 
-    multi_level: bool = described(False, "Whether a second classifier reads stage 3 and gives aux_logits.")
     aspp_branches: int = described(
         4, "Branches summed by a classifier: 4 (ADVENT, PLCA) or 2 (AdaptSegNet, DACS, CorDA).", choices=(2, 4)
     )
     aspp_bias: bool = described(True, "Whether the classifiers' convolutions have a bias (PLCA: no).")
     head_init: str = described(
-        "normal", "Start of the classifiers' kernels: N(0, 0.01^2) or He.", choices=tuple(INITIALIZERS)
+        "normal",
+        "Start of the classifiers' kernels: 'normal' N(0, 0.01^2), 'he', or 'uniform', PyTorch's default (PLCA).",
+        choices=tuple(INITIALIZERS),
     )
+    dtype: Any = described(
+        FLOAT32, "Type of the computation; parameters, statistics and outputs stay float32.", choices=COMPUTE_DTYPES
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetOptions:
+    """Options of the ResNet encoder, whatever the heads."""
+
     encoder_init: str = described(
         "normal",
-        "Start of the encoder's kernels: 'normal' N(0, 0.01^2), as the references before they load weights, or 'he' "
-        "(fan-in), which trains from scratch.",
+        "Start of the encoder's kernels: 'normal' N(0, 0.01^2), as the references before they load weights, 'he' "
+        "(fan-in), which trains from scratch, or 'uniform', PyTorch's default.",
         choices=tuple(INITIALIZERS),
+    )
+    encoder_style: str = described(
+        "caffe",
+        "Structure that the encoder's weights were trained with: the references' ('caffe') or torchvision's.",
+        choices=STYLES,
     )
     bn_mode: str = described(
         "batch",
@@ -45,9 +61,14 @@ class DeepLabOptions:
         8, "Pixels of the image per pixel of the logits; 4 keeps the stem's pool at stride 1.", choices=(4, 8)
     )
     remat: bool = described(False, "Whether blocks recompute their activations in the backward pass to save memory.")
-    dtype: Any = described(
-        FLOAT32, "Type of the computation; parameters, statistics and outputs stay float32.", choices=COMPUTE_DTYPES
-    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepLabOptions(HeadOptions, ResNetOptions):
+    """What `networks.build` accepts for the DeepLab-v2 networks."""
+
+    multi_level: bool = described(False, "Whether a second classifier reads stage 3 and gives aux_logits.")
+    depth_head: bool = described(False, "Whether a second head reads the last stage and gives depth (GIO-Ada).")
 
 
 class Classifier(nn.Module):
@@ -56,7 +77,7 @@ class Classifier(nn.Module):
     All four always have parameters (`branch_0` to `branch_3`), as in the checkpoints; the first `branches` are used.
 
     Attributes:
-      num_classes, branches, use_bias, kernel_init, dtype: see `DeepLabOptions`.
+      num_classes, branches, use_bias, kernel_init, dtype: see `HeadOptions`.
     """
 
     num_classes: int
@@ -79,8 +100,17 @@ class Classifier(nn.Module):
         return logits + sum(biases) if self.use_bias else logits
 
 
+def build_classifier(num_outputs: int, options: HeadOptions) -> Classifier:
+    """Returns a classifier of `num_outputs` channels, named by the attribute that it is assigned to."""
+    o = options
+    return Classifier(num_outputs, o.aspp_branches, o.aspp_bias, o.head_init, o.dtype)
+
+
 class DeepLabV2(nn.Module):
-    """The segmentation network: `encoder`, `head` on its last stage and, if multi-level, `aux_head` on stage 3.
+    """The segmentation network: `encoder`, `head` on its last stage and, as the options say, two more heads.
+
+    `aux_head` reads stage 3 (multi-level). `depth_head` reads the last stage beside `head`: a classifier of one output
+    through a sigmoid, so that segmentation and depth share nothing but the encoder.
 
     Attributes:
       num_classes: channels of the logits.
@@ -95,11 +125,21 @@ class DeepLabV2(nn.Module):
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
-        classifier = (self.num_classes, o.aspp_branches, o.aspp_bias, o.head_init, o.dtype)
-        self.encoder = ResNet(self.blocks, o.width, o.output_stride // 4, o.encoder_init, o.bn_mode, o.remat, o.dtype)
-        self.head = Classifier(*classifier)
+        self.encoder = ResNet(
+            self.blocks,
+            width=o.width,
+            pool_stride=o.output_stride // 4,
+            kernel_init=o.encoder_init,
+            bn_mode=o.bn_mode,
+            remat=o.remat,
+            dtype=o.dtype,
+            style=o.encoder_style,
+        )
+        self.head = build_classifier(self.num_classes, o)
         if o.multi_level:
-            self.aux_head = Classifier(*classifier)
+            self.aux_head = build_classifier(self.num_classes, o)
+        if o.depth_head:
+            self.depth_head = build_classifier(1, o)
 
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Segments normalised images.
@@ -110,12 +150,15 @@ class DeepLabV2(nn.Module):
 
         Returns:
           float32 maps at the network's own stride: "logits" `[B, h, w, num_classes]`, "features" `[B, h, w, D]` (the
-          last stage after its ReLU) and, if multi-level, "aux_logits" `[B, h, w, num_classes]`.
+          last stage after its ReLU), if multi-level "aux_logits" `[B, h, w, num_classes]`, and with a depth head
+          "depth" `[B, h, w, 1]` in (0, 1), in the unit of the target that trains it.
         """
         maps = self.encoder(images, train)
         outputs = {"logits": self.head(maps["layer4"]), "features": maps["layer4"].astype(jnp.float32)}
         if self.options.multi_level:
             outputs["aux_logits"] = self.aux_head(maps["layer3"])
+        if self.options.depth_head:
+            outputs["depth"] = nn.sigmoid(self.depth_head(maps["layer4"]))
         return outputs
 
     def classify(self, features: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Discriminators: networks that tell from a map which domain it comes from."""
+"""Discriminators: networks that tell from a map or a vector which domain it comes from."""
 
 import dataclasses
 from typing import Any
@@ -7,15 +7,27 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32, Conv
+from uda_jax.errors import UserError
+from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32, Conv, uniform_fan_in
+from uda_jax.networks.translators import NORMAL, instance_norm
 from uda_jax.sections import described
 
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorOptions:
-    """What `networks.build` accepts for "pixel_discriminator"."""
+    """What `networks.build` accepts for "pixel_discriminator" and "patch_discriminator"."""
 
     width: int = described(64, "Channels of the first layer; the next three have 2, 4 and 8 times as many.", low=1)
+    dtype: Any = described(
+        FLOAT32, "Type of the computation; parameters and logits stay float32.", choices=COMPUTE_DTYPES
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticDiscriminatorOptions:
+    """What `networks.build` accepts for "semantic_discriminator"."""
+
+    hidden: int = described(1024, "Units of each of the two hidden layers.", low=1)
     dtype: Any = described(
         FLOAT32, "Type of the computation; parameters and logits stay float32.", choices=COMPUTE_DTYPES
     )
@@ -35,10 +47,87 @@ class PixelDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns float32 logits `[B, H // 32, W // 32, 1]` for a map `[B, H, W, C]` of probabilities or entropies."""
+        """Returns float32 logits `[B, H // 32, W // 32, 1]` for a map `[B, H, W, C]` of probabilities or entropies.
+
+        Raises:
+          UserError: a height or width below 32, which leaves no logit.
+        """
+        _check_size(x, "pixel_discriminator", 32)
         o = self.options
         for i in range(4):
             x = Conv(o.width * 2**i, 4, use_bias=True, stride=2, padding=1, dtype=o.dtype, name=f"conv{i + 1}")(x)
             x = nn.leaky_relu(x, 0.2)
         x = Conv(1, 4, use_bias=True, stride=2, padding=1, dtype=o.dtype, name="classifier")(x)
         return x.astype(jnp.float32)
+
+
+class PatchDiscriminator(nn.Module):
+    """Five 4x4 convolutions, the first three of stride 2: each logit judges a patch of 70x70 pixels.
+
+    LeakyReLU 0.2 follows all but the last convolution, instance norm precedes it in the second to the fourth; no
+    sigmoid. Kernels start at N(0, 0.02^2), biases at zero.
+
+    Source: CycleGAN's discriminator (arXiv 1703.10593), GIO-Ada's D_img.
+
+    Attributes:
+      options: width and type.
+    """
+
+    options: DiscriminatorOptions = DiscriminatorOptions()
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns float32 logits `[B, H // 8 - 2, W // 8 - 2, 1]` for RGB images `[B, H, W, 3]` in [-1, 1].
+
+        Raises:
+          UserError: a height or width below 24, which leaves no logit.
+        """
+        _check_size(images, "patch_discriminator", 24)
+        o = self.options
+
+        def conv(features, stride, name):
+            return nn.Conv(features, (4, 4), stride, 1, kernel_init=NORMAL, dtype=o.dtype, name=name)
+
+        x = nn.leaky_relu(conv(o.width, 2, "conv1")(images), 0.2)
+        for i, stride in ((2, 2), (3, 2), (4, 1)):
+            x = nn.leaky_relu(instance_norm(conv(o.width * 2 ** (i - 1), stride, f"conv{i}")(x)), 0.2)
+        return conv(1, 1, "classifier")(x).astype(jnp.float32)
+
+
+class SemanticDiscriminator(nn.Module):
+    """Three dense layers with LeakyReLU 0.2 between them, which judge the mean feature of a class in an image.
+
+    Output k < K stands for (source, class k), output K + k for (target, class k). Kernels and biases start at
+    PyTorch's default.
+
+    Source: ASS (arXiv 2004.00794), its semantic-level adaptation module; the widths are not published.
+
+    Attributes:
+      num_classes: K.
+      options: hidden units and type.
+    """
+
+    num_classes: int
+    options: SemanticDiscriminatorOptions = SemanticDiscriminatorOptions()
+
+    @nn.compact
+    def __call__(self, means: jax.Array) -> jax.Array:
+        """Returns float32 logits `[B, K, 2K]` for class means `[B, K, D]`; in general `[..., 2K]` for `[..., D]`."""
+        o = self.options
+
+        def dense(features, name, x):
+            init = uniform_fan_in(x.shape[-1])
+            return nn.Dense(features, kernel_init=init, bias_init=init, dtype=o.dtype, name=name)(x)
+
+        x = nn.leaky_relu(dense(o.hidden, "fc1", means), 0.2)
+        x = nn.leaky_relu(dense(o.hidden, "fc2", x), 0.2)
+        return dense(2 * self.num_classes, "fc3", x).astype(jnp.float32)
+
+
+def _check_size(x: jax.Array, name: str, smallest: int) -> None:
+    height, width = x.shape[1:3]
+    if min(height, width) < smallest:
+        raise UserError(
+            f"network.{name}: expected maps of at least {smallest}x{smallest} pixels, got {height}x{width}; "
+            "enlarge the size or the crop of the data"
+        )

@@ -1,4 +1,4 @@
-"""The Caffe-style dilated ResNet of DeepLab-v2: stride in the first 1x1 convolution, ceil-mode stem pool.
+"""The dilated ResNet of DeepLab-v2, in the form of the published Caffe weights or of torchvision's.
 
 Source: the ResNet-101 of AdaptSegNet, ADVENT and their relatives (AdaptSegNet, arXiv 1802.10349, section 5). Module
 names follow the published checkpoints, `layer3.22.conv2` being `layer3_22/conv2`.
@@ -17,7 +17,16 @@ from uda_jax.networks.batch_norm import BatchNorm
 from uda_jax.networks.convolution import Conv
 
 EXPANSION = 4
-INITIALIZERS = {"normal": nn.initializers.normal(0.01), "he": nn.initializers.he_normal()}
+STRIDES = (1, 2, 1, 1)
+DILATIONS = (1, 1, 2, 4)
+# Both styles have the same parameters, so weights of the wrong one load without an error and only accuracy suffers.
+STYLES = ("caffe", "torchvision")
+INITIALIZERS = {
+    "normal": nn.initializers.normal(0.01),
+    "he": nn.initializers.he_normal(),
+    # U(-b, b) with b = 1 / sqrt(fan_in), PyTorch's default.
+    "uniform": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+}
 
 
 class Bottleneck(nn.Module):
@@ -25,10 +34,10 @@ class Bottleneck(nn.Module):
 
     Attributes:
       planes: channels of the first two convolutions; the third has four times as many.
-      stride: of the first convolution and of the projection.
+      stride: of the projection and of the first convolution (style "caffe") or the second ("torchvision").
       dilation: of the 3x3 convolution.
       project: whether the shortcut is a 1x1 convolution with batch norm (the first block of every stage).
-      kernel_init, bn_mode, dtype: see `ResNet`.
+      kernel_init, bn_mode, dtype, style: see `ResNet`.
     """
 
     planes: int
@@ -38,6 +47,7 @@ class Bottleneck(nn.Module):
     kernel_init: str
     bn_mode: str
     dtype: Any
+    style: str = "caffe"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -50,16 +60,17 @@ class Bottleneck(nn.Module):
         def norm(name):
             return BatchNorm(self.bn_mode, self.dtype, name=name)
 
-        y = conv(self.planes, 1, "conv1", stride=self.stride)(x)
+        first, second = (self.stride, 1) if self.style == "caffe" else (1, self.stride)
+        y = conv(self.planes, 1, "conv1", stride=first)(x)
         y = nn.relu(norm("bn1")(y, train))
-        y = conv(self.planes, 3, "conv2", dilation=self.dilation, padding=self.dilation)(y)
+        y = conv(self.planes, 3, "conv2", stride=second, dilation=self.dilation, padding=self.dilation)(y)
         y = nn.relu(norm("bn2")(y, train))
         y = conv(EXPANSION * self.planes, 1, "conv3")(y)
         y = norm("bn3")(y, train)
         if self.project:
             x = conv(EXPANSION * self.planes, 1, "downsample_0", stride=self.stride)(x)
             x = norm("downsample_1")(x, train)
-        return nn.relu(x + y)
+        return residual_relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -69,11 +80,14 @@ class ResNet(nn.Module):
       blocks: bottlenecks per stage.
       width: channels of the stem and planes of stage 1; the stages have 1, 2, 4 and 8 times as many planes.
       pool_stride: stride of the stem's max pool: 2 makes an output stride of 8, 1 of 4.
-      kernel_init: "normal" N(0, 0.01^2), as the references before they load weights, or "he" (fan-in normal), which
-        trains from scratch.
+      kernel_init: "normal" N(0, 0.01^2), as the references before they load weights, "he" (fan-in normal), which
+        trains from scratch, or "uniform", PyTorch's default.
       bn_mode: see `BatchNorm.mode`.
       remat: recompute each block's activations in the backward pass instead of keeping them.
       dtype: type of the computation; parameters and statistics stay float32.
+      style: "caffe" strides in a block's first 1x1 convolution, pools the stem in ceil mode and dilates a stage from
+        its first block on. "torchvision", which its ImageNet weights need, strides in the 3x3 convolution, pools in
+        floor mode, and the first block of a dilated stage keeps the dilation of the stage before.
     """
 
     blocks: Sequence[int]
@@ -83,6 +97,7 @@ class ResNet(nn.Module):
     bn_mode: str = "batch"
     remat: bool = False
     dtype: Any = jnp.float32
+    style: str = "caffe"
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -90,37 +105,53 @@ class ResNet(nn.Module):
         init = INITIALIZERS[self.kernel_init]
         x = Conv(self.width, 7, stride=2, padding=3, kernel_init=init, dtype=self.dtype, name="conv1")(images)
         x = nn.relu(BatchNorm(self.bn_mode, self.dtype, name="bn1")(x, train))
-        maps = {"stem": (x := max_pool_ceil(x, self.pool_stride))}
+        caffe = self.style == "caffe"
+        maps = {"stem": (x := max_pool(x, 3, self.pool_stride, padding=1, ceil_mode=caffe))}
         block_class = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
-        for stage, (count, stride, dilation) in enumerate(zip(self.blocks, (1, 2, 1, 1), (1, 1, 2, 4), strict=True), 1):
+        first_dilations = DILATIONS if caffe else (1, *DILATIONS[:-1])
+        stages = zip(self.blocks, STRIDES, DILATIONS, first_dilations, strict=True)
+        for stage, (count, stride, dilation, first_dilation) in enumerate(stages, 1):
             for block in range(count):
                 x = block_class(
                     planes=self.width * 2 ** (stage - 1),
                     stride=stride if block == 0 else 1,
-                    dilation=dilation,
+                    dilation=first_dilation if block == 0 else dilation,
                     project=block == 0,
                     kernel_init=self.kernel_init,
                     bn_mode=self.bn_mode,
                     dtype=self.dtype,
+                    style=self.style,
                     name=f"layer{stage}_{block}",
                 )(x, train)
             maps[f"layer{stage}"] = x
         return maps
 
 
-def max_pool_ceil(x: jax.Array, stride: int) -> jax.Array:
-    """Returns the 3x3 max pool of `x` `[B, H, W, C]` with padding 1 and PyTorch's ceil mode.
+def max_pool(x: jax.Array, size: int, stride: int, *, padding: int = 0, ceil_mode: bool = False) -> jax.Array:
+    """Returns the max pool of `x` `[B, H, W, C]` with windows of `size` x `size`, in PyTorch's geometry.
 
-    The output has ceil((n - 1) / stride) + 1 rows or columns: the last window may begin on the last one of the input
-    and the high side is padded as far as it reaches. Padding is minus infinity, so it never wins.
+    The output has floor((n + 2 * padding - size) / stride) + 1 rows or columns, in ceil mode the quotient rounded up:
+    then the high side is padded as far as the last window reaches. `padding` + `stride` <= `size`, so that no window
+    lies in the padding alone. Padding is minus infinity, so it never wins.
     """
     # As a maximum of shifted maps: on the CPU the gradient of a pooling window takes ten times as long.
     for axis in (1, 2):
         n = x.shape[axis]
-        last = -(-(n - 1) // stride) * stride
+        free = n + 2 * padding - size
+        last = (-(-free // stride) if ceil_mode else free // stride) * stride
         pads = [(0, 0)] * 4
-        pads[axis] = (1, last + 2 - n)
+        pads[axis] = (padding, max(last + size - n - padding, 0))
         padded = jnp.pad(x, pads, constant_values=-jnp.inf)
-        parts = (lax.slice_in_dim(padded, i, i + last + 1, stride, axis) for i in range(3))
+        parts = (lax.slice_in_dim(padded, i, i + last + 1, stride, axis) for i in range(size))
         x = functools.reduce(jnp.maximum, parts)
     return x
+
+
+def residual_relu(x: jax.Array) -> jax.Array:
+    """Returns max(x, 0) of the sum that ends a block, with a gradient of 0 at 0, as `nn.relu`.
+
+    XLA's CPU backend fuses `maximum` into every reader. Each block's sum would then be computed anew from the sums of
+    all blocks before it: a quarter of the time of a ResNet-101's forward pass. A selection has two large operands,
+    which it computes once. NaN stays NaN.
+    """
+    return jnp.where(x <= 0, 0, x)

@@ -1,0 +1,239 @@
+"""The image translator: a residual network that redraws an image in the style of another domain.
+
+Source: the generator of CycleGAN (arXiv 1703.10593), which GIO-Ada (arXiv 1812.05040) is given here as its transform
+network; the paper's own architecture is not public.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from uda_jax.errors import UserError
+from uda_jax.networks.batch_norm import EPSILON
+from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32, convolve, project
+from uda_jax.sections import described
+
+# The start of all kernels of the CycleGAN networks; their biases start at zero, as Flax's do.
+NORMAL = nn.initializers.normal(0.02)
+
+# Two layers of stride 2, and at least two rows at their scale, for a border of one to be reflected.
+MULTIPLE, SMALLEST = 4, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslatorOptions:
+    """What `networks.build` accepts for "translator"."""
+
+    width: int = described(64, "Channels of the first layer; the blocks have four times as many.", low=1)
+    blocks: int = described(9, "Residual blocks at a quarter of the image's size.", low=1)
+    remat: bool = described(False, "Whether blocks recompute their activations in the backward pass to save memory.")
+    dtype: Any = described(
+        FLOAT32, "Type of the computation; parameters, statistics and the image stay float32.", choices=COMPUTE_DTYPES
+    )
+
+
+class TransposedConv(nn.Module):
+    """A 3x3 transposed convolution of stride 2 that doubles height and width (PyTorch: padding 1, output padding 1).
+
+    Attributes:
+      features: output channels.
+      dtype: type of the computation and of the result.
+    """
+
+    features: int
+    dtype: Any = FLOAT32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `[B, 2H, 2W, features]` for `x` `[B, H, W, C]`; `kernel` is `[3, 3, C, features]`."""
+        kernel = self.param("kernel", NORMAL, (3, 3, x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return transposed_convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
+class OutputConv(nn.Module):
+    """The last convolution, from many channels to few, without padding.
+
+    Attributes:
+      features: output channels.
+      size: kernel height and width.
+      dtype: type of the computation.
+    """
+
+    features: int
+    size: int
+    dtype: Any = FLOAT32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns float32 `[B, H - size + 1, W - size + 1, features]` for `x` `[B, H, W, C]`."""
+        kernel = self.param("kernel", NORMAL, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return narrow_convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions on reflected borders, each with instance norm, beside the identity.
+
+    Attributes:
+      dtype: type of the computation and of the result.
+    """
+
+    dtype: Any = FLOAT32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns a map of the shape of `x` `[B, H, W, C]`; no ReLU follows the sum."""
+        y = nn.relu(instance_norm(_conv(x.shape[-1], 3, "conv1", self.dtype)(reflect(x, 1))))
+        return x + instance_norm(_conv(x.shape[-1], 3, "conv2", self.dtype)(reflect(y, 1)))
+
+
+class Translator(nn.Module):
+    """Two layers of stride 2, residual blocks and two transposed convolutions, ending in a tanh image.
+
+    Every convolution but the last is followed by instance norm. Kernels start at N(0, 0.02^2), biases at zero.
+
+    Source: CycleGAN's residual generator, GIO-Ada's transform network G_img.
+
+    Attributes:
+      options: width, number of blocks, memory and type.
+    """
+
+    options: TranslatorOptions = TranslatorOptions()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Translates images.
+
+        Args:
+          x: `[B, H, W, C]`, RGB in [-1, 1] and whatever channels the translation depends on, such as depth and one-hot
+            labels. H and W are multiples of 4.
+
+        Returns:
+          float32 RGB images `[B, H, W, 3]` in [-1, 1].
+
+        Raises:
+          UserError: a height or width that is not a multiple of 4, or less than 8.
+        """
+        _check_size(x)
+        o = self.options
+        x = nn.relu(instance_norm(_conv(o.width, 7, "conv1", o.dtype)(reflect(x, 3))))
+        for i in (1, 2):
+            x = nn.relu(instance_norm(_conv(2**i * o.width, 3, f"down_{i}", o.dtype, strides=2, padding=1)(x)))
+        block_class = nn.remat(ResidualBlock) if o.remat else ResidualBlock
+        for i in range(o.blocks):
+            x = block_class(o.dtype, name=f"block_{i}")(x)
+        for i in (1, 2):
+            x = nn.relu(instance_norm(TransposedConv(4 // 2**i * o.width, o.dtype, name=f"up_{i}")(x)))
+        return jnp.tanh(OutputConv(3, 7, o.dtype, name="output")(reflect(x, 3)))
+
+
+def _conv(features: int, size: int, name: str, dtype: Any, **options: Any) -> nn.Conv:
+    options = {"padding": 0, **options}
+    return nn.Conv(features, (size, size), kernel_init=NORMAL, dtype=dtype, name=name, **options)
+
+
+def _check_size(x: jax.Array) -> None:
+    height, width = x.shape[1:3]
+    if height % MULTIPLE or width % MULTIPLE or min(height, width) < SMALLEST:
+        raise UserError(
+            f"network.translator: expected images whose height and width are multiples of {MULTIPLE}, at least "
+            f"{SMALLEST}, got {height}x{width}; change the size or the crop of the data"
+        )
+
+
+def reflect(x: jax.Array, border: int) -> jax.Array:
+    """Returns `x` `[B, H, W, C]` with `border` more pixels on each side, mirrored about the outermost ones."""
+    return jnp.pad(x, [(0, 0), (border, border), (border, border), (0, 0)], mode="reflect")
+
+
+def instance_norm(x: jax.Array) -> jax.Array:
+    """Returns `x` `[B, H, W, C]` with each channel of each image normalised by its own mean and biased variance.
+
+    There is no scale, no shift and nothing stored, so training and evaluation agree. Statistics are float32; the
+    result has the type of `x`.
+    """
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, (1, 2), keepdims=True)
+    variance = jnp.mean(jnp.square(y), (1, 2), keepdims=True)
+    return (y * lax.rsqrt(variance + EPSILON)).astype(x.dtype)
+
+
+def transposed_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the transposed convolution of stride 2, padding 1 and output padding 1.
+
+    Pixel i of a row adds `kernel[k]` times itself to pixel 2i + k - 1 of the result.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[3, 3, C, D]`, PyTorch's (in, out, height, width) with its axes moved and nothing flipped.
+
+    Returns:
+      `[B, 2H, 2W, D]`.
+    """
+    if jax.default_backend() == "cpu":
+        return interleaved_products(x, kernel)
+    return lax.conv_general_dilated(
+        x,
+        kernel[::-1, ::-1],
+        window_strides=(1, 1),
+        padding=[(1, 2)] * 2,
+        lhs_dilation=(2, 2),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def interleaved_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes `transposed_convolve` as one matrix product for all kernel elements, whose results are interleaved.
+
+    An even row of the result meets the middle row of the kernel only, an odd one the outer two; columns likewise. On
+    the CPU this form trains far faster than the convolution of a map with holes, for whose kernel gradient XLA has
+    only a naive loop.
+    """
+    batch, height, width, _ = x.shape
+    parts = _element_products(x, kernel)
+
+    def add_next(two, zero, axis):
+        pads = [(0, 0, 0)] * 4
+        # Padding by a negative number cuts off.
+        pads[axis] = (-1, 1, 0)
+        return two + lax.pad(zero, jnp.zeros((), zero.dtype), pads)
+
+    rows = [parts[1], [add_next(two, zero, 1) for two, zero in zip(parts[2], parts[0], strict=True)]]
+    pixels = [jnp.stack([row[1], add_next(row[2], row[0], 2)], axis=3) for row in rows]
+    return jnp.stack(pixels, axis=2).reshape(batch, 2 * height, 2 * width, kernel.shape[3])
+
+
+def narrow_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the unpadded convolution of a map of many channels to few.
+
+    On the CPU it is one matrix product for all kernel elements, then a sum of shifted results, which trains faster
+    than XLA's convolution where D is as small as an image's 3 channels.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[k, k, C, D]`.
+
+    Returns:
+      `[B, H - k + 1, W - k + 1, D]`, added up in float32.
+    """
+    if jax.default_backend() != "cpu":
+        return convolve(x, kernel).astype(jnp.float32)
+    height, width = (n - size + 1 for n, size in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+    return sum(
+        part[:, down : down + height, right : right + width].astype(jnp.float32)
+        for down, row in enumerate(_element_products(x, kernel))
+        for right, part in enumerate(row)
+    )
+
+
+def _element_products(x: jax.Array, kernel: jax.Array) -> list[list[jax.Array]]:
+    """Returns `x` `[B, H, W, C]` times each element of `kernel` `[k, l, C, D]`: k lists of l maps `[B, H, W, D]`."""
+    rows, columns, channels, features = kernel.shape
+    matrix = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    parts = jnp.split(project(x, matrix), rows * columns, axis=-1)
+    return [parts[row * columns : (row + 1) * columns] for row in range(rows)]
