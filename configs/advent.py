@@ -5,7 +5,7 @@
 
 Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes. The last two hold the
 released code's values: one GPU of 11 GB, published 43.8 (AdvEnt) and 42.3 (MinEnt) mIoU on GTA5 -> Cityscapes,
-and need the ImageNet weights that its authors start from.
+and need the ImageNet weights that its authors start from, as weights/DeepLab_resnet_pretrained_imagenet.pth.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by ",minent"."""
     benchmark, (label, objective) = benchmarks.parse(setting, VARIANTS)
     experiment = benchmarks.get(benchmark, label, ("source", "target"))
+    experiment = dataclasses.replace(experiment, init_from=networks.init_from(benchmark))
     if benchmark == "synthia_cityscapes":
         experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=90_000))
     method = Advent(

@@ -8,6 +8,8 @@ Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_city
 ADVENT's network: 36.6 mIoU on GTA5 -> Cityscapes.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks, networks
 
@@ -26,6 +28,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by ",oracle" or ",both"."""
     benchmark, (label, domains) = benchmarks.parse(setting, VARIANTS)
     experiment = benchmarks.get(benchmark, label, domains)
+    experiment = dataclasses.replace(experiment, init_from=networks.init_from(benchmark))
     method = SourceOnly(
         segmenter=networks.segmenter(benchmark),
         optimizer=networks.optimizer(benchmark),

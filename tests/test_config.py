@@ -55,6 +55,8 @@ def test_published_settings_are_the_specification():
     assert (method.discriminator.width, method.discriminator.optimizer.learning_rate) == (64, 1e-4)
     assert (method.discriminator.optimizer.beta1, method.discriminator.optimizer.beta2) == (0.9, 0.99)
     assert (method.aux_weight, method.target_weight, method.target_aux_weight) == (0.1, 0.001, 0.0002)
+    assert experiment.init_from["segmenter"].path == "weights/DeepLab_resnet_pretrained_imagenet.pth"
+    assert experiment.init_from["segmenter"].fresh == ("head", "aux_head")
     synthia = config.experiment(config.load("advent:synthia_cityscapes"))
     assert synthia.train.steps == synthia.method["schedule"]["horizon"] == 90_000
     assert synthia.data["source"].size == (760, 1280) and synthia.data["target"].label_space == "16"
@@ -62,7 +64,9 @@ def test_published_settings_are_the_specification():
 
 def test_overrides_and_json_round_trip():
     words = ["--config.train.steps=12", "--config.evaluation.final.size=10,20", "--config.data.source.root=x"]
+    words += ["--config.init_from.segmenter.path=a.pth", "--config.init_from.segmenter.fresh=('head','aux_head')"]
     experiment = config.experiment(config.load("advent:streets", words))
+    assert (experiment.init_from["segmenter"].path, experiment.init_from["segmenter"].fresh[1]) == ("a.pth", "aux_head")
     assert (experiment.train.steps, experiment.evaluation.final.size) == (12, (10, 20))
     again = config.experiment(json.loads(config.to_json(experiment)))
     assert to_dict(again) == to_dict(experiment)

@@ -1,4 +1,4 @@
-"""The command line: `uda demo | train | evaluate | predict | report | methods | datasets`.
+"""The command line: `uda demo | train | evaluate | predict | convert | report | methods | datasets`.
 
 A mistake of the user ends with one line on stderr and exit status 2; rooms are imported by the command that
 needs them, so that `uda --help` is quick.
@@ -68,6 +68,21 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--input", type=Path, required=True)
     predict.add_argument("--output", type=Path, required=True)
     predict.add_argument("--batch-size", type=int, default=4)
+
+    convert = command("convert", _convert, "read a PyTorch checkpoint into a folder for init_from, or write one")
+    convert.add_argument("--from", dest="source", type=Path, required=True, help="checkpoint; with --to-torch a folder")
+    convert.add_argument("--to", type=Path, required=True, help="new folder; with --to-torch a .safetensors file")
+    convert.add_argument(
+        "--to-torch", action="store_true", help="write PyTorch's names, from a converted folder or run"
+    )
+    convert.add_argument("--dialect", help="family of the checkpoint, if its names do not tell")
+    convert.add_argument("--branches", type=int, choices=(2, 4), help="convolutions that its classifiers sum")
+    convert.add_argument("--fresh", default="", help="parts to leave out, as in head,aux_head for other classes")
+    convert.add_argument(
+        "--which", choices=("student", "teacher"), default="student", help="network of a file with two"
+    )
+    convert.add_argument("--domain", choices=("source", "target"), help="batch norms of a file with one set per domain")
+    convert.add_argument("--cast", action="store_true", help="turn float16, bfloat16 and float64 into float32")
 
     report = command("report", _report, "write one HTML page and report.json for finished runs")
     report.add_argument("workdirs", nargs="+", type=Path, help="run folders; with --markdown also result files")
@@ -157,6 +172,28 @@ def _predict(options: argparse.Namespace) -> int:
     )
     print(summary)
     return 1 if summary.failed else 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    _prepare_jax()
+    from uda_jax import pretrained, workdirs
+
+    if options.to_torch:
+        if (options.source / "config.json").exists():
+            if options.dialect is None:
+                raise UserError("--dialect: say in which family's names to write a run's network, such as advent")
+            _, state, _ = workdirs.restore(options.source)
+            variables = {"params": state.params["segmenter"], **state.model_state["segmenter"]}
+        else:
+            variables, dialect = pretrained.read(options.source, dialect=options.dialect)
+        count = pretrained.export(variables, options.to, options.dialect or dialect)
+        print(f"{options.to}: {count} tensors")
+        return 0
+    fresh = tuple(part for part in options.fresh.split(",") if part)
+    choices = {name: getattr(options, name) for name in ("dialect", "branches", "which", "domain", "cast")}
+    print(pretrained.convert(options.source, options.to, fresh=fresh, **choices))
+    print(f"{options.to}: written; start a run from it with --config.init_from.segmenter.path={options.to}")
+    return 0
 
 
 def _report(options: argparse.Namespace) -> int:

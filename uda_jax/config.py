@@ -61,6 +61,23 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+class InitFrom:
+    """Where a network's first weights come from, instead of random ones."""
+
+    path: str | None = described(
+        None, "A .pth, .safetensors or other PyTorch checkpoint, or a folder that 'uda convert' wrote; None = random."
+    )
+    fresh: tuple[str, ...] = described(
+        (), "Parts that start at random all the same, such as ('head', 'aux_head') for a file of other classes."
+    )
+    dialect: str | None = described(None, "Family of the checkpoint; None tells it from the names in the file.")
+    which: str = described("student", "Network of a file that holds two.", choices=("student", "teacher"))
+    domain: str | None = described(
+        None, "Batch norms of a file that has them per domain.", choices=("source", "target", None)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class StagePlan:
     """One stage of a recipe; what it leaves out it takes from the experiment."""
 
@@ -82,6 +99,9 @@ class Experiment:
     data: dict[str, Domain] = described(None, "Training domains by name: source, labelled_target, target.")
     train: Train = described(Train(), "The training loop.")
     evaluation: Evaluation = described(Evaluation(), "Scoring.")
+    init_from: dict[str, InitFrom] = described(
+        {"segmenter": InitFrom()}, "Network name -> file of weights that it starts from."
+    )
     stages: dict[str, StagePlan] | None = described(None, "The recipe, in order; left out for a single stage.")
 
     def check(self, path: str) -> None:

@@ -26,7 +26,7 @@ def described(
     """Declares one config field.
 
     Args:
-      default: the field's default; a frozen dataclass instance makes a nested section.
+      default: the field's default; a frozen dataclass instance makes a nested section, a dict is copied.
       text: one sentence saying what the field does, with its unit and source.
       low, high: inclusive bounds of a number, or of every entry of a tuple of numbers.
       choices: the allowed values, if they can be listed.
@@ -35,6 +35,8 @@ def described(
       A `dataclasses.field` that carries the description.
     """
     metadata = {"text": text, "low": low, "high": high, "choices": choices}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 

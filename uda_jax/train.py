@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from uda_jax import config, results, stages, workdirs
+from uda_jax import config, pretrained, results, stages, workdirs
 from uda_jax.config import Experiment
 from uda_jax.data import streams
 from uda_jax.errors import UserError
@@ -79,6 +80,8 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
         context = Context(experiment, sharding.data_mesh(), stop)
         recipe = stages.recipe(experiment, {"train": lambda *job: train_stage(*job, context)}, len(space.names))
         final = _evaluator(recipe[-1].method, "final", context)
+        if not workdir.exists():
+            _check_weights(recipe, experiment)
         if context.first_process:
             workdirs.prepare(workdir, experiment, space)
         said = stages.run_recipe(recipe, workdir, write=context.first_process)
@@ -116,8 +119,8 @@ def train_stage(stage: stages.Stage, workdir: Path, context: Context) -> dict[st
 class Job:
     """One training stage under way.
 
-    Its state comes, in this order, from: fresh initialisation; the networks of earlier stages named in
-    `start_from`; the stage's own last checkpoint, which replaces both.
+    Its state comes, in this order, from: fresh initialisation; the files of weights named in `init_from`; the
+    networks of earlier stages named in `start_from`; the stage's own last checkpoint, which replaces all of them.
     """
 
     def __init__(self, stage: stages.Stage, workdir: Path, context: Context):
@@ -137,6 +140,8 @@ class Job:
             notes = self.checkpoints.notes(self.start)
             self.seconds_before, self.best = notes["seconds"], notes["best_miou"]
         else:
+            say = (lambda text: print(text, file=sys.stderr)) if context.first_process else None
+            self.state = pretrained.start(self.state, context.experiment.init_from, stage, say)
             self.state = _start_from(stage, self.state, workdir)
         self.writer = MetricWriter(self.folder, stage=stage.name, active=context.first_process)
         self.writer.resume_at(self.start)
@@ -231,6 +236,13 @@ def _stream(stage: stages.Stage, seed: int) -> Iterator[dict]:
         process_count=jax.process_count(),
         workers=stage.train.workers,
     )
+
+
+def _check_weights(recipe: list[stages.Stage], experiment: Experiment) -> None:
+    """Raises a UserError if a file of weights does not fit, before anything is written or computed."""
+    if any(init.path for init in experiment.init_from.values()):
+        for stage in recipe:
+            pretrained.start(jax.eval_shape(stage.initialise, jax.random.key(0)), experiment.init_from, stage)
 
 
 def _start_from(stage: stages.Stage, state: Any, workdir: Path) -> Any:

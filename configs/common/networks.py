@@ -1,11 +1,15 @@
 """The segmenter and the optimiser that go with each benchmark, the same for every method."""
 
+from uda_jax.config import InitFrom
 from uda_jax.methods.base import Segmenter
 from uda_jax.training.optimizers import Sgd
 from uda_jax.training.schedules import Schedule
 
 # Published runs: ResNet-101 in Caffe's normalisation, both heads, four branches (ADVENT's code).
 REFERENCE = Segmenter(name="deeplab_v2_resnet101", input_norm="caffe_bgr", multi_level=True, aspp_branches=4)
+
+# The file that ADVENT and IntraDA start from; its head has other classes.
+REFERENCE_WEIGHTS = InitFrom(path="weights/DeepLab_resnet_pretrained_imagenet.pth", fresh=("head", "aux_head"))
 
 # Trains from scratch in minutes on two cores. Width, stride and rate were chosen for the oracle on camera dev: in the
 # same minute, width 12 for 1500 steps reached 35.1 mIoU, width 16 for 1200 steps 32.5; width 16 at stride 4 had 25.1
@@ -34,6 +38,11 @@ def segmenter(setting: str) -> Segmenter:
     if published(setting):
         return REFERENCE
     return {"smoke": TINY, "folder": MEDIUM}.get(setting, SMALL)
+
+
+def init_from(setting: str) -> dict[str, InitFrom]:
+    """Returns the weights that a benchmark starts from; without published ones, whatever the command line names."""
+    return {"segmenter": REFERENCE_WEIGHTS if published(setting) else InitFrom()}
 
 
 def optimizer(setting: str) -> Sgd:

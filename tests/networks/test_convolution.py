@@ -9,7 +9,14 @@ import pytest
 from jax import lax
 
 from uda_jax.networks import convolution
-from uda_jax.networks.convolution import Conv, convolve, project_then_shift, sum_of_dilated_convs
+from uda_jax.networks.convolution import (
+    Conv,
+    convolve,
+    dilated_conv,
+    plain_conv,
+    project_then_shift,
+    sum_of_dilated_convs,
+)
 
 
 def random(key, *shape):
@@ -63,6 +70,29 @@ def test_product_form_of_1x1(stride):
         return convolve(x, kernel, stride)
 
     assert_same_gradients(ours, plain, random(0, 2, 9, 12, 3), random(1, 1, 1, 3, 5))
+
+
+@pytest.mark.parametrize("size", [(9, 13), (3, 2), (1, 1)])
+@pytest.mark.parametrize("dilation", [1, 4, 5])
+def test_own_gradient_of_dilated_convolution(size, dilation):
+    """Also where the dilation reaches past the map, so that most kernel elements have no gradient."""
+    x, kernel = random(0, 2, *size, 4), random(1, 3, 3, 4, 6)
+
+    def plain(x, kernel):
+        return plain_conv(x, kernel, 1, dilation, dilation)
+
+    assert_same_gradients(lambda x, kernel: dilated_conv(x, kernel, dilation), plain, x, kernel)
+
+
+def test_own_gradient_is_chosen_by_dilation_and_platform(monkeypatch):
+    x, kernel = random(0, 1, 9, 9, 4), random(1, 3, 3, 4, 4)
+
+    def is_own(dilation):
+        return "custom_vjp" in str(jax.make_jaxpr(lambda x: convolve(x, kernel, 1, dilation, dilation))(x))
+
+    assert [is_own(1), is_own(2), is_own(4)] == [False, False, True]
+    monkeypatch.setattr(convolution.jax, "default_backend", lambda: "gpu")
+    assert not is_own(4)
 
 
 @pytest.mark.parametrize("size", [(9, 13), (30, 26), (1, 1)])

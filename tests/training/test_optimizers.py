@@ -140,8 +140,22 @@ def test_first_match_wins_and_nothing_is_unmatched():
     with pytest.raises(UserError, match="'strange/table'"):
         optimizers.build(Sgd(), SCHEDULE, {"strange": {"table": 0.0}})
     # Another network has no known multiplicity.
-    with pytest.raises(UserError, match="'fc6/kernel'"):
-        optimizers.build(Sgd(update_multiplicity="reference"), SCHEDULE, {"fc6": {"kernel": 0.0}})
+    with pytest.raises(UserError, match="'encoder/fc6/kernel'"):
+        optimizers.build(Sgd(update_multiplicity="reference"), SCHEDULE, {"encoder": {"fc6": {"kernel": 0.0}}})
+
+
+def test_new_branches_train_as_heads():
+    """CorDA's own batch norms train, those of its encoder do not; DADA's depth branch takes the heads' rate."""
+    for name, branches in [
+        ("corda_resnet14", {"correlation", "depth_features", "segmentation_features", "depth_head", "aux_depth_head"}),
+        ("dada_resnet14", {"depth_branch"}),
+    ]:
+        network = networks.build(name, 5, width=2)
+        params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+        groups = by_path(optimizers.assign_groups({"segmenter": params}, Sgd(update_multiplicity="reference").rules()))
+        parts = {group: {path.split("/")[1] for path, g in groups.items() if g == group} for group in groups.values()}
+        assert parts["head"] > branches and "encoder" not in parts["head"]
+        assert parts["frozen"] == parts["stem"] == parts["convolutions"] == parts["shortcuts"] == {"encoder"}
 
 
 def test_frozen_parameters_never_change_and_hold_no_state():

@@ -179,7 +179,8 @@ def test_other_types_are_not_cast_silently(small, dtype):
     name = "layer2.0.bn1.weight"
     wrong = {**state_dict, name: state_dict[name].astype(jnp.dtype(dtype))}
     assert error(wrong) == (
-        f"advent weights: '{name}' is {dtype}, expected float32; convert the tensors first (weights.cast)"
+        f"advent weights: '{name}' is {dtype}, expected float32; convert the tensors first (weights.cast, uda convert "
+        "--cast)"
     )
     variables["params"]["encoder"]["bn1"]["scale"] = np.ones(2, jnp.dtype(dtype))
     told = f"'params/encoder/bn1/scale' is {dtype}, expected float32; convert the variables first"
@@ -215,7 +216,7 @@ def test_batch_norm_of_two_domains(small):
     wrong = renamed(state_dict, "backbone.bn1.weight", "backbone.bn1.norm_layers.0.weight")
     assert error(wrong, "plca") == (
         "plca weights: 'backbone.bn1.norm_layers.0.weight' is a batch norm of one domain (0 source, 1 target); choose "
-        "one with weights.select_domain"
+        "one with weights.select_domain or 'uda convert --domain'"
     )
 
 

@@ -69,8 +69,11 @@ class Segmenter:
     multi_level: bool | None = described(None, "Second head on the stage before the last.")
     aspp_branches: int | None = described(None, "Dilated branches that are summed in a head.", choices=(2, 4, None))
     bn_mode: str | None = described(None, "Batch norm while training.", choices=("batch", "frozen", None))
-    head_init: str | None = described(None, "Initialisation of the heads.")
-    encoder_init: str | None = described(None, "Initialisation of the encoder.")
+    head_init: str | None = described(None, "Initialisation of the heads: normal, he or uniform.")
+    encoder_init: str | None = described(None, "Initialisation of the encoder: normal, he or uniform.")
+    encoder_style: str | None = described(
+        None, "Structure of the ResNet: that of the papers' weights (caffe) or torchvision's."
+    )
     aspp_bias: bool | None = described(None, "Whether the heads' convolutions have a bias.")
     width: int | None = described(None, "Channels of the stem.", low=1)
     output_stride: int | None = described(None, "Image pixels per pixel of the maps.", choices=(4, 8, None))
@@ -78,14 +81,21 @@ class Segmenter:
 
     def build(self, num_classes: int, precision: str) -> nn.Module:
         """Returns the Flax module."""
-        fields = dataclasses.asdict(self).items()
-        options = {name: value for name, value in fields if name not in ("name", "input_norm") and value is not None}
-        return networks.build(self.name, num_classes, dtype=compute_dtype(precision), **options)
+        return networks.build(self.name, num_classes, dtype=compute_dtype(precision), **self._given())
+
+    @property
+    def options(self) -> Any:
+        """The network's options, with its own defaults where this section leaves them."""
+        return networks.resolve(self.name, **self._given())
 
     @property
     def frozen(self) -> tuple[str, ...]:
         """Patterns of parameters that no optimiser may touch: the branches that two-branch heads leave unused."""
-        return (r"head/branch_[23]/",) if self.aspp_branches == 2 else ()
+        return (r"head/branch_[23]/",) if getattr(self.options, "aspp_branches", None) == 2 else ()
+
+    def _given(self) -> dict[str, Any]:
+        fields = dataclasses.asdict(self).items()
+        return {name: value for name, value in fields if name not in ("name", "input_norm") and value is not None}
 
 
 def initial_state(

@@ -88,12 +88,18 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     Raises:
       UserError: an unknown name or option (with the closest known one), or a value that is not allowed.
     """
-    if name not in _NETWORKS:
-        raise UserError(f"network '{name}' is unknown{sections.closest(name, _NETWORKS)}")
+    section = resolve(name, **options)
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"network '{name}': expected num_classes as an integer >= 1, got {num_classes!r}")
+    return _NETWORKS[name].make(num_classes, section)
+
+
+def resolve(name: str, **options: Any) -> Any:
+    """Returns all options of a network, those left out at its defaults, as its dataclass; raises as `build` does."""
+    if name not in _NETWORKS:
+        raise UserError(f"network '{name}' is unknown{sections.closest(name, _NETWORKS)}")
     entry = _NETWORKS[name]
-    return entry.make(num_classes, sections.build(entry.options, {**entry.defaults, **options}, f"network.{name}"))
+    return sections.build(entry.options, {**entry.defaults, **options}, f"network.{name}")
 
 
 def names() -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -127,6 +128,32 @@ class Checkpoints:
         except (KeyError, ValueError, FileNotFoundError):
             # The order of elements does not depend on either count, so the number of batches taken says it all.
             grain.experimental.set_next_index(iterator, step)
+
+
+def write_arrays(folder: Path, arrays: dict[str, Any]) -> None:
+    """Writes nested dicts of arrays, such as the weights of one network, as a checkpoint without a run.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    with _disk_errors(folder), ocp.StandardCheckpointer() as writer:
+        writer.save(Path(folder).resolve(), arrays)
+
+
+def read_arrays(folder: Path) -> dict[str, Any]:
+    """Reads what `write_arrays` wrote, as NumPy arrays.
+
+    Raises:
+      UserError: the folder cannot be read.
+    """
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            shapes = reader.metadata(Path(folder).resolve()).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+            return reader.restore(Path(folder).resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{folder}: cannot be read ({reason}); convert the file again") from error
 
 
 class _disk_errors:

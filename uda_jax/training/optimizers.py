@@ -21,8 +21,9 @@ from uda_jax.training.schedules import Schedule
 
 FROZEN = "frozen"
 
-_HEAD = r"head/"
-_NORM_AFFINE = r"(^|/)(bn\w*|\w*norm\w*|downsample_1)/(scale|bias)$"
+# Heads are whatever lies outside the encoder; a network may add branches and batch norms of its own there.
+_HEAD = r"^(?!(.*/)?encoder/)(.*/)?(kernel|bias|scale)$"
+_NORM_AFFINE = r"(^|/)encoder/(\w+/)*(bn\w*|downsample_1)/(scale|bias)$"
 _KERNEL_OR_AFFINE = r"(^|/)(kernel|bias|scale)$"
 
 
@@ -47,7 +48,9 @@ class Sgd:
     """Section: SGD in PyTorch's form, d = g + weight_decay p; buf = momentum buf + d; p = p - rate buf."""
 
     learning_rate: float = described(2.5e-4, "rate of the backbone at update 0", low=0.0)
-    head_multiplier: float = described(10.0, "multiple of the rate in the classifier heads", low=0.0)
+    head_multiplier: float = described(
+        10.0, "multiple of the rate outside the encoder: in classifiers and other new branches", low=0.0
+    )
     momentum: float = described(0.9, "share of the buffer that is kept per update", low=0.0, high=1.0)
     weight_decay: float = described(5e-4, "L2 penalty, added to the gradient of everything that trains", low=0.0)
     nesterov: bool = described(False, "Nesterov momentum; two papers name it, their code does not use it")
@@ -59,7 +62,7 @@ class Sgd:
         choices=("off", "reference"),
     )
     train_norm_affine: bool = described(
-        False, "whether scale and shift of batch norm train; the references freeze them"
+        False, "whether scale and shift of the encoder's batch norm train; the references freeze them"
     )
 
     def rules(self) -> tuple[Rule, ...]:

@@ -30,7 +30,9 @@ __all__ = [
     "dialects",
     "facts",
     "fit",
+    "flatten",
     "from_torch",
+    "nest",
     "select_domain",
     "to_torch",
     "unwrap",
@@ -58,7 +60,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], dialect: str) -> dict[str, 
     if domain_specific:
         raise UserError(
             f"{where}: '{domain_specific}' is a batch norm of one domain (0 source, 1 target); choose one with "
-            "weights.select_domain"
+            "weights.select_domain or 'uda convert --domain'"
         )
     tensors = rules.match(forms, state_dict, rules.TORCH, where)
     arrays = {name: np.asarray(array) for name, array in state_dict.items()}

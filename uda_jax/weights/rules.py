@@ -198,7 +198,8 @@ def check(tensors: Sequence[Tensor], arrays: Mapping[str, np.ndarray], side: int
         array = arrays[name]
         dtype = np.dtype(np.int64 if tensor.counter else np.float32)
         if array.dtype != dtype:
-            remedy = "convert the tensors first (weights.cast)" if side == TORCH else "convert the variables first"
+            what = "tensors first (weights.cast, uda convert --cast)" if side == TORCH else "variables first"
+            remedy = f"convert the {what}"
             raise UserError(f"{where}: '{name}' is {array.dtype}, expected {dtype}; {remedy}")
         expected = tensor.layout.on(side, [sizes.get(axis, axis) for axis in tensor.shape])
         if array.shape != expected:
