@@ -115,6 +115,8 @@ def convert(
         "network": network,
         "input_norm": weights.facts(found.dialect).input_norm,
         "left_out": sorted(fresh),
+        "missing": list(report.missing),
+        "unused": list(report.unused),
         "shapes": {path: list(array.shape) for path, array in weights.flatten(kept)},
     }
     temporary = folder.with_name(f".{folder.name}.part")

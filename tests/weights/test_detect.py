@@ -221,7 +221,7 @@ def test_init_files_are_told_apart():
 
 def test_unknown_family():
     assert error(weights.detect, names(), where="w.pth") == (
-        "w.pth: a ResNet without head may be Caffe's or torchvision's; name the dialect"
+        "w.pth: a ResNet without head may be caffe_resnet101 or torchvision's; name the dialect"
     )
     assert error(weights.detect, names("fc.weight", blocks=36), where="w.pth") == (
         "w.pth: a torchvision ResNet with 36 bottlenecks in layer3; expected 6 (ResNet-50) or 23 (ResNet-101)"

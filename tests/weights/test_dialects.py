@@ -152,6 +152,14 @@ CASES = {
         channels=16,
     ),
     "torchvision_resnet101": Case("torchvision_resnet101", torchvision_resnet(23), 626, RESNET101, 19, fresh=("head",)),
+    "caffe_resnet101": Case(
+        "caffe_resnet101",
+        {name: shape for name, shape in torchvision_resnet(23).items() if not name.startswith("fc.")},
+        624,
+        RESNET101,
+        19,
+        fresh=("head",),
+    ),
     "torchvision_resnet50": Case(
         "torchvision_resnet50", torchvision_resnet(6), 320, "deeplab_v2_resnet50", 19, fresh=("head",)
     ),
@@ -203,6 +211,10 @@ def test_round_trip(case, state_dict):
 
 
 def test_dialect_is_detected(case):
+    if case.dialect == "caffe_resnet101":
+        with pytest.raises(UserError, match="name the dialect"):  # torchvision's encoder has the same names.
+            weights.detect(case.shapes)
+        return
     # AdaptSegNet's two levels and ADVENT's have the same names: the branches tell them apart.
     two_level = "layer6.conv2d_list.0.weight" in case.shapes and case.dialect != "dada"
     branches = weights.facts(case.dialect).aspp_branches if two_level else None

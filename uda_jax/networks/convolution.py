@@ -12,7 +12,7 @@ from jax import lax
 Initializer = Callable[..., jax.Array]
 
 FLOAT32 = jnp.dtype(jnp.float32)
-# From here on our kernel gradient is quicker on the CPU than XLA's: `python -m benchmarks.networks --dilated`.
+# From here on our kernel gradient is quicker on the CPU than that of XLA: `python -m benchmarks.dilated`.
 WIDE_DILATION = 4
 COMPUTE_DTYPES = (FLOAT32, jnp.dtype(jnp.bfloat16))
 

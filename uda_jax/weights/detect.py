@@ -78,7 +78,7 @@ def detect(state_dict: Mapping[str, np.ndarray], branches: int | None = None, wh
         dialect = _torchvision_resnet(state_dict, where)
     if dialect is None:
         if "layer1.0.conv3.weight" in state_dict:
-            raise UserError(f"{where}: a ResNet without head may be Caffe's or torchvision's; name the dialect")
+            raise UserError(f"{where}: a ResNet without head may be caffe_resnet101 or torchvision's; name the dialect")
         first = ", ".join(f"'{name}'" for name in list(state_dict)[:3])
         raise UserError(f"{where}: keys fit no known family (first: {first}); known: {', '.join(DIALECTS)}")
     published = DIALECTS[dialect].facts.aspp_branches

@@ -194,7 +194,7 @@ def _generator() -> Form:
     return [Group(head), Group(block), Group(tail)]
 
 
-def _deeplab_facts(branches: int, *files: str, network: str = "deeplab_v2_resnet101") -> Facts:
+def _deeplab_facts(branches: int | None, *files: str, network: str = "deeplab_v2_resnet101") -> Facts:
     return Facts(network, branches, None if "vgg" in network else "caffe", "caffe_bgr", files)
 
 
@@ -217,6 +217,8 @@ DIALECTS = {
         _deeplab_facts(4, "gta2cityscapes_advent.pth", "gta2cityscapes_minent_ER.pth"),
     ),
     "advent_discriminator": Dialect((_discriminator(("0", "2", "4", "6", "8")),), Facts("pixel_discriminator")),
+    # ImageNet's encoder in the form of the papers, with or without its classifier. It has torchvision's names.
+    "caffe_resnet101": Dialect((_torchvision_resnet(),), _deeplab_facts(None, "resnet101-imagenet.pth")),
     "corda": Dialect((_CORDA_GTA, _CORDA_SYNTHIA), _deeplab_facts(2, network="corda_resnet101")),
     "cyclegan_discriminator": Dialect(
         (_discriminator(("model.0", "model.2", "model.5", "model.8", "model.11")),),

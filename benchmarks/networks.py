@@ -1,0 +1,570 @@
+"""Time and memory of the networks on this CPU, beside PyTorch modules of the same shape.
+
+    python -m benchmarks.networks --markdown
+    python -m benchmarks.networks --networks deeplab_v2_resnet101,dtn --repeats 11 --output networks.json
+
+Each row has two worker processes, one per library, with the same weights (where a published dialect can carry them)
+and the same input; their outputs are compared before anything is timed. Both are warm, and they run one repeat each in
+turns, first one library first, then the other, so that whatever else the machine does meets both. Forward is in
+evaluation mode; forward+backward is in training mode (batch statistics, dropout) and ends with the gradient of the
+parameters of the sum over outputs of their mean square.
+
+Fair to both: both keep freed memory (`uda_jax.training.allocator`), use all cores and float32. PyTorch runs eagerly,
+in its default layout, with ReLUs in place and without gradient records in the forward row.
+
+A second table, of JAX alone, shows what bfloat16 and recomputed activations (remat) do to memory and time.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import math
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FORWARD, BACKWARD = PHASES = ("forward", "forward+backward")
+TOLERANCE = 1e-3
+RESIDUAL_SCALE = 0.2
+PAUSE = 0.1
+# A repeat of a small network is the mean of as many runs as take this long, in milliseconds.
+SHORTEST = 50.0
+MIB = 2**20
+WITHOUT_TORCH = "benchmarks.networks: PyTorch is not installed; run: pip install 'uda_jax[bench]'"
+
+
+class Case(NamedTuple):
+    """One row.
+
+    Attributes:
+      network: name in `uda_jax.networks`.
+      height, width, batch, channels: of the input, which is random.
+      dialect: of the weights that both sides get, or None if there is none: then only shapes and numbers of
+        parameters are compared.
+      shape: options of the network that both sides know.
+      options: those of JAX alone, such as the start of the weights.
+    """
+
+    network: str
+    height: int
+    width: int
+    batch: int = 1
+    channels: int = 3
+    dialect: str | None = None
+    shape: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {}
+    classes: int = 19
+
+
+# From small weights, the maps of VGG would vanish on their way, and differences with them.
+HE = {"encoder_init": "he"}
+MULTI_LEVEL = {"multi_level": True, "aspp_branches": 4}
+CASES = (
+    Case("deeplab_v2_resnet101", 256, 256, dialect="advent", shape=MULTI_LEVEL, options=HE),
+    Case("deeplab_v2_resnet101", 256, 512, dialect="advent", shape=MULTI_LEVEL, options=HE),
+    Case("deeplab_v2_resnet50", 256, 256, dialect="dacs", options=HE),
+    Case("deeplab_v2_vgg16", 128, 256, dialect="vgg16", options=HE),
+    Case("dada_resnet101", 256, 256, dialect="dada", options=HE),
+    Case("corda_resnet101", 256, 256, dialect="corda", options={**HE, "initial_head": "aspp"}),
+    Case("pixel_discriminator", 256, 512, channels=19, dialect="advent_discriminator"),
+    Case("patch_discriminator", 256, 256, dialect="cyclegan_discriminator"),
+    Case("translator", 128, 256, dialect="cyclegan_generator"),
+    Case("lenet", 28, 28, batch=64, channels=1, classes=10),
+    Case("dtn", 32, 32, batch=64, classes=10),
+    # The network of the configs for streets.
+    Case("deeplab_v2_resnet14", 96, 192, batch=4, dialect="dacs", shape={"width": 12}),
+)
+SWITCHES = {
+    "float32": {},
+    "remat": {"remat": True},
+    "bfloat16": {"dtype": "bfloat16"},
+    "bfloat16, remat": {"dtype": "bfloat16", "remat": True},
+}
+
+
+class Spread(NamedTuple):
+    """A middle figure and the range around it."""
+
+    middle: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Returns median, minimum and maximum."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def ratio(times: Sequence[float], reference: Sequence[float]) -> Spread:
+    """Returns the ratio of the medians, and the lowest and highest ratio within one turn."""
+    pairs = [time / other for time, other in zip(times, reference, strict=True)]
+    return Spread(statistics.median(times) / statistics.median(reference), min(pairs), max(pairs))
+
+
+def verdict(memory: float, duration: float) -> str:
+    """Returns what a switch is good for, from its ratios of memory and time to those without it."""
+    # Less than a twentieth is within what a time varies by.
+    gains = [word for word, value in (("memory", memory), ("time", duration)) if value < 0.95]
+    return f"saves {' and '.join(gains)}" if gains else "does not pay on this CPU"
+
+
+class Side:
+    """What both libraries' workers share. A subclass sets `calls`: phase to a function that runs it once and waits."""
+
+    calls: dict[str, Callable[[], Any]]
+    runs: int = 1
+
+    def settle(self, phase: str) -> None:
+        """Gives memory that is free back to the kernel, forgets the peak so far and runs a phase until it is warm."""
+        gc.collect()
+        # What building and compiling took is no memory of the phase.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        self.calls[phase]()
+        self.runs = 1
+        self.runs = math.ceil(SHORTEST / self.timed(phase))
+
+    def timed(self, phase: str) -> float:
+        """Returns the milliseconds of a run, the mean of a repeat."""
+        start = time.perf_counter()
+        for _ in range(self.runs):
+            self.calls[phase]()
+        return 1000 * (time.perf_counter() - start) / self.runs
+
+    def peak(self) -> float:
+        """Returns the peak resident MiB since `settle`: weights, interpreter and libraries included."""
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
+class JaxSide(Side):
+    """The network of the library; its input and functions are compiled ahead."""
+
+    def __init__(self, case: Case):
+        import jax
+        import jax.numpy as jnp
+
+        from uda_jax import networks
+
+        options = {**case.shape, **case.options}
+        if "dtype" in options:
+            options["dtype"] = jnp.dtype(options["dtype"])
+        network = networks.build(case.network, case.classes, **options)
+        # The discriminators and the translator are the same in training, and give one map.
+        modes = "train" in inspect.signature(network.__call__).parameters
+        images, key = jnp.asarray(_images(case)), jax.random.key(0)
+
+        def apply(variables, images, train):
+            rest = {"train": True, "mutable": ["batch_stats"], "rngs": {"dropout": key}} if modes and train else {}
+            found = network.apply(variables, images, **rest)
+            outputs, updated = found if rest else (found, {})
+            return (outputs if modes else {"map": outputs}), updated
+
+        def objective(params, batch_stats, images):
+            outputs, updated = apply({"params": params, **batch_stats}, images, True)
+            return sum(jnp.square(output).mean() for output in outputs.values()), updated
+
+        self.case = case
+        self.variables = jax.jit(network.init)(key, images)
+        self._settle_weights(apply, images)
+        params = self.variables["params"]
+        rest = {name: value for name, value in self.variables.items() if name != "params"}
+        forward = jax.jit(lambda variables, images: apply(variables, images, False)[0]).lower(self.variables, images)
+        # Counted before XLA rewrites the program, so that the figure is the same on every machine.
+        self.flops = forward.cost_analysis()["flops"]
+        forward = forward.compile()
+        backward = jax.jit(jax.grad(objective, has_aux=True)).lower(params, rest, images).compile()
+        self.compiled = {FORWARD: forward, BACKWARD: backward}
+        self.calls = {
+            FORWARD: lambda: jax.block_until_ready(forward(self.variables, images)),
+            BACKWARD: lambda: jax.block_until_ready(backward(params, rest, images)),
+        }
+
+    def _settle_weights(self, apply: Callable, images: Any) -> None:
+        """Makes the start as tame as trained weights are: the comparison with PyTorch is to show faults, not rounding.
+
+        Blocks of a ResNet come near the identity, since a hundred layers of random weights multiply a rounding error
+        by thousands. This input's batch statistics become the running ones, so that maps neither vanish nor explode.
+        """
+        if "batch_stats" not in self.variables:
+            return
+        import jax
+
+        from uda_jax.networks.batch_norm import MOMENTUM
+
+        def calm(path, leaf):
+            return RESIDUAL_SCALE * leaf if jax.tree_util.keystr(path).endswith("['bn3']['scale']") else leaf
+
+        params = jax.tree_util.tree_map_with_path(calm, self.variables["params"])
+        empty = jax.tree.map(lambda leaf: 0 * leaf, self.variables["batch_stats"])
+        training = jax.jit(lambda variables, images: apply(variables, images, True)[1])
+        updated = training({"params": params, "batch_stats": empty}, images)
+        self.variables = {"params": params, **jax.tree.map(lambda leaf: leaf / MOMENTUM, updated)}
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what the compiler tells: parameters, operations of a forward pass, bytes of temporaries."""
+        import jax
+
+        return {
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"])),
+            "forward_gflop": self.flops / 1e9,
+            "temporary_mib": {
+                phase: compiled.memory_analysis().temp_size_in_bytes / MIB for phase, compiled in self.compiled.items()
+            },
+        }
+
+    def weights(self) -> dict[str, np.ndarray] | None:
+        """Returns the PyTorch state dict of the variables, or None without a dialect."""
+        from uda_jax import weights
+
+        return weights.to_torch(self.variables, self.case.dialect) if self.case.dialect else None
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        """Returns what the forward phase gives, `[B, h, w, C]`."""
+        return {name: np.asarray(output) for name, output in self.calls[FORWARD]().items()}
+
+
+class TorchSide(Side):
+    """The module of the same shape."""
+
+    def __init__(self, case: Case):
+        import torch
+
+        from benchmarks import torch_networks
+
+        torch.set_num_threads(_cores())
+        torch.manual_seed(0)
+        self.module = torch_networks.build(case.network, case.classes, case.channels, **case.shape)
+        images = torch.from_numpy(_images(case).transpose(0, 3, 1, 2).copy())
+
+        def forward():
+            with torch.no_grad():
+                return self.module(images)
+
+        def backward():
+            self.module.zero_grad(set_to_none=True)
+            sum(output.square().mean() for output in self.module(images).values()).backward()
+
+        self.calls = {FORWARD: forward, BACKWARD: backward}
+
+    def settle(self, phase: str) -> None:
+        """As for both, in the phase's mode."""
+        self.module.train(phase == BACKWARD)
+        super().settle(phase)
+
+    def parameters(self) -> int:
+        """Returns the number of parameters."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def load(self, state_dict: Mapping[str, np.ndarray]) -> None:
+        """Takes all weights from a state dict; PyTorch raises unless every name and shape agrees."""
+        import torch
+
+        self.module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state_dict.items()})
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        """Returns what the forward phase gives, `[B, h, w, C]`."""
+        self.module.eval()
+        return {name: output.permute(0, 2, 3, 1).numpy() for name, output in self.calls[FORWARD]().items()}
+
+
+def _images(case: Case) -> np.ndarray:
+    shape = (case.batch, case.height, case.width, case.channels)
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _serve(connection: Connection, side: type[Side], case: Case) -> None:
+    """Runs in a worker: answers (method, arguments) until None comes."""
+    from uda_jax.training import allocator
+
+    # Before the library starts its threads.
+    if not allocator.keep_freed_memory():
+        sys.exit("benchmarks.networks: memory is measured on Linux with glibc only; run it there")
+    worker = side(case)
+    connection.send(None)
+    while request := connection.recv():
+        method, arguments = request
+        connection.send(getattr(worker, method)(*arguments))
+
+
+class Worker:
+    """The parent's end of a worker process."""
+
+    def __init__(self, process: multiprocessing.Process, connection: Connection):
+        self.pid = process.pid
+        self._connection = connection
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Returns what a method of the worker's side returns."""
+        self._connection.send((method, arguments))
+        return self.answer()
+
+    def answer(self) -> Any:
+        """Returns the next answer; the first one tells that the side is built."""
+        try:
+            return self._connection.recv()
+        except EOFError:
+            sys.exit(f"benchmarks.networks: worker {self.pid} ended early; its own message is above")
+
+
+@contextlib.contextmanager
+def _workers(case: Case, *sides: type[Side]) -> Iterator[list[Worker]]:
+    """Starts a worker per side, one after the other, and ends them."""
+    context = multiprocessing.get_context("spawn")
+    processes, ends, workers = [], [], []
+    try:
+        for side in sides:
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there, side, case), daemon=True)
+            process.start()
+            there.close()
+            processes.append(process)
+            ends.append(here)
+            workers.append(Worker(process, here))
+            workers[-1].answer()
+        yield workers
+        for end in ends:
+            end.send(None)
+    finally:
+        for process, end in zip(processes, ends, strict=True):
+            end.close()
+            process.join(10)
+            process.kill()
+
+
+class ForeignLoad:
+    """Cores that others kept busy, on average, since this was made."""
+
+    def __init__(self, pids: Sequence[int]):
+        self._pids = pids
+        self._start = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        # user, nice, system, (idle, iowait,) irq, softirq, steal
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        # The name of a process may hold blanks; what follows its bracket starts with field 3, and 14 and 15 are times.
+        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self._pids]
+        own = sum(int(words[11]) + int(words[12]) for words in stats)
+        hertz = os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), (sum(ticks[:3]) + sum(ticks[5:])) / hertz, own / hertz
+
+    def cores(self) -> float:
+        """Returns the average; clocks tick coarsely, so it is not below 0 only because that is cut off."""
+        wall, busy, own = (now - start for now, start in zip(self._now(), self._start, strict=True))
+        return max(0.0, (busy - own) / wall)
+
+
+def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], *, values: bool) -> float | None:
+    """Returns the largest difference of two sides' outputs, relative to each output's largest absolute value.
+
+    Args:
+      found, expected: output name to `[B, h, w, C]`.
+      values: whether values count; else only names and shapes do, and the result is None.
+
+    Raises:
+      ValueError: names or shapes that differ, or values by more than `TOLERANCE`.
+    """
+    shapes = [{name: output.shape for name, output in side.items()} for side in (found, expected)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"outputs differ in shape: JAX {shapes[0]}, PyTorch {shapes[1]}")
+    if not values:
+        return None
+    errors = {name: float(np.abs(found[name] - x).max() / np.abs(x).max()) for name, x in expected.items()}
+    for name, error in errors.items():
+        # So written that NaN fails too.
+        if not error <= TOLERANCE:
+            raise ValueError(f"output '{name}' differs by {error:.1e} of its largest value (limit {TOLERANCE:g})")
+    return max(errors.values())
+
+
+def measure(case: Case, repeats: int) -> dict[str, Any]:
+    """Returns the row of a case: facts, and per phase the times, their ratio and the peaks of both libraries."""
+    with _workers(case, JaxSide, TorchSide) as (jax_worker, torch_worker):
+        facts = jax_worker.ask("facts")
+        temporary = facts.pop("temporary_mib")
+        if (parameters := torch_worker.ask("parameters")) != facts["parameters"]:
+            raise ValueError(f"{label(case)}: {facts['parameters']} parameters in JAX, {parameters} in PyTorch")
+        if case.dialect:
+            torch_worker.ask("load", jax_worker.ask("weights"))
+        error = compare(jax_worker.ask("outputs"), torch_worker.ask("outputs"), values=case.dialect is not None)
+        row = {"label": label(case), **case._asdict(), **facts, "output_error": error}
+        sides = {"jax": jax_worker, "torch": torch_worker}
+        for phase in PHASES:
+            times, foreign = _turns(sides, phase, repeats)
+            row[phase] = {
+                **{f"{name}_ms": spread(found)._asdict() for name, found in times.items()},
+                "ratio": ratio(times["jax"], times["torch"])._asdict(),
+                **{f"{name}_peak_mib": worker.ask("peak") for name, worker in sides.items()},
+                "jax_temporary_mib": temporary[phase],
+                "foreign_cores": foreign,
+                "times_ms": times,
+            }
+    return row
+
+
+def _turns(sides: Mapping[str, Worker], phase: str, repeats: int) -> tuple[dict[str, list[float]], float]:
+    """Runs a phase on each side in turns; returns the milliseconds and the foreign load meanwhile, in cores."""
+    for worker in sides.values():
+        worker.ask("settle", phase)
+    times = {name: [] for name in sides}
+    load = ForeignLoad([os.getpid(), *(worker.pid for worker in sides.values())])
+    for turn in range(repeats):
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
+            # Threads of the side before that spin for more work come to rest.
+            time.sleep(PAUSE)
+            times[name].append(sides[name].ask("timed", phase))
+    return times, load.cores()
+
+
+def measure_switches(case: Case, repeats: int) -> list[dict[str, Any]]:
+    """Returns one row per switch of memory or precision: forward+backward of JAX, beside that without a switch."""
+    rows = []
+    for name, switch in SWITCHES.items():
+        with _workers(case._replace(options={**case.options, **switch}), JaxSide) as (worker,):
+            temporary = worker.ask("facts")["temporary_mib"][BACKWARD]
+            times, foreign = _turns({"jax": worker}, BACKWARD, repeats)
+            row = {
+                "label": f"{label(case)}, {name}",
+                "temporary_mib": temporary,
+                "peak_mib": worker.ask("peak"),
+                "jax_ms": spread(times["jax"])._asdict(),
+                "foreign_cores": foreign,
+            }
+        first = rows[0] if rows else row
+        row["memory_ratio"] = temporary / first["temporary_mib"]
+        row["time_ratio"] = row["jax_ms"]["middle"] / first["jax_ms"]["middle"]
+        rows.append(row)
+    return rows
+
+
+def label(case: Case) -> str:
+    """Returns a row's name, such as "dtn 64x32x32x3" (batch, height, width, channels)."""
+    details = ", ".join(f"{name}={value}" for name, value in case.shape.items())
+    size = f"{case.batch}x{case.height}x{case.width}x{case.channels}"
+    return f"{case.network} {size}{f' ({details})' if details else ''}"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the comparison as a Markdown table, two lines per row: forward and forward+backward."""
+    lines = [
+        "| network, input | parameters, M | GFLOP | phase | JAX, ms | PyTorch, ms | JAX / PyTorch | JAX peak, MiB "
+        "| PyTorch peak, MiB | XLA temporaries, MiB | foreign load, cores |",
+        "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        facts = f"{row['label']} | {row['parameters'] / 1e6:.2f} | {row['forward_gflop']:.2f}"
+        for phase in PHASES:
+            found = row[phase]
+            times = " | ".join(_range(found[f"{name}_ms"], _digits(found)) for name in ("jax", "torch"))
+            memory = " | ".join(f"{found[name]:.0f}" for name in ("jax_peak_mib", "torch_peak_mib"))
+            lines.append(
+                f"| {facts} | {phase} | {times} | {_range(found['ratio'], 2)} | {memory} "
+                f"| {found['jax_temporary_mib']:.0f} | {found['foreign_cores']:.2f} |"
+            )
+            facts = " | |"
+    return "\n".join(lines)
+
+
+def switch_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of the switches as Markdown."""
+    lines = [
+        "| network, input, switch | XLA temporaries, MiB | ratio | JAX, ms | ratio | peak, MiB | foreign load, cores "
+        "| verdict |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        note = verdict(row["memory_ratio"], row["time_ratio"]) if row is not rows[0] else "the reference"
+        lines.append(
+            f"| {row['label']} | {row['temporary_mib']:.0f} | {row['memory_ratio']:.2f} | {_range(row['jax_ms'], 0)} "
+            f"| {row['time_ratio']:.2f} | {row['peak_mib']:.0f} | {row['foreign_cores']:.2f} | {note} |"
+        )
+    return "\n".join(lines)
+
+
+def _digits(found: Mapping[str, Any]) -> int:
+    return 0 if min(found["jax_ms"]["middle"], found["torch_ms"]["middle"]) >= 100 else 1
+
+
+def _range(figures: Mapping[str, float], digits: int) -> str:
+    middle, low, high = (f"{figures[name]:.{digits}f}" for name in Spread._fields)
+    return f"{middle} [{low}, {high}]"
+
+
+def _origin() -> dict[str, Any]:
+    """Returns what the figures depend on besides the code."""
+    from uda_jax import results
+
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch", "numpy")}
+    return {
+        "hardware": results.hardware(),
+        "cores": _cores(),
+        "commit": results.commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "command": " ".join(["python -m benchmarks.networks", *sys.argv[1:]]),
+        "gflop": "of one forward pass of the batch, by XLA's cost analysis of the program before its optimisation",
+    }
+
+
+def main() -> int:
+    """Measures what is asked for; prints progress on stderr and the tables, and writes the file after each row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", help="only these, separated by commas; then the second table is left out")
+    parser.add_argument("--repeats", type=int, default=7)
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--markdown", action="store_true", help="print the tables (the default)")
+    shown.add_argument("--output", type=Path, help="write a JSON file instead")
+    options = parser.parse_args()
+    known = {case.network for case in CASES}
+    chosen = set(options.networks.split(",")) if options.networks else known
+    if unknown := chosen - known:
+        parser.error(f"unknown networks {sorted(unknown)}; known: {', '.join(sorted(known))}")
+    if options.repeats < 1:
+        parser.error(f"--repeats: expected at least 1, got {options.repeats}")
+    if importlib.util.find_spec("torch") is None:
+        print(WITHOUT_TORCH, file=sys.stderr)
+        return 2
+    from uda_jax.report.files import write_atomically
+
+    document = {**_origin(), "rows": [], "switches": []}
+
+    def keep() -> None:
+        if options.output:
+            write_atomically(options.output, json.dumps(document, indent=1) + "\n")
+
+    for case in (case for case in CASES if case.network in chosen):
+        print(label(case), file=sys.stderr, flush=True)
+        document["rows"].append(measure(case, options.repeats))
+        keep()
+    if not options.networks:
+        print("switches of memory and precision", file=sys.stderr, flush=True)
+        document["switches"] = measure_switches(CASES[0], min(options.repeats, 3))
+        keep()
+    if not options.output:
+        print(f"{document['hardware']}, torch {document['versions']['torch']}, commit {document['commit']}")
+        print(f"GFLOP: {document['gflop']}. Times: median [min, max] of {options.repeats}.\n")
+        print(table(document["rows"]))
+        if document["switches"]:
+            print(f"\n{switch_table(document['switches'])}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
