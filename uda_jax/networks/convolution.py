@@ -165,20 +165,21 @@ def project_then_shift(x: jax.Array, kernels: Sequence[jax.Array], dilations: Se
     """Computes `sum_of_dilated_convs` as one matrix product for all kernel elements, then a sum of shifted results.
 
     Where D is much smaller than C, as in a classifier, shifting results costs little: on the CPU this form trains four
-    to ten times faster than the convolutions.
+    to ten times faster than the convolutions. The central elements of all kernels meet the same pixel and are added up
+    first.
     """
     height, width = x.shape[1:3]
-    elements = [
-        (kernel[row, column], (row - 1) * dilation, (column - 1) * dilation)
-        for kernel, dilation in zip(kernels, dilations, strict=True)
-        for row in range(3)
-        for column in range(3)
-        # An element that reaches past the map from everywhere meets padding only.
-        if abs(row - 1) * dilation < height and abs(column - 1) * dilation < width
-    ]
-    projected = project(x, jnp.concatenate([matrix for matrix, _, _ in elements], axis=1)).astype(jnp.float32)
+    matrices = {}
+    for kernel, dilation in zip(kernels, dilations, strict=True):
+        for row in range(3):
+            for column in range(3):
+                shift = ((row - 1) * dilation, (column - 1) * dilation)
+                # An element that reaches past the map from everywhere meets padding only.
+                if abs(shift[0]) < height and abs(shift[1]) < width:
+                    matrices[shift] = matrices.get(shift, 0) + kernel[row, column]
+    projected = project(x, jnp.concatenate(list(matrices.values()), axis=1)).astype(jnp.float32)
     return sum(
         # Padding by a negative number cuts off.
         lax.pad(part, 0.0, [(0, 0, 0), (-down, down, 0), (-right, right, 0), (0, 0, 0)])
-        for part, (_, down, right) in zip(jnp.split(projected, len(elements), axis=-1), elements, strict=True)
+        for part, (down, right) in zip(jnp.split(projected, len(matrices), axis=-1), matrices, strict=True)
     )
