@@ -1,6 +1,6 @@
 """Time and memory of the networks on this CPU, beside PyTorch modules of the same shape.
 
-    python -m benchmarks.networks --markdown
+    python -m benchmarks.networks
     python -m benchmarks.networks --networks deeplab_v2_resnet101,dtn --repeats 11 --output networks.json
 
 Each row has two worker processes, one per library, with the same weights (where a published dialect can carry them)
@@ -528,9 +528,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", help="only these, separated by commas; then the second table is left out")
     parser.add_argument("--repeats", type=int, default=7)
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--markdown", action="store_true", help="print the tables (the default)")
-    shown.add_argument("--output", type=Path, help="write a JSON file instead")
+    parser.add_argument("--output", type=Path, help="JSON file to write besides")
     options = parser.parse_args()
     known = {case.network for case in CASES}
     chosen = set(options.networks.split(",")) if options.networks else known
@@ -557,12 +555,11 @@ def main() -> int:
         print("switches of memory and precision", file=sys.stderr, flush=True)
         document["switches"] = measure_switches(CASES[0], min(options.repeats, 3))
         keep()
-    if not options.output:
-        print(f"{document['hardware']}, torch {document['versions']['torch']}, commit {document['commit']}")
-        print(f"GFLOP: {document['gflop']}. Times: median [min, max] of {options.repeats}.\n")
-        print(table(document["rows"]))
-        if document["switches"]:
-            print(f"\n{switch_table(document['switches'])}")
+    print(f"{document['hardware']}, torch {document['versions']['torch']}, commit {document['commit']}")
+    print(f"GFLOP: {document['gflop']}. Times: median [min, max] of {options.repeats}.\n")
+    print(table(document["rows"]))
+    if document["switches"]:
+        print(f"\n{switch_table(document['switches'])}")
     return 0
 
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks.convolution import Conv
-from uda_jax.networks.deeplab import HeadOptions, ResNetOptions, build_classifier
-from uda_jax.networks.resnet import INITIALIZERS, Bottleneck, ResNet
+from uda_jax.networks.deeplab import HeadOptions, ResNetOptions, build_classifier, build_encoder
+from uda_jax.networks.resnet import INITIALIZERS, Bottleneck
 from uda_jax.sections import described
 
 
@@ -122,16 +122,7 @@ class CorDA(nn.Module):
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
-        self.encoder = ResNet(
-            self.blocks,
-            width=o.width,
-            pool_stride=o.output_stride // 4,
-            kernel_init=o.encoder_init,
-            bn_mode=o.bn_mode,
-            remat=o.remat,
-            dtype=o.dtype,
-            style=o.encoder_style,
-        )
+        self.encoder = build_encoder(self.blocks, o)
         self.segmentation_features = TaskFeatures(o.width, o.encoder_init, o.dtype)
         self.depth_features = TaskFeatures(o.width, o.encoder_init, o.dtype)
         aspp = o.initial_head == "aspp"

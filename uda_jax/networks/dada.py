@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks.convolution import Conv
-from uda_jax.networks.deeplab import HeadOptions, ResNetOptions, build_classifier
-from uda_jax.networks.resnet import INITIALIZERS, ResNet
+from uda_jax.networks.deeplab import HeadOptions, ResNetOptions, build_classifier, build_encoder
+from uda_jax.networks.resnet import INITIALIZERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +71,7 @@ class DADA(nn.Module):
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
-        self.encoder = ResNet(
-            self.blocks,
-            width=o.width,
-            pool_stride=o.output_stride // 4,
-            kernel_init=o.encoder_init,
-            bn_mode=o.bn_mode,
-            remat=o.remat,
-            dtype=o.dtype,
-            style=o.encoder_style,
-        )
+        self.encoder = build_encoder(self.blocks, o)
         self.depth_branch = DepthBranch(o.width, o.encoder_init, o.dtype)
         self.head = build_classifier(self.num_classes, o)
 

@@ -106,6 +106,21 @@ def build_classifier(num_outputs: int, options: HeadOptions) -> Classifier:
     return Classifier(num_outputs, o.aspp_branches, o.aspp_bias, o.head_init, o.dtype)
 
 
+def build_encoder(blocks: tuple[int, ...], options: ResNetOptions) -> ResNet:
+    """Returns a ResNet of `blocks` bottlenecks per stage, named by the attribute that it is assigned to."""
+    o = options
+    return ResNet(
+        blocks,
+        width=o.width,
+        pool_stride=o.output_stride // 4,
+        kernel_init=o.encoder_init,
+        bn_mode=o.bn_mode,
+        remat=o.remat,
+        dtype=o.dtype,
+        style=o.encoder_style,
+    )
+
+
 class DeepLabV2(nn.Module):
     """The segmentation network: `encoder`, `head` on its last stage and, as the options say, two more heads.
 
@@ -125,16 +140,7 @@ class DeepLabV2(nn.Module):
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
-        self.encoder = ResNet(
-            self.blocks,
-            width=o.width,
-            pool_stride=o.output_stride // 4,
-            kernel_init=o.encoder_init,
-            bn_mode=o.bn_mode,
-            remat=o.remat,
-            dtype=o.dtype,
-            style=o.encoder_style,
-        )
+        self.encoder = build_encoder(self.blocks, o)
         self.head = build_classifier(self.num_classes, o)
         if o.multi_level:
             self.aux_head = build_classifier(self.num_classes, o)
