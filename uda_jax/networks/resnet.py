@@ -150,8 +150,7 @@ def max_pool(x: jax.Array, size: int, stride: int, *, padding: int = 0, ceil_mod
 def residual_relu(x: jax.Array) -> jax.Array:
     """Returns max(x, 0) of the sum that ends a block, with a gradient of 0 at 0, as `nn.relu`.
 
-    XLA's CPU backend fuses `maximum` into every reader. Each block's sum would then be computed anew from the sums of
-    all blocks before it: a quarter of the time of a ResNet-101's forward pass. A selection has two large operands,
-    which it computes once. NaN stays NaN.
+    XLA's CPU backend fuses `maximum` into every reader, so that each block's sum would be computed anew from the sums
+    of all blocks before it. A selection has two large operands and is computed once. NaN stays NaN.
     """
     return jnp.where(x <= 0, 0, x)
