@@ -216,12 +216,13 @@ def describe(found: Pretrained, branches: int | None = None) -> dict[str, Any]:
 
 
 def _example(network: Mapping[str, Any], params: Mapping[str, Any]) -> jax.Array:
-    """Returns the shape of an input that the network takes."""
-    first = {"semantic_discriminator": "fc1"}.get(network["name"], "conv1")
+    """Returns the shape of an input that the network takes: images, or class means."""
     if "encoder" in params:
-        return jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    channels = params[first]["kernel"].shape[-2]
-    shape = (1, network["num_classes"], channels) if first == "fc1" else (1, 64, 64, channels)
+        shape = (1, 64, 64, 3)
+    elif "fc1" in params:
+        shape = (1, network["num_classes"], params["fc1"]["kernel"].shape[0])
+    else:
+        shape = (1, 64, 64, params["conv1"]["kernel"].shape[-2])
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 

@@ -35,26 +35,9 @@ def small(**options):
     return networks.build("corda_resnet14", 5, **{"width": 4, **options})
 
 
-def filled(network):
-    """Variables from NumPy, with statistics unlike those of any batch."""
-    generator = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        match path[-1].key:
-            case "kernel":
-                return generator.normal(0, (2 / np.prod(leaf.shape[:3])) ** 0.5, leaf.shape)
-            case "var" | "scale":
-                return generator.uniform(0.5, 1.5, leaf.shape)
-            case _:
-                return generator.normal(0, 0.1, leaf.shape)
-
-    shapes = jax.eval_shape(network.init, jax.random.key(0), IMAGES)
-    return jax.tree.map_with_path(lambda path, leaf: jnp.asarray(fill(path, leaf), jnp.float32), shapes)
-
-
 @pytest.fixture(scope="module")
-def variables():
-    return filled(small())
+def variables(filled):
+    return filled(small(), IMAGES)
 
 
 def nhwc(array):
@@ -248,10 +231,10 @@ def nonzero(tree):
 
 
 @pytest.mark.parametrize("initial_head", ["aspp", "linear"])
-def test_gradient_routes(initial_head):
+def test_gradient_routes(filled, initial_head):
     """No depth head learns from another's loss, and the predictions before the correlation bypass it."""
     network = small(initial_head=initial_head)
-    variables = filled(network)
+    variables = filled(network, IMAGES)
     params, batch_stats = dict(variables["params"]), dict(variables["batch_stats"])
     del params["encoder"], batch_stats["encoder"]
 

@@ -25,26 +25,9 @@ def small(**options):
     return networks.build("dada_resnet14", 5, **{"width": 4, **options})
 
 
-def filled(network):
-    """Variables from NumPy, with statistics unlike those of any batch."""
-    generator = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        match path[-1].key:
-            case "kernel":
-                return generator.normal(0, (2 / np.prod(leaf.shape[:3])) ** 0.5, leaf.shape)
-            case "var" | "scale":
-                return generator.uniform(0.5, 1.5, leaf.shape)
-            case _:
-                return generator.normal(0, 0.1, leaf.shape)
-
-    shapes = jax.eval_shape(network.init, jax.random.key(0), IMAGES)
-    return jax.tree.map_with_path(lambda path, leaf: jnp.asarray(fill(path, leaf), jnp.float32), shapes)
-
-
 @pytest.fixture(scope="module")
-def variables():
-    return filled(small())
+def variables(filled):
+    return filled(small(), IMAGES)
 
 
 def replaced(variables, **parts):

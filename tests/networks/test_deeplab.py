@@ -18,21 +18,8 @@ def small(**options):
 
 
 @pytest.fixture(scope="module")
-def variables():
-    """Variables of `small()` from NumPy, with statistics unlike those of any batch."""
-    generator = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        match path[-1].key:
-            case "kernel":
-                return generator.normal(0, (2 / np.prod(leaf.shape[:3])) ** 0.5, leaf.shape)
-            case "var" | "scale":
-                return generator.uniform(0.5, 1.5, leaf.shape)
-            case _:
-                return generator.normal(0, 0.1, leaf.shape)
-
-    shapes = jax.eval_shape(small().init, jax.random.key(0), IMAGES)
-    return jax.tree.map_with_path(lambda path, leaf: jnp.asarray(fill(path, leaf), jnp.float32), shapes)
+def variables(filled):
+    return filled(small(), IMAGES)
 
 
 def evaluate(variables, **options):
