@@ -51,7 +51,7 @@ def test_depth_keeps_16_bits(tmp_path):
         (read_label, PICTURE, r"expected an 8-bit label map with one channel.*got Pillow mode RGB"),
         (read_label, IDS.astype(np.uint16), r"expected an 8-bit label map.*got Pillow mode I;16"),
         (read_image, IDS.astype(np.uint16), r"expected an 8-bit colour or grey image, got Pillow mode I;16"),
-        (lambda path: read_depth(path, 1.0), PICTURE, r"expected a depth map with one channel.*got Pillow mode RGB"),
+        (lambda path: read_depth(path, 1.0), PICTURE, r"expected a depth map with one channel.*got three that differ"),
     ],
 )
 def test_wrong_mode(tmp_path, reader, array, message):

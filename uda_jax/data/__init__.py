@@ -8,12 +8,14 @@ random-access sequence:
     dataset[i]            {"image": uint8 [H, W, 3] RGB,
                            "label": uint8 [H, W], classes of the label space, 255 = ignore; absent if unlabelled,
                            "depth": float32 [H, W] metres, 0 = invalid; absent if there is none,
+                           "disparity": float32 [H, W] relative inverse depth, 0 = invalid; absent if there is none,
                            "name": str, "index": int}
     dataset.name(i)       the frame's name, without decoding anything
     dataset.label_space   `label_spaces.LabelSpace`: names and colours of the label values
 
 and may offer `read(i, fields)`, which returns `dataset[i]` without the maps that are not named in `fields`
-and so spares their decoding, and `lacking(field)`, the names of the frames that do not have that map.
+and so spares their decoding; `lacking(field)`, the names of the frames that do not have that map; and `problems`, what
+is wrong with the files, in `files.Problem`s.
 Instances are picklable (loader processes receive them) and immutable.
 
 From a data set to batches: `transforms` (NumPy + Pillow on uint8) and `streams` (shuffling, pairs of
@@ -28,10 +30,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from uda_jax.data import datasets
+from uda_jax.data.files import Problem
 from uda_jax.errors import UserError
 from uda_jax.sections import closest
 
-__all__ = ["dataset_names", "get_dataset"]
+__all__ = ["dataset_names", "get_dataset", "open_dataset"]
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -46,25 +49,47 @@ def get_dataset(
 
     Args:
       name: one of `dataset_names()`.
-      root: its folder on disk; None for a data set that is not read from files.
+      root: its folder on disk, or an archive, or a folder that `uda prepare` wrote; None for a data set that is not
+        read from files.
       split: a split of that data set, such as "train".
-      label_space: the class protocol of its labels: "19", "16", "13", "10", "7" (see `label_spaces`), or
-        "own" where the data set has classes of its own.
+      label_space: the class protocol of its labels, one of `label_spaces.PROTOCOLS`, or "own" where the data set has
+        classes of its own.
       **options: what this one data set takes besides, such as `size` and `limit` of streets.
 
     Returns:
       A random-access sequence of NumPy dicts; the package's docstring is the contract.
 
     Raises:
-      UserError: an unknown name, split, protocol or option, or a folder that is missing or malformed.
+      UserError: an unknown name, split, protocol or option, a folder that is missing or malformed, or the first of
+        the data set's problems.
     """
+    dataset = open_dataset(name, root, split, label_space, **options)
+    raise_first(getattr(dataset, "problems", ()), name)
+    return dataset
+
+
+def open_dataset(
+    name: str, root: str | os.PathLike | None, split: str, label_space: str = "19", **options: Any
+) -> Sequence[dict[str, Any]]:
+    """Opens a data set as `get_dataset` does, leaving its problems for the caller to look at."""
     if name not in dataset_names():
         raise UserError(f"dataset: unknown data set '{name}'{closest(name, dataset_names())}")
-    module = importlib.import_module(f"{datasets.__name__}.{name}")
-    cls = getattr(module, "".join(word.capitalize() for word in name.split("_")))
+    cls = _reader(name)
     known = [key for key in inspect.signature(cls).parameters if key not in ("root", "split", "label_space")]
     for option in options:
         if option not in known:
             hint = closest(option, known) if known else "; it takes none"
             raise UserError(f"{name}: unknown option '{option}'{hint}")
     return cls(root, split, label_space, **options)
+
+
+def raise_first(problems: Sequence[Problem], name: str) -> None:
+    """Raises a UserError with the first of some problems of the data set `name`, if there is one."""
+    if problems:
+        more = f" ({len(problems) - 1} more: 'uda check {name}' lists them)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0].message}{more}")
+
+
+def _reader(name: str) -> type:
+    module = importlib.import_module(f"{datasets.__name__}.{name}")
+    return getattr(module, "".join(word.capitalize() for word in name.split("_")))

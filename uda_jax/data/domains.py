@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from uda_jax.data import get_dataset
+from uda_jax.data import open_dataset, raise_first
+from uda_jax.data.files import Problem
 from uda_jax.data.frames import MAPS
 from uda_jax.errors import UserError
 from uda_jax.sections import described
@@ -65,9 +66,10 @@ def open_domain(domain: Domain, path: str = "domain") -> Sequence[dict[str, Any]
       UserError: anything wrong with the data set or the names file, or a frame without a map that `fields` asks for.
     """
     try:
-        dataset = get_dataset(domain.dataset, domain.root, domain.split, domain.label_space, **(domain.options or {}))
+        dataset = open_dataset(domain.dataset, domain.root, domain.split, domain.label_space, **(domain.options or {}))
         if domain.names_file is not None:
             dataset = _Selection(dataset, _read_names(domain.names_file, dataset))
+        raise_first(_problems(dataset, domain.fields), domain.dataset)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     lacking = getattr(dataset, "lacking", lambda field: [])
@@ -77,6 +79,11 @@ def open_domain(domain: Domain, path: str = "domain") -> Sequence[dict[str, Any]
                 f"{path}.fields: {len(missing)} frames have no {field}, the first is '{missing[0]}'; {NO_MAP}"
             )
     return dataset
+
+
+def _problems(dataset: Sequence[dict[str, Any]], fields: Sequence[str]) -> list[Problem]:
+    """Returns the problems that matter to who reads `fields` of all frames; images are always read."""
+    return [problem for problem in getattr(dataset, "problems", ()) if problem.field in fields]
 
 
 def read_frame(dataset: Sequence[dict[str, Any]], index: int, fields: Sequence[str]) -> dict[str, Any]:
@@ -102,6 +109,12 @@ class _Selection:
 
     def name(self, index: int) -> str:
         return self._dataset.name(self._positions[index])
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems of the frames that are kept; what spoils no frame does not matter to a list of names."""
+        kept = {self.name(index) for index in range(len(self))}
+        return [problem for problem in getattr(self._dataset, "problems", ()) if problem.frame in kept]
 
     def lacking(self, field: str) -> list[str]:
         kept = {self.name(index) for index in range(len(self))}

@@ -1,76 +1,117 @@
-"""Data sets whose frames are files: listing folders, decoding on access, naming the file when it is wrong.
+"""Data sets whose frames are files: listing them, decoding on access, naming the file when it is wrong.
 
-A reader of a published data set lists its `Frame`s, chooses how labels are decoded, and is done:
+A reader of a published data set pairs its files by frame name, says how labels are stored, and is done:
 
-    class Camvid(FrameFiles):
-        def __init__(self, root, split, protocol="19"):
-            frames = pair_files(require_root("camvid", root) / split / "images", ...)
-            super().__init__(frames, IdTable(lookup_table("camvid", protocol)), label_space(protocol))
+    class Kitti(FrameFiles):
+        def __init__(self, root, split, label_space="19"):
+            tree = Tree("kitti", root)
+            images = by_name(tree.files("training/image_2", (".png",)), ".png")
+            labels = by_name(tree.files("training/semantic", (".png",)), ".png")
+            frames, problems = pair(images, label=labels)
+            super().__init__("kitti", frames, label_space, problems=tree.problems + problems)
+
+Listing never stops at a spoilt frame: it goes into `problems`, for `uda check` to print and for `open_dataset` to
+raise where the frame is wanted.
 """
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from uda_jax.data import label_spaces
+from uda_jax.data.files import File, Problem, printable
 from uda_jax.data.images import read_depth, read_image, read_label
 from uda_jax.data.label_spaces import LabelSpace
 from uda_jax.errors import UserError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-LABEL_SUFFIXES = (".png",)
-MAPS = ("image", "label", "depth")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
+LABEL_ENDINGS = (".png",)
+MAPS = ("image", "label", "depth", "disparity")
 
 
 class Frame(NamedTuple):
-    """One frame: its name and its files."""
+    """One frame: its name, its files, and whatever else its decoders need (a camera file, a table of colours)."""
 
     name: str
-    image: Path
-    label: Path | None = None
-    depth: Path | None = None
+    image: File
+    label: File | None = None
+    depth: File | None = None
+    disparity: File | None = None
+    context: Any = None
+
+
+Decoder = Callable[[Frame], np.ndarray]
+
+
+def stored_ids(frame: Frame) -> np.ndarray:
+    """Reads a label file that holds ids, one channel of 8 bits: what most data sets store."""
+    return read_label(frame.label)
 
 
 @dataclasses.dataclass(frozen=True)
-class IdTable:
-    """Reads a label file of stored ids and maps it by a uint8 `[256]` table; unlisted ids are ignored."""
+class Metres:
+    """Reads a depth file of whole counts."""
 
-    table: np.ndarray
+    per_count: float
 
-    def __call__(self, path: Path) -> np.ndarray:
-        return self.table[read_label(path)]
+    def __call__(self, frame: Frame) -> np.ndarray:
+        return read_depth(frame.depth, self.per_count)
 
 
 class FrameFiles:
     """A random-access sequence of decoded frames (the contract of `uda_jax.data`).
 
     Args:
-      frames: the frames in order; at least one.
-      decode_label: reads one label file into uint8 `[H, W]` values of `label_space`, 255 = ignore.
+      dataset: name of the data set, the key of its table of ids.
+      frames: in order.
+      label_space: a protocol; or a `LabelSpace` together with `table`.
+      ids: decodes a frame's label file into stored ids, uint8 `[H, W]`.
+      depth: decodes a frame's depth file into float32 `[H, W]` metres, 0 = invalid.
+      disparity: decodes a frame's relative inverse depth, float32 `[H, W]`, larger = nearer, 0 = invalid.
+      table: uint8 `[256]` from stored ids to classes; None looks up that of data set and protocol.
+      known: stored ids that the data set defines; None looks them up. Others are ignored in training and reported
+        by `uda check`.
+      problems: what listing found.
+      mismatched: names of frames whose label is known to have another size than the image. It is fitted to the image
+        by nearest neighbour, unless a stream resizes both anyway.
+
+    Attributes:
+      dataset, frames, problems, table, known: as given or looked up.
       label_space: names and colours of the label values.
-      metres_per_count: unit of the depth files; None where there are none.
     """
 
     def __init__(
         self,
+        dataset: str,
         frames: Iterable[Frame],
-        decode_label: Callable[[Path], np.ndarray],
-        label_space: LabelSpace,
-        metres_per_count: float | None = None,
+        label_space: str | LabelSpace,
+        *,
+        ids: Decoder = stored_ids,
+        depth: Decoder | None = None,
+        disparity: Decoder | None = None,
+        table: np.ndarray | None = None,
+        known: Iterable[int] | None = None,
+        problems: Iterable[Problem] = (),
+        mismatched: frozenset[str] = frozenset(),
     ):
+        self.dataset = dataset
         self.frames = tuple(frames)
-        self.label_space = label_space
-        self._decode_label = decode_label
-        self._metres_per_count = metres_per_count
+        self.problems = tuple(problems)
+        self.label_space = label_spaces.label_space(label_space) if isinstance(label_space, str) else label_space
+        self.table = label_spaces.lookup_table(dataset, label_space) if table is None else table
+        self.known = frozenset(label_spaces.known_ids(dataset) if known is None else known)
+        self._decoders = {"label": ids, "depth": depth, "disparity": disparity}
+        self._mismatched = mismatched
+        if not self.frames and not self.problems:
+            raise UserError(f"{dataset}: the split holds no frame; check root and split")
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.read(index, MAPS)
+        return fitted(self.read(index, MAPS))
 
     def name(self, index: int) -> str:
         """Returns the name of frame `index` without decoding it."""
@@ -82,85 +123,124 @@ class FrameFiles:
         Raises:
           UserError: a file is missing or damaged, or the sizes of the frame's maps differ.
         """
+        example = self.stored(index, fields)
+        if "label" in example:
+            example["label"] = self.table[example["label"]]
+        return example
+
+    def stored(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+        """Decodes as `read` does, but leaves the label as the ids that the data set stores."""
         index = range(len(self.frames))[index]
         frame = self.frames[index]
-        readers = {
-            "image": read_image,
-            "label": self._decode_label,
-            "depth": lambda path: read_depth(path, self._metres_per_count),
-        }
         example: dict[str, Any] = {"name": frame.name, "index": index}
         sizes = {}
         for field in MAPS:
-            path = getattr(frame, field)
-            if field in fields and path is not None:
-                example[field] = readers[field](path)
-                sizes[path] = example[field].shape[:2]
-        _check_sizes(sizes)
+            file = getattr(frame, field)
+            if field in fields and file is not None:
+                example[field] = read_image(file) if field == "image" else self._decoders[field](frame)
+                sizes[file] = example[field].shape[:2]
+        if frame.name not in self._mismatched:
+            _check_sizes(self.dataset, sizes)
         return example
 
     def lacking(self, field: str) -> list[str]:
-        """Returns the names of the frames that have no file for "label" or "depth"."""
+        """Returns the names of the frames that have no file for a map."""
         return [frame.name for frame in self.frames if getattr(frame, field) is None]
 
 
-def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Returns {stem: path} of the files in a folder with one of the suffixes, sorted by name.
-
-    Raises:
-      UserError: two files share a stem, so that frames could not be told apart.
-    """
-    files: dict[str, Path] = {}
-    for name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(name)
-        # A leading dot marks what file managers leave behind, such as "._a.png".
-        if suffix.lower() not in suffixes or name.startswith("."):
-            continue
-        if stem in files:
-            raise UserError(f"{folder}: two files share the stem '{stem}': {files[stem].name} and {name}; rename one")
-        files[stem] = folder / name
-    return files
+def fitted(example: dict[str, Any]) -> dict[str, Any]:
+    """Returns an example whose maps all have the image's size: others are fitted to it by nearest neighbour."""
+    if "image" not in example:
+        return example
+    size = example["image"].shape[:2]
+    odd = [field for field in MAPS if field in example and example[field].shape[:2] != size]
+    return example | {field: _nearest(example[field], size) for field in odd}
 
 
-def pair_files(images: Path, labels: Path | None = None, depths: Path | None = None) -> list[Frame]:
-    """Lists the frames of a split by matching stems.
+def by_name(
+    files: Mapping[str, File], endings: str | Sequence[str], problems: list[Problem] | None = None, field: str = "image"
+) -> dict[str, File]:
+    """Turns {path in a folder: file} into {frame name: file}.
 
     Args:
-      images: folder of the images; must hold at least one.
-      labels, depths: folders of the label and depth PNGs; None, or a folder that does not exist, means that
-        the split has none.
+      files: from `Tree.files`.
+      endings: what follows the frame's name, such as "_leftImg8bit.png"; files without any of them are left out.
+      problems: where two files of one frame are reported; such a frame is left out.
+      field: the map that these files hold.
 
-    Raises:
-      UserError: no image at all, a label or depth file without its image, or a shared stem.
+    Returns:
+      Files by what precedes the ending, folders included, in order.
     """
-    image_files = list_files(images, IMAGE_SUFFIXES)
-    if not image_files:
-        raise UserError(f"{images}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none; check root and split")
-    others = []
-    for folder in (labels, depths):
-        files = list_files(folder, LABEL_SUFFIXES) if folder is not None and folder.is_dir() else {}
-        for stem in files:
-            if stem not in image_files:
-                raise UserError(f"{files[stem]}: no image '{stem}' in {images}; add it or remove this file")
-        others.append(files)
-    return [Frame(stem, path, others[0].get(stem), others[1].get(stem)) for stem, path in image_files.items()]
+    endings = (endings,) if isinstance(endings, str) else endings
+    found: dict[str, File] = {}
+    doubles = set()
+    for path, file in files.items():
+        ending = next((ending for ending in endings if path.lower().endswith(ending.lower())), None)
+        if ending is None:
+            continue
+        name = path[: -len(ending)] if ending else path
+        if name in found and problems is not None:
+            message = f"{file}: shares the stem '{printable(name)}' with {found[name].name}; remove one"
+            problems.append(Problem(name, field, message))
+            doubles.add(name)
+        found[name] = file
+    return {name: file for name, file in found.items() if name not in doubles}
 
 
-def require_root(dataset: str, root: str | os.PathLike | None) -> Path:
-    """Returns the root folder of a data set as a path, or raises a UserError that names the field."""
-    if root is None:
-        raise UserError(f"{dataset}: root: expected the folder of the data set, got None; set the domain's 'root'")
-    path = Path(root).expanduser()
-    if not path.is_dir():
-        raise UserError(f"{dataset}: root: no folder {path}; set the domain's 'root' to where the data set lies")
-    return path
+def basename(files: Mapping[str, File]) -> dict[str, File]:
+    """Drops the folders from frame names, where the last part tells frames apart."""
+    return {name.rpartition("/")[2]: file for name, file in files.items()}
 
 
-def _check_sizes(sizes: dict[Path, tuple[int, int]]) -> None:
+def pair(
+    images: Mapping[str, File],
+    *,
+    context: Mapping[str, Any] | None = None,
+    may_lack: Iterable[str] = (),
+    **others: Mapping[str, File] | None,
+) -> tuple[list[Frame], list[Problem]]:
+    """Pairs the files of a split by frame name.
+
+    Args:
+      images: {frame name: image file}, in order.
+      context: {frame name: context}.
+      may_lack: maps that some frames may be without.
+      **others: {frame name: file} of "label", "depth" or "disparity". None or empty: the split has none of these.
+
+    Returns:
+      The frames, and what is wrong: a frame without a map that others have, a file without an image.
+    """
+    problems = []
+    for field, files in others.items():
+        for name in files or ():
+            if name not in images:
+                message = f"{files[name]}: there is no image '{printable(name)}'; add it or remove this file"
+                problems.append(Problem(None, field, message))
+        if files and field not in may_lack:
+            problems += [
+                Problem(name, field, f"{images[name]}: there is no {field} of this frame; add it or remove the image")
+                for name in images
+                if name not in files
+            ]
+    found = {field: files or {} for field, files in others.items()}
+    frames = [
+        Frame(name, file, context=(context or {}).get(name), **{key: files.get(name) for key, files in found.items()})
+        for name, file in images.items()
+    ]
+    return frames, problems
+
+
+def _nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a map by Pillow's rule: the source pixel of i is floor((i + 1/2) * in / out)."""
+    rows, columns = (np.int64((np.arange(n) + 0.5) * have / n) for n, have in zip(size, array.shape, strict=False))
+    return array[rows[:, None], columns]
+
+
+def _check_sizes(dataset: str, sizes: Mapping[File, tuple[int, int]]) -> None:
     (first, expected), *others = sizes.items() or [(None, None)]
-    for path, size in others:
+    for file, size in others:
         if size != expected:
             raise UserError(
-                f"{path}: {size[0]}x{size[1]} (height x width), but {first} is {expected[0]}x{expected[1]}; "
-                "make the sizes equal or remove the frame"
+                f"{file}: {size[0]}x{size[1]} (height x width), but {first} is {expected[0]}x{expected[1]}; make the "
+                f"sizes equal, or leave the frame out with a list from 'uda check {dataset} --fix-list'"
             )

@@ -1,9 +1,18 @@
-"""Decoding of image files with Pillow: exact values out, or one line that names the file.
+"""Decoding image files with Pillow: exact values out, or one line that names the file.
 
-Pillow's `ImageFile.LOAD_TRUNCATED_IMAGES` stays False: half a picture is an error, never grey rows.
+A source is a path, or anything with `read_bytes()` whose `str()` names it, such as a file inside an archive
+(`files.File`). Pillow's `ImageFile.LOAD_TRUNCATED_IMAGES` stays False: half a picture is an error, never grey rows.
+
+What Pillow would change without a word is refused or undone here: 16-bit colour, which it cuts to 8 bits, and grey
+values of fewer than 8 bits, which it stretches.
 """
 
+import io
 import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,13 +22,14 @@ from uda_jax.errors import UserError
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
 _INDEX_MODES = ("L", "P")
 _COUNT_MODES = ("L", "I;16", "I;16B", "I;16L", "I")
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(source: Any) -> np.ndarray:
     """Reads a photograph.
 
     Args:
-      path: a PNG, JPEG or other 8-bit image that Pillow knows; grey and palette images become RGB, an alpha
+      source: a PNG, JPEG or other 8-bit image that Pillow knows; grey and palette images become RGB, an alpha
         channel is dropped. Rows and columns are those of the file: EXIF orientation is not applied, since
         labels do not carry it.
 
@@ -29,50 +39,163 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     Raises:
       UserError: the file is missing, cut off, not an image, or has more than 8 bits per channel.
     """
-    return _read(path, _COLOUR_MODES, "an 8-bit colour or grey image", convert="RGB")
+    return _read(source, _COLOUR_MODES, "an 8-bit colour or grey image", _rgb)
 
 
-def read_label(path: str | os.PathLike) -> np.ndarray:
+def read_label(source: Any) -> np.ndarray:
     """Reads a label map of stored ids: an 8-bit PNG with one channel, or a palette PNG, whose indices count.
 
     Returns:
       uint8 `[H, W]`, the ids as stored.
 
     Raises:
-      UserError: as `read_image`, or the file has several channels or 16 bits.
+      UserError: as `read_image`, or the file has several channels or 16 bits, or is no PNG.
     """
-    return _read(path, _INDEX_MODES, "an 8-bit label map with one channel (grey or palette), one id per pixel")
+    expected = "an 8-bit label map with one channel (grey or palette), one id per pixel"
+
+    def ids(image: Image.Image, data: bytes) -> np.ndarray:
+        if image.format != "PNG":
+            raise UserError(f"{source}: expected a PNG, got {image.format}, which may change ids; save labels as PNG")
+        if image.mode == "L" and _png_bits(data) != 8:
+            raise UserError(f"{source}: expected {expected}, got {_png_bits(data)} bits per pixel; convert the file")
+        return np.array(image)
+
+    return _read(source, _INDEX_MODES, expected, ids)
 
 
-def read_depth(path: str | os.PathLike, metres_per_count: float) -> np.ndarray:
-    """Reads a depth map: a 16-bit (or 8-bit) PNG with one channel, where 0 is "no value".
+def read_counts(source: Any) -> np.ndarray:
+    """Reads stored counts at full depth: a PNG of 16 or 8 bits with one or three channels.
+
+    Returns:
+      uint16 `[H, W]` or `[H, W, 3]` (red, green, blue).
+
+    Raises:
+      UserError: as `read_image`, or the file has a palette or an alpha channel.
+    """
+
+    def counts(image: Image.Image, data: bytes) -> np.ndarray:
+        if image.mode == "RGB" and _png_bits(data) == 16:
+            return _rgb48(data)
+        return np.array(image).astype(np.uint16)
+
+    return _read(source, (*_COUNT_MODES, "RGB"), "a PNG of counts with one or three channels of 8 or 16 bits", counts)
+
+
+def read_depth(source: Any, metres_per_count: float) -> np.ndarray:
+    """Reads a depth map: a PNG of 16 (or 8) bits with one channel, or three equal ones, where 0 is "no value".
 
     Args:
-      path: the file.
+      source: the file.
       metres_per_count: metres per stored unit, such as 0.01 for centimetres.
 
     Returns:
       float32 `[H, W]`, metres, 0 = invalid.
 
     Raises:
-      UserError: as `read_image`, or the file has several channels.
+      UserError: as `read_image`, or the file has several channels that differ.
     """
-    counts = _read(path, _COUNT_MODES, "a depth map with one channel of 8 or 16 bits")
+    counts = read_counts(source)
+    if counts.ndim == 3:
+        if (counts != counts[..., :1]).any():
+            raise UserError(
+                f"{source}: expected a depth map with one channel of 8 or 16 bits, got three that differ; a picture of "
+                "colours holds no depth"
+            )
+        counts = counts[..., 0]
     return (counts * np.float64(metres_per_count)).astype(np.float32)
 
 
-def _read(path: str | os.PathLike, modes: tuple[str, ...], expected: str, convert: str | None = None) -> np.ndarray:
-    """Returns the decoded array of a file whose Pillow mode must be one of `modes`."""
+def write_png(array: np.ndarray) -> bytes:
+    """Encodes a map as a PNG without compressing it, for containers that compress their records.
+
+    Pixels are stored as differences to their left neighbour, which is what makes them compressible: records of such
+    PNGs come out as small as ordinary PNGs and are read several times as fast.
+
+    Args:
+      array: uint8 `[H, W]`, `[H, W, 3]` or `[H, W, 4]`.
+    """
+    height, width, *channels = array.shape
+    pixels = array.reshape(height, width, -1)
+    differences = np.diff(pixels, axis=1, prepend=np.zeros_like(pixels[:, :1]))
+    rows = np.concatenate([np.full((height, 1), 1, np.uint8), differences.reshape(height, -1)], axis=1)
+    colour_type = {(): 0, (3,): 2, (4,): 6}[tuple(channels)]
+    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 0)), (b"IEND", b""))
+    return _PNG + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def is_whole(data: bytes) -> bool:
+    """Returns whether a PNG or JPEG is complete: its marks, and for PNG every checksum. True for other formats.
+
+    The last bytes of a file may be missing although every pixel can be decoded; a copy that lost them lost them
+    for a reason.
+    """
+    if data[:2] == b"\xff\xd8":
+        return b"\xff\xd9" in data[-64:]
+    if data[:8] != _PNG:
+        return True
+    place, kind = 8, b""
+    while place + 12 <= len(data) and kind != b"IEND":
+        (size,) = struct.unpack_from(">I", data, place)
+        kind = data[place + 4 : place + 8]
+        content = data[place + 4 : place + 8 + size]
+        if struct.pack(">I", zlib.crc32(content)) != data[place + 8 + size : place + 12 + size]:
+            return False
+        place += 12 + size
+    return kind == b"IEND"
+
+
+def header(data: bytes) -> tuple[str, int | None]:
+    """Returns Pillow's mode of an image and, for a PNG, its bits per channel.
+
+    Raises:
+      UnidentifiedImageError and others, as Pillow does.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        return image.mode, _png_bits(data)
+
+
+def _png_bits(data: bytes) -> int | None:
+    return data[24] if data[:8] == _PNG and len(data) > 24 else None
+
+
+def _rgb(image: Image.Image, data: bytes) -> np.ndarray:
+    del data
+    return np.array(image.convert("RGB"))
+
+
+def _rgb48(data: bytes) -> np.ndarray:
+    """Decodes the three 16-bit channels of a PNG, of which Pillow by itself keeps the high bytes only."""
+    planes = []
+    # The same bytes as big-endian and as little-endian numbers: their high bytes are our high and low ones.
+    for raw_mode in ("RGB;16B", "RGB;16L"):
+        with Image.open(io.BytesIO(data)) as image:
+            image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
+            planes.append(np.array(image).astype(np.uint16))
+    return planes[0] << 8 | planes[1]
+
+
+def _read(source: Any, modes: tuple[str, ...], expected: str, convert: Any) -> np.ndarray:
+    """Returns `convert(image, data)` of a file whose Pillow mode must be one of `modes`."""
+    if isinstance(source, (str, os.PathLike)) and not hasattr(source, "read_bytes"):
+        source = Path(source)
+    data = b""
     try:
-        with Image.open(path) as image:
+        data = source.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
             if image.mode not in modes:
-                raise UserError(f"{path}: expected {expected}, got Pillow mode {image.mode}; convert the file")
-            return np.array(image.convert(convert) if convert else image)
+                raise UserError(f"{source}: expected {expected}, got Pillow mode {image.mode}; convert the file")
+            if convert is _rgb and _png_bits(data) == 16:
+                raise UserError(f"{source}: expected {expected}, got 16 bits per channel; convert the file")
+            return convert(image, data)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; it was moved or removed after the data set was listed") from None
+        raise UserError(f"{source}: no such file; it was moved or removed after the data set was listed") from None
     except Image.UnidentifiedImageError:
-        size = os.path.getsize(path)
-        raise UserError(f"{path}: not an image that Pillow can read ({size} bytes); replace or remove it") from None
+        size = len(data)
+        raise UserError(f"{source}: not an image that Pillow can read ({size} bytes); replace or remove it") from None
     # What Pillow raises for damaged files depends on the format and on where the damage is.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: damaged image ({error}); copy it again") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{source}: damaged image ({reason}); copy it again") from None

@@ -1,15 +1,25 @@
 """Label spaces: class names, colours, and tables from stored ids to training ids.
 
-Everything is data. The 34 Cityscapes ids are one table of named tuples; a protocol ("19", "16", "13", "10",
-"7") is a view of its 19 training classes; a data set is one table from its stored ids to the 19 classes; and
-`lookup_table` composes the two. 255 means "ignore" everywhere.
+Everything is data. The 34 Cityscapes ids are one table of named tuples; a protocol is a view of its 19 training
+classes; a data set is one table from its stored ids to the 19 classes; and `lookup_table` composes the two. 255 means
+"ignore" everywhere.
+
+    "19"                  the Cityscapes training classes
+    "16", "13"            those of SYNTHIA's papers ("mIoU" and "mIoU*")
+    "10"                  Virtual KITTI to KITTI, in the order of GIO-Ada
+    "7"                   the Cityscapes categories, in the order of DADA
+    "7_dada"              the same, with the omissions of DADA's released table for SYNTHIA
+    "plca19", "plca16"    the classes of "19" and "16" in the order of PLCA's published networks
+    "camvid"              the 11 classes of CamVid
 """
 
 import colorsys
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from uda_jax.data import label_tables
 from uda_jax.errors import UserError
 from uda_jax.sections import closest
 
@@ -70,20 +80,21 @@ CLASS_NAMES = tuple(row.name for row in TRAIN_CLASSES)
 PALETTE = np.array([row.colour for row in TRAIN_CLASSES], np.uint8)
 PALETTE.setflags(write=False)
 
-# Protocols that keep some of the 19 classes, in their order. "16" and "13" are those of SYNTHIA papers
-# ("mIoU" and "mIoU*"), "10" is the Virtual KITTI to KITTI protocol of GIO-Ada.
+# Protocols that keep some of the 19 classes, in their order.
 PROTOCOL_CLASSES = {
     "19": tuple(range(19)),
     "16": (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
     "13": (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
     "10": (0, 2, 5, 6, 7, 8, 9, 10, 13, 14),
+    "plca16": (10, 2, 0, 1, 4, 8, 5, 13, 7, 11, 18, 17, 6, 12, 15, 3),
+    "plca19": (10, 2, 0, 1, 4, 8, 5, 13, 7, 11, 18, 17, 6, 12, 15, 3, 9, 14, 16),
 }
-# The one protocol that merges classes: the Cityscapes categories, in the order of DADA, each painted in the
-# colour of its commonest member.
+# Protocols that merge classes. A category is painted in the colour of its commonest member.
 CATEGORIES = ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
 _CATEGORY_COLOURS = PALETTE[[0, 2, 5, 8, 10, 11, 13]]
+_CAMVID_CLASSES = tuple(row[0] for row in label_tables.CAMVID if row[1])
 
-PROTOCOLS = (*PROTOCOL_CLASSES, "7")
+PROTOCOLS = (*PROTOCOL_CLASSES, "7", "7_dada", "camvid")
 
 
 class LabelSpace(NamedTuple):
@@ -108,10 +119,12 @@ class LabelSpace(NamedTuple):
 
 
 def label_space(protocol: str) -> LabelSpace:
-    """Returns the names and colours of a protocol: "19", "16", "13", "10" or "7"."""
+    """Returns the names and colours of a protocol, one of `PROTOCOLS`."""
     _check_protocol(protocol)
-    if protocol == "7":
+    if protocol in ("7", "7_dada"):
         return LabelSpace(CATEGORIES, tuple(tuple(colour) for colour in _CATEGORY_COLOURS.tolist()))
+    if protocol == "camvid":
+        return LabelSpace(_CAMVID_CLASSES, tuple(row[2] for row in label_tables.CAMVID if row[1]))
     rows = [TRAIN_CLASSES[k] for k in PROTOCOL_CLASSES[protocol]]
     return LabelSpace(tuple(row.name for row in rows), tuple(row.colour for row in rows))
 
@@ -119,20 +132,60 @@ def label_space(protocol: str) -> LabelSpace:
 def train19_table(protocol: str) -> np.ndarray:
     """Returns the uint8 `[256]` table from the 19 training ids to the classes of a protocol."""
     _check_protocol(protocol)
-    if protocol == "7":
+    if protocol in ("7", "7_dada"):
         return _table({row.train_id: CATEGORIES.index(row.category) for row in TRAIN_CLASSES})
+    if protocol == "camvid":
+        return _named(label_tables.CITYSCAPES_AS_CAMVID, _CAMVID_CLASSES)
     return _table({train_id: k for k, train_id in enumerate(PROTOCOL_CLASSES[protocol])})
 
 
-# Stored id -> one of the 19 training ids, per data set. CamVid is the 11-class packaging of SegNet (sky,
-# building, pole, road, sidewalk, tree, sign, fence, car, pedestrian, bicyclist, void); its "bicyclist" is
-# rider and bicycle in one mask and counts as bicycle.
-_CITYSCAPES_IDS = {row.id: row.train_id for row in CITYSCAPES}
+def _table(entries: dict[int, int]) -> np.ndarray:
+    table = np.full(256, IGNORE, np.uint8)
+    table[list(entries)] = list(entries.values())
+    return table
+
+
+def _named(names: Iterable[str], classes: Sequence[str] = CLASS_NAMES) -> np.ndarray:
+    """Returns the table from the position of each name to its position among the classes."""
+    return _table({k: classes.index(name) for k, name in enumerate(names) if name})
+
+
+# Stored id -> one of the 19 training ids, per data set; and the tables that lead past the 19 classes.
+_CITYSCAPES_IDS = _table({row.id: row.train_id for row in CITYSCAPES})
+_TRAIN_IDS = _table({k: k for k in range(19)})
 _RAW_TO_TRAIN19 = {
-    "camvid": {0: 10, 1: 2, 2: 5, 3: 0, 4: 1, 5: 8, 6: 7, 7: 4, 8: 13, 9: 11, 10: 18},
+    "acdc": _CITYSCAPES_IDS,
+    "bdd100k": _TRAIN_IDS,
+    "camvid": _named(row[1] for row in label_tables.CAMVID),
     "cityscapes": _CITYSCAPES_IDS,
+    "dark_zurich": _CITYSCAPES_IDS,
     "gta5": _CITYSCAPES_IDS,
-    "streets": {k: k for k in range(19)},
+    "kitti": _CITYSCAPES_IDS,
+    "mapillary": _named(row[1] for row in label_tables.MAPILLARY),
+    "mapillary_strict": _named(row[2] for row in label_tables.MAPILLARY),
+    "mapillary_mseg": _named(row[3] for row in label_tables.MAPILLARY),
+    "streets": _TRAIN_IDS,
+    "synscapes": _CITYSCAPES_IDS,
+    "synthia": _named(row[1] for row in label_tables.SYNTHIA),
+    "virtual_kitti": _named(row[1] for row in label_tables.VIRTUAL_KITTI),
+}
+_DADA = _named((row[4] for row in label_tables.MAPILLARY), CATEGORIES)
+_RAW_TO_PROTOCOL = {
+    ("camvid", "camvid"): _named((row[0] if row[1] else "" for row in label_tables.CAMVID), _CAMVID_CLASSES),
+    ("mapillary", "7"): _DADA,
+    ("mapillary", "7_dada"): _DADA,
+    ("synthia", "7_dada"): _named((row[2] for row in label_tables.SYNTHIA), CATEGORIES),
+}
+# The ids that occur in whole files of a data set. 34 is the license plate, which only GTA5 stores.
+_CITYSCAPES_KNOWN = frozenset(range(34))
+_KNOWN = {
+    **dict.fromkeys(("acdc", "cityscapes", "dark_zurich", "kitti", "synscapes"), _CITYSCAPES_KNOWN),
+    "gta5": frozenset(range(35)),
+    **dict.fromkeys(("bdd100k", "streets"), frozenset(range(19)) | {IGNORE}),
+    "camvid": frozenset(range(len(label_tables.CAMVID))),
+    **dict.fromkeys(("mapillary", "mapillary_strict", "mapillary_mseg"), frozenset(range(len(label_tables.MAPILLARY)))),
+    "synthia": frozenset(range(len(label_tables.SYNTHIA))),
+    "virtual_kitti": frozenset(range(len(label_tables.VIRTUAL_KITTI))),
 }
 
 
@@ -140,8 +193,9 @@ def lookup_table(dataset: str, protocol: str) -> np.ndarray:
     """Returns the table from the ids that a data set stores to the classes of a protocol.
 
     Args:
-      dataset: a data set with fixed ids: "camvid", "cityscapes", "gta5", "streets".
-      protocol: "19", "16", "13", "10" or "7".
+      dataset: a data set with fixed ids, such as "gta5"; "mapillary" is the recommended mapping, beside
+        "mapillary_strict" (equal names only) and "mapillary_mseg".
+      protocol: one of `PROTOCOLS`.
 
     Returns:
       uint8 `[256]`; `table[raw_label]` maps a label map. Ids without a class give 255 (ignore).
@@ -151,7 +205,17 @@ def lookup_table(dataset: str, protocol: str) -> np.ndarray:
     """
     if dataset not in _RAW_TO_TRAIN19:
         raise UserError(f"dataset: no label table for '{dataset}'{closest(dataset, _RAW_TO_TRAIN19)}")
-    return train19_table(protocol)[_table(_RAW_TO_TRAIN19[dataset])]
+    _check_protocol(protocol)
+    if (dataset, protocol) in _RAW_TO_PROTOCOL:
+        return _RAW_TO_PROTOCOL[dataset, protocol].copy()
+    return train19_table(protocol)[_RAW_TO_TRAIN19[dataset]]
+
+
+def known_ids(dataset: str) -> frozenset[int]:
+    """Returns the ids that a data set defines, with or without a class; others in a file are a sign of damage."""
+    if dataset not in _KNOWN:
+        raise UserError(f"dataset: no ids known of '{dataset}'{closest(dataset, _KNOWN)}")
+    return _KNOWN[dataset]
 
 
 def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
@@ -159,12 +223,6 @@ def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
     # Steps of the golden ratio never repeat a hue and keep neighbours in the list far apart.
     hues = [(0.61803398875 * k) % 1.0 for k in range(count)]
     return tuple(tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.65, 0.95)) for hue in hues)
-
-
-def _table(entries: dict[int, int]) -> np.ndarray:
-    table = np.full(256, IGNORE, np.uint8)
-    table[list(entries)] = list(entries.values())
-    return table
 
 
 def _check_protocol(protocol: str) -> None:

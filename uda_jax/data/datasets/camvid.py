@@ -1,7 +1,7 @@
 """CamVid: 701 labelled frames of drives in Cambridge, by day and at dusk, in the 11-class packaging of SegNet.
 
-Layout: `<root>/{train,val,test}/{images,labels}/<stem>.{jpg,png}`, or as SegNet ships it, `<root>/<split>/`
-and `<root>/<split>annot/`. Labels are 8-bit ids, 11 = void. 367 / 101 / 233 frames.
+Layout: `<root>/{train,val,test}/{images,labels}/<stem>.{jpg,png}`, or as SegNet ships it, `<split>/` and
+`<split>annot/`. Labels are 8-bit ids, 11 = void. 367 / 101 / 233 frames.
 
 The start of a file's stem names its recording: 0001TP (dusk), 0006R0, 0016E5 and Seq05VD (day). The splits
 "day_train", "day_val", "dusk_train" and "dusk_test" cut the data along them into a domain-shift task on real
@@ -13,8 +13,8 @@ Eleven of the 19 Cityscapes classes occur; the others are in no label and drop o
 import os
 from typing import NamedTuple
 
-from uda_jax.data import label_spaces
-from uda_jax.data.frames import FrameFiles, IdTable, pair_files, require_root
+from uda_jax.data.files import Tree
+from uda_jax.data.frames import IMAGE_ENDINGS, FrameFiles, by_name, pair
 from uda_jax.errors import UserError
 from uda_jax.sections import closest
 
@@ -35,33 +35,44 @@ SPLITS = {
 }
 
 
+# Frames of each split as published, for `uda check`.
+COUNTS = {"train": 367, "val": 101, "test": 233, "day_train": 305, "day_val": 101, "dusk_train": 62, "dusk_test": 62}
+
+
 class Camvid(FrameFiles):
     """CamVid, one split.
 
     Args:
       root: the folder that holds train, val and test.
       split: one of `SPLITS`.
-      label_space: "19", "16", "13", "10" or "7".
+      label_space: a protocol of `label_spaces`, of which "camvid" keeps all 11 classes.
 
     Raises:
-      UserError: unknown split or protocol; a missing folder, no frame of the split, or a frame without label.
+      UserError: unknown split or protocol; a missing folder, or no frame of the split.
     """
 
     def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19"):
         if split not in SPLITS:
             raise UserError(f"camvid: unknown split '{split}'{closest(split, SPLITS)}")
         folder, recordings = SPLITS[split]
-        root = require_root("camvid", root)
-        images, labels = root / folder / "images", root / folder / "labels"
-        if not images.is_dir():
-            images, labels = root / folder, root / f"{folder}annot"
+        tree = Tree("camvid", root)
+        images, labels = f"{folder}/images", f"{folder}/labels"
+        if not tree.is_folder(images):
+            images, labels = folder, f"{folder}annot"
         for path in (images, labels):
-            if not path.is_dir():
-                raise UserError(f"camvid: no folder {path}; 'root' must hold {folder}/images and {folder}/labels")
-        frames = [frame for frame in pair_files(images, labels) if frame.name.startswith(recordings)]
+            if not tree.is_folder(path):
+                raise UserError(
+                    f"camvid: no folder {tree.where(path)}; 'root' must hold {folder}/images and {folder}/labels"
+                )
+        problems = tree.problems
+        found = by_name(tree.files(images, IMAGE_ENDINGS), IMAGE_ENDINGS, problems)
+        stored = by_name(tree.files(labels, (".png",)), ".png", problems, "label")
+        frames, unpaired = pair(
+            {name: file for name, file in found.items() if name.startswith(recordings)},
+            label={name: file for name, file in stored.items() if name.startswith(recordings)},
+        )
         if not frames:
-            raise UserError(f"{images}: no frame of the recordings {', '.join(recordings)}; the copy is incomplete")
-        table = label_spaces.lookup_table("camvid", label_space)
-        super().__init__(frames, IdTable(table), label_spaces.label_space(label_space))
-        if self.lacking("label"):
-            raise UserError(f"{labels}: no label for '{self.lacking('label')[0]}'; the copy is incomplete")
+            raise UserError(
+                f"{tree.where(images)}: no frame of the recordings {', '.join(recordings)}; the copy is incomplete"
+            )
+        super().__init__("camvid", frames, label_space, problems=problems + unpaired)

@@ -35,7 +35,8 @@ import numpy as np
 import yaml
 
 from uda_jax.data import label_spaces
-from uda_jax.data.frames import FrameFiles, pair_files, require_root
+from uda_jax.data.files import Tree
+from uda_jax.data.frames import IMAGE_ENDINGS, Frame, FrameFiles, Metres, by_name, pair
 from uda_jax.data.images import read_image, read_label
 from uda_jax.data.label_spaces import CLASS_NAMES, IGNORE, PALETTE, LabelSpace
 from uda_jax.errors import UserError
@@ -81,61 +82,79 @@ class Folder(FrameFiles):
     def __init__(
         self, root: str | os.PathLike | None, split: str, label_space: str = "own", *, require_labels: bool = False
     ):
-        root = require_root("folder", root)
-        description = read_description(root / "dataset.yaml")
-        images = root / split / "images"
-        if not images.is_dir():
-            splits = sorted(path.parent.name for path in root.glob("*/images"))
+        tree = Tree("folder", root)
+        description = read_description(tree.root / "dataset.yaml")
+        images = f"{split}/images"
+        if not tree.is_folder(images):
+            splits = sorted(path.parent.name for path in tree.root.glob("*/images"))
             hint = closest(split, splits) if splits else "; put the images of a split into <split>/images"
-            raise UserError(f"folder: no folder {images} for split '{split}'{hint}")
-        frames = pair_files(images, root / split / "labels", root / split / "depth")
-        if description.depth_unit is None and any(frame.depth for frame in frames):
+            raise UserError(f"folder: no folder {tree.where(images)} for split '{split}'{hint}")
+        problems = tree.problems
+        found = by_name(tree.files(images, IMAGE_ENDINGS), IMAGE_ENDINGS, problems)
+        if not found and not problems:
+            raise UserError(
+                f"{tree.where(images)}: expected images ({', '.join(IMAGE_ENDINGS)}), found none; check root and split"
+            )
+        maps = {
+            field: by_name(tree.files(f"{split}/{folder}", (".png",)), ".png", problems, field)
+            for field, folder in (("label", "labels"), ("depth", "depth"))
+        }
+        frames, unpaired = pair(found, may_lack=() if require_labels else ("label", "depth"), **maps)
+        if require_labels and not maps["label"]:
+            raise UserError(f"{tree.where(f'{split}/labels')}: expected labels, found none; label the images")
+        if description.depth_unit is None and maps["depth"]:
             raise UserError(f"{description.path}: depth_unit: expected metres per count, since {split}/depth exists")
         space, targets = _target_classes(description, label_space)
-        super().__init__(frames, _decoder(description, targets), space, description.depth_unit)
-        if require_labels and self.lacking("label"):
-            missing = self.lacking("label")
-            raise UserError(
-                f"{root / split / 'labels'}: {len(missing)} of {len(frames)} images have no label, the first is "
-                f"'{missing[0]}'; label or remove them"
-            )
+        table = np.full(256, IGNORE, np.uint8)
+        table[: len(targets)] = targets
+        super().__init__(
+            "folder",
+            frames,
+            space,
+            ids=_decoder(description),
+            depth=Metres(description.depth_unit) if description.depth_unit else None,
+            table=table,
+            known=(*range(len(targets)), IGNORE),
+            problems=problems + unpaired,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class _IdLabels:
-    """Maps stored ids by a uint8 `[256]` table; ids where `known` bool `[256]` is False are errors."""
+    """Maps stored ids to positions of classes by a uint8 `[256]` table; ids where `known` is False are errors."""
 
     table: np.ndarray
     known: np.ndarray
     description: Path
 
-    def __call__(self, path: Path) -> np.ndarray:
-        stored = read_label(path)
+    def __call__(self, frame: Frame) -> np.ndarray:
+        stored = read_label(frame.label)
         known = self.known[stored]
         if not known.all():
             raise UserError(
-                f"{path}: id {stored[~known][0]} is in no class; list it in 'ids' or 'ignore' of {self.description}"
+                f"{frame.label}: id {stored[~known][0]} is in no class; list it in 'ids' or 'ignore' of "
+                f"{self.description}"
             )
         return self.table[stored]
 
 
 @dataclasses.dataclass(frozen=True)
 class _PaintedLabels:
-    """Maps colours, packed as red << 16 | green << 8 | blue and sorted, to classes."""
+    """Maps colours, packed as red << 16 | green << 8 | blue and sorted, to positions of classes."""
 
     packed: np.ndarray
     classes: np.ndarray
     description: Path
 
-    def __call__(self, path: Path) -> np.ndarray:
-        picture = read_image(path)
+    def __call__(self, frame: Frame) -> np.ndarray:
+        picture = read_image(frame.label)
         stored = picture.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
         place = np.minimum(np.searchsorted(self.packed, stored), len(self.packed) - 1)
         known = self.packed[place] == stored
         if not known.all():
             colour = picture[~known][0].tolist()
             raise UserError(
-                f"{path}: colour {colour} is no class; list it in 'colours' or 'ignore' of {self.description}"
+                f"{frame.label}: colour {colour} is no class; list it in 'colours' or 'ignore' of {self.description}"
             )
         return self.classes[place]
 
@@ -163,16 +182,18 @@ def _target_classes(description: Description, label_space: str) -> tuple[LabelSp
     return label_spaces.label_space(label_space), targets
 
 
-def _decoder(description: Description, targets: np.ndarray) -> _IdLabels | _PaintedLabels:
+def _decoder(description: Description) -> _IdLabels | _PaintedLabels:
+    """Returns what reads a label file into positions of classes, 255 = ignore."""
     if description.ids is None:
-        values = dict.fromkeys(description.ignore, IGNORE) | dict(zip(description.colours, targets, strict=True))
+        places = range(len(description.classes))
+        values = dict.fromkeys(description.ignore, IGNORE) | dict(zip(description.colours, places, strict=True))
         packed = np.array([red << 16 | green << 8 | blue for red, green, blue in values], np.int32)
         order = np.argsort(packed)
         return _PaintedLabels(packed[order], np.array(list(values.values()), np.uint8)[order], description.path)
     table, known = np.full(256, IGNORE, np.uint8), np.zeros(256, bool)
     known[list(description.ignore)] = True
-    for ids, target in zip(description.ids, targets, strict=True):
-        table[list(ids)] = target
+    for place, ids in enumerate(description.ids):
+        table[list(ids)] = place
         known[list(ids)] = True
     return _IdLabels(table, known, description.path)
 

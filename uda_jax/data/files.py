@@ -1,0 +1,283 @@
+"""Files where they lie: in folders, and inside the archives that a data set was downloaded as.
+
+A `Tree` shows a root folder and the zip and plain tar archives directly in it as one tree, as if all of them had been
+unpacked there; the root may also be one archive. Compressed tars cannot be read at random, and are passed over.
+"""
+
+import dataclasses
+import functools
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from uda_jax.errors import UserError
+
+ARCHIVES = (".zip", ".tar")
+# What macOS packs beside the files proper.
+_FOREIGN = "__MACOSX"
+# How deep below the root `Tree.find` looks for a folder: data sets are unpacked into one or two folders more.
+_DEPTH = 3
+
+
+class Problem(NamedTuple):
+    """Something wrong with a data set on disk.
+
+    Attributes:
+      frame: name of the frame that it spoils; None if it spoils no single one.
+      field: the map that it spoils: "image" (the whole frame), "label", "depth" or "disparity".
+      message: one line: which file, expected, got, what to do.
+    """
+
+    frame: str | None
+    field: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One file, on disk or inside an archive.
+
+    Attributes:
+      path: the file, or the archive that holds it.
+      member: its name inside the archive, empty on disk.
+      span: (first byte, size) inside a tar.
+    """
+
+    path: Path
+    member: str = ""
+    span: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return printable(f"{self.path}:{self.member}" if self.member else str(self.path))
+
+    @property
+    def name(self) -> str:
+        """The last part of the name."""
+        return self.member.rpartition("/")[2] if self.member else self.path.name
+
+    def read_bytes(self) -> bytes:
+        """Returns the whole file.
+
+        Raises:
+          OSError: it cannot be read, or what an archive holds is damaged.
+        """
+        if self.span is not None:
+            with open(self.path, "rb") as stream:
+                stream.seek(self.span[0])
+                data = stream.read(self.span[1])
+            if len(data) != self.span[1]:
+                raise OSError(f"the archive ends within the file: expected {self.span[1]} bytes, got {len(data)}")
+            return data
+        if not self.member:
+            return self.path.read_bytes()
+        try:
+            return _zip(self.path).read(self.member)
+        # A damaged member raises whatever the decompressor or the checksum finds first.
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, *_DECOMPRESSION) as error:
+            raise OSError(f"damaged in the archive: {error}") from None
+
+
+class Bytes(NamedTuple):
+    """A file that is in memory already, such as a field of a record."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read_bytes(self) -> bytes:
+        """Returns the content."""
+        return self.data
+
+
+class Tree:
+    """The files of a data set: its root and the archives in it, as one tree.
+
+    Args:
+      dataset: name of the data set, for messages.
+      root: a folder or an archive.
+
+    Attributes:
+      root: as given.
+      problems: what could not be listed: archives that cannot be opened, folders that lead back to themselves.
+
+    Raises:
+      UserError: no root, or there is nothing.
+    """
+
+    def __init__(self, dataset: str, root: str | os.PathLike | None):
+        if root is None:
+            raise UserError(f"{dataset}: root: expected the folder of the data set, got None; set the domain's 'root'")
+        self.root = Path(root).expanduser()
+        self.problems: list[Problem] = []
+        self._members: dict[str, File] = {}
+        self._packed_folders: dict[str, list[str]] = {}
+        if self.root.is_dir():
+            archives = [path for path in sorted(self.root.iterdir()) if path.suffix.lower() in ARCHIVES]
+        elif self.root.suffix.lower() in ARCHIVES and self.root.is_file():
+            archives = [self.root]
+        else:
+            raise UserError(
+                f"{dataset}: root: no folder {self.root}; set the domain's 'root' to where the data set lies"
+            )
+        for archive in archives:
+            if archive.is_file():
+                self._index(archive)
+
+    def find(self, folder: str) -> str | None:
+        """Returns where a folder such as "leftImg8bit/train" is, at the root or a few folders below; None if nowhere.
+
+        The nearest to the root wins, then the first by name.
+        """
+        places = [""]
+        for _ in range(_DEPTH):
+            for place in places:
+                if self.is_folder(candidate := _join(place, folder)):
+                    return candidate
+            places = [_join(place, child) for place in places for child in self._folders(place)]
+        return None
+
+    def is_folder(self, folder: str) -> bool:
+        """Returns whether there is such a folder, on disk or packed."""
+        return folder in self._packed_folders or (self.root.is_dir() and (self.root / folder).is_dir())
+
+    def files(self, folder: str, endings: Iterable[str], *, recursive: bool = False) -> dict[str, File]:
+        """Lists a folder.
+
+        Args:
+          folder: relative to the tree.
+          endings: of the names that count, in lower case, such as (".png", ".jpg"). Hidden files never count.
+          recursive: whether to go into folders in it.
+
+        Returns:
+          {name relative to `folder`: file}, sorted by name. A file on disk hides one of its name in an archive.
+        """
+        endings = tuple(endings)
+        found = {}
+        for name in self._packed(folder, recursive):
+            if name.lower().endswith(endings):
+                found[name] = self._members[_join(folder, name)]
+        if self.root.is_dir():
+            for name in self._on_disk(folder, recursive):
+                if name.lower().endswith(endings):
+                    found[name] = File(self.root / folder / name)
+        return dict(sorted(found.items()))
+
+    def file(self, name: str) -> File | None:
+        """Returns the file of this name relative to the tree; None if there is none."""
+        if self.root.is_dir() and (self.root / name).is_file():
+            return File(self.root / name)
+        return self._members.get(name)
+
+    def where(self, folder: str) -> str:
+        """Returns a folder's name for messages."""
+        return printable(str(self.root / folder))
+
+    def _index(self, archive: Path) -> None:
+        """Enters the members of an archive."""
+        try:
+            members = dict(_zip_members(archive) if archive.suffix.lower() == ".zip" else _tar_members(archive))
+        except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
+            self.problems.append(
+                Problem(None, "image", f"{printable(str(archive))}: damaged archive ({error}); download it again")
+            )
+            return
+        for name, file in members.items():
+            parts = name.split("/")
+            if _FOREIGN in parts or any(part.startswith(".") for part in parts):
+                continue
+            self._members.setdefault(name, file)
+            for depth, part in enumerate(parts):
+                entries = self._packed_folders.setdefault("/".join(parts[:depth]), [])
+                if depth == len(parts) - 1 or _join("/".join(parts[:depth]), part) not in self._packed_folders:
+                    entries.append(part)
+
+    def _packed(self, folder: str, recursive: bool) -> Iterator[str]:
+        for entry in self._packed_folders.get(folder, ()):
+            path = _join(folder, entry)
+            if path in self._members:
+                yield entry
+            elif recursive:
+                yield from (_join(entry, name) for name in self._packed(path, True))
+
+    def _on_disk(self, folder: str, recursive: bool, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+        """Yields names below a folder, following links but never back to a folder they come from."""
+        try:
+            entries = sorted(os.scandir(self.root / folder), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        stat = os.stat(self.root / folder)
+        above = (*above, (stat.st_dev, stat.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not _is_folder(entry):
+                # A link without a target counts as a file, so that reading it names it.
+                yield entry.name
+            elif recursive:
+                target = os.stat(entry.path)
+                if (target.st_dev, target.st_ino) in above:
+                    message = f"{printable(entry.path)}: the folder links back to one that holds it; remove the link"
+                    self.problems.append(Problem(None, "image", message))
+                    continue
+                below = self._on_disk(_join(folder, entry.name), True, above)
+                yield from (_join(entry.name, name) for name in below)
+
+    def _folders(self, folder: str) -> list[str]:
+        packed = [name for name in self._packed_folders.get(folder, ()) if _join(folder, name) in self._packed_folders]
+        disk = []
+        if self.root.is_dir() and (self.root / folder).is_dir():
+            disk = [entry.name for entry in os.scandir(self.root / folder) if _is_folder(entry)]
+        return sorted({name for name in (*packed, *disk) if not name.startswith(".")})
+
+
+def printable(text: str) -> str:
+    """Returns text that any stream can print: bytes that are no UTF-8, and control characters, become escapes."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link that leads to itself.
+        return False
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, File]]:
+    for entry in _zip(path).infolist():
+        if not entry.is_dir():
+            yield entry.filename, File(path, entry.filename)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, File]]:
+    with tarfile.open(path, "r:") as archive:
+        for entry in archive:
+            if entry.isfile():
+                name = entry.name.removeprefix("./")
+                yield name, File(path, name, (entry.offset_data, entry.size))
+
+
+# Opened once per process: a directory of thousands of members takes a while to read.
+@functools.lru_cache(maxsize=64)
+def _zip(path: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def _decompression_errors() -> tuple[type[Exception], ...]:
+    import lzma
+    import zlib
+
+    return (zlib.error, lzma.LZMAError)
+
+
+_DECOMPRESSION = _decompression_errors()
