@@ -129,7 +129,7 @@ def test_mistakes_in_the_folders(make_folder, tmp_path):
         get_dataset("folder", root, "train", "own")
     (root / "train" / "labels" / "lonely.png").unlink()
     Image.new("RGB", (16, 12)).save(root / "train" / "images" / "f000.jpg")
-    with pytest.raises(UserError, match=r"two files share the stem 'f000': f000\.jpg and f000\.png; rename one"):
+    with pytest.raises(UserError, match=r"images/f000\.png: shares the stem 'f000' with f000\.jpg; remove one"):
         get_dataset("folder", root, "train", "own")
     (root / "train" / "images" / "f000.jpg").unlink()
     (root / "train" / "depth").mkdir()
@@ -192,3 +192,14 @@ def test_get_dataset_knows_its_modules_and_their_options(make_folder):
         get_dataset("folder", make_folder(), "train", "own", require_label=True)
     with pytest.raises(UserError, match=r"camvid: unknown option 'size'; it takes none"):
         get_dataset("camvid", None, "train", size=3)
+
+
+def test_one_description_for_folders_side_by_side(make_folder, tmp_path):
+    source, target = make_folder(root="mine/source"), make_folder(root="mine/target", labels=False)
+    (tmp_path / "mine" / "dataset.yaml").write_text("classes: [sky, road, tram]\n")
+    (target / "dataset.yaml").unlink()
+    assert get_dataset("folder", target, "train", "own").label_space.names == ("sky", "road", "tram")
+    assert get_dataset("folder", source, "train", "own").label_space.names == ("road", "sky", "tram"), "own comes first"
+    (tmp_path / "mine" / "dataset.yaml").unlink()
+    with pytest.raises(UserError, match=r"mine/target/dataset\.yaml: no such file"):
+        get_dataset("folder", target, "train", "own")

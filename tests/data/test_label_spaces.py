@@ -12,31 +12,64 @@ from uda_jax.errors import UserError
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "datasets" / "luts.npz")
 
 
-@pytest.mark.parametrize(
-    ("dataset", "protocol", "key"),
-    [
-        ("cityscapes", "19", "cityscapes_id_to_train19"),
-        ("gta5", "19", "gta5_id_to_train19"),
-        ("cityscapes", "16", "cityscapes_id_to_16"),
-        ("cityscapes", "13", "cityscapes_id_to_13"),
-        ("cityscapes", "10", "cityscapes_id_to_gio10"),
-        ("cityscapes", "7", "cityscapes_id_to_7"),
-        ("camvid", "19", "camvid11_to_train19"),
-        ("streets", "16", "train19_to_16"),
-        ("streets", "13", "train19_to_13"),
-        ("streets", "10", "train19_to_gio10"),
-        ("streets", "7", "train19_to_7"),
-    ],
-)
-def test_tables_equal_the_published_ones(dataset, protocol, key):
+# How the stored arrays name data sets and protocols, and how this library does.
+DATASETS = {"train19": "streets", "vkitti": "virtual_kitti", "camvid11": "camvid", "mapillary12": "mapillary"}
+PROTOCOLS = {"train19": "19", "gio10": "10", "camvid11": "camvid"}
+MAPPINGS = {"_recommended": "", "_strict": "_strict", "_mseg": "_mseg"}
+
+
+def golden_tables():
+    """Yields (key, data set, protocol) of every stored table."""
+    for key in GOLDEN.files:
+        dataset, arrow, protocol = key.replace("_id_to_", "_to_").partition("_to_")
+        if arrow:
+            mapping = next((word for word in MAPPINGS if protocol.endswith(word)), "")
+            protocol = protocol.removesuffix(mapping)
+            dataset = DATASETS.get(dataset, dataset) + MAPPINGS.get(mapping, "")
+            yield key, dataset, PROTOCOLS.get(protocol, protocol)
+
+
+@pytest.mark.parametrize(("key", "dataset", "protocol"), list(golden_tables()))
+def test_tables_equal_the_published_ones(key, dataset, protocol):
     np.testing.assert_array_equal(lookup_table(dataset, protocol), GOLDEN[key])
 
 
+def test_every_kind_of_table_is_compared():
+    compared = {dataset for _, dataset, _ in golden_tables()}
+    assert compared >= {"cityscapes", "gta5", "synthia", "kitti", "virtual_kitti", "camvid", "mapillary_mseg"}
+    assert len(list(golden_tables())) == 28
+    for same in ("acdc", "dark_zurich", "synscapes"):
+        np.testing.assert_array_equal(lookup_table(same, "19"), GOLDEN["cityscapes_id_to_train19"])
+    assert lookup_table("bdd100k", "19")[:20].tolist() == [*range(19), 255]
+    assert lookup_table("camvid", "camvid")[:12].tolist() == [*range(11), 255]
+
+
+def test_synthia_in_seven_classes_keeps_what_dada_left_out():
+    clean, released = lookup_table("synthia", "7"), lookup_table("synthia", "7_dada")
+    omitted = {12: 6, 17: 5, 19: 6, 21: 1}  # motorcycle, rider, bus, wall
+    assert {k: clean[k] for k in omitted} == omitted and all(released[k] == 255 for k in omitted)
+    assert released[22] == 0 and clean[22] == 255  # lane marking
+
+
 @pytest.mark.parametrize(
-    ("protocol", "key"), [("19", "train19"), ("16", "16"), ("13", "13"), ("10", "gio10"), ("7", "7")]
+    ("protocol", "key"),
+    [("19", "train19"), ("16", "16"), ("13", "13"), ("10", "gio10"), ("7", "7"), ("plca19", "plca19")],
 )
 def test_names(protocol, key):
     assert label_spaces.label_space(protocol).names == tuple(GOLDEN[f"names_{key}"])
+
+
+def test_camvid_classes():
+    space = label_spaces.label_space("camvid")
+    assert space.names == tuple(GOLDEN["names_camvid12"][:11])
+    np.testing.assert_array_equal(np.array(space.colours), GOLDEN["palette_camvid12"][:11])
+
+
+def test_known_ids():
+    assert label_spaces.known_ids("gta5") - label_spaces.known_ids("cityscapes") == {34}
+    assert label_spaces.known_ids("synthia") == set(range(23)) and max(label_spaces.known_ids("mapillary")) == 65
+    with pytest.raises(UserError, match=r"no ids known of 'kiti'; did you mean 'kitti'\?"):
+        label_spaces.known_ids("kiti")
 
 
 def test_palette_and_ids():

@@ -94,7 +94,7 @@ CATEGORIES = ("flat", "construction", "object", "nature", "sky", "human", "vehic
 _CATEGORY_COLOURS = PALETTE[[0, 2, 5, 8, 10, 11, 13]]
 _CAMVID_CLASSES = tuple(row[0] for row in label_tables.CAMVID if row[1])
 
-PROTOCOLS = (*PROTOCOL_CLASSES, "7", "7_dada", "camvid")
+PROTOCOLS = ("19", "16", "13", "10", "7", "7_dada", "camvid", "plca19", "plca16")
 
 
 class LabelSpace(NamedTuple):

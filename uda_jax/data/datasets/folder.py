@@ -1,6 +1,6 @@
 """Any user's own images, labels and depth maps, described by one small file.
 
-    <root>/dataset.yaml
+    <root>/dataset.yaml                          or one <root>/../dataset.yaml for several folders side by side
     <root>/<split>/images/<stem>.png|jpg|jpeg
     <root>/<split>/labels/<stem>.png             optional: a split or a frame without labels is unlabelled
     <root>/<split>/depth/<stem>.png              optional: 16-bit, one channel, 0 = no value
@@ -83,7 +83,7 @@ class Folder(FrameFiles):
         self, root: str | os.PathLike | None, split: str, label_space: str = "own", *, require_labels: bool = False
     ):
         tree = Tree("folder", root)
-        description = read_description(tree.root / "dataset.yaml")
+        description = read_description(_description_path(tree.root))
         images = f"{split}/images"
         if not tree.is_folder(images):
             splits = sorted(path.parent.name for path in tree.root.glob("*/images"))
@@ -196,6 +196,12 @@ def _decoder(description: Description) -> _IdLabels | _PaintedLabels:
         table[list(ids)] = place
         known[list(ids)] = True
     return _IdLabels(table, known, description.path)
+
+
+def _description_path(root: Path) -> Path:
+    """Returns where the description of a folder lies: in it, or beside it, for source and target in one."""
+    own, common = root / "dataset.yaml", root.resolve().parent / "dataset.yaml"
+    return common if common.is_file() and not own.is_file() else own
 
 
 def read_description(path: Path) -> Description:
