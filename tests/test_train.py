@@ -261,3 +261,18 @@ def test_accumulation_of_equal_batches_is_one_larger_step(tiny_experiment):
         ends[accumulation] = state.params
     for ours, theirs in zip(jax.tree.leaves(ends[1]), jax.tree.leaves(ends[2]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_camera_without_any_label_is_adapted_to_and_shown_but_not_scored(tiny_experiment, tiny_folder, tmp_path):
+    target = tmp_path / "target"
+    shutil.copytree(tiny_folder, target, ignore=shutil.ignore_patterns("labels"))
+    final = dataclasses.replace(tiny_experiment.evaluation.final, root=str(target))
+    evaluation = dataclasses.replace(tiny_experiment.evaluation, final=final, dev=None)
+    experiment = with_train(dataclasses.replace(tiny_experiment, evaluation=evaluation), steps=2, evaluate_every=0)
+    assert run(experiment, tmp_path / "run") is None
+    assert not (tmp_path / "run" / "result.json").exists()
+    shown = sorted(path.name for path in (tmp_path / "run" / "pictures").glob("*/*.png"))
+    assert shown == ["entropy.png", "image.png", "prediction.png"]
+    experiment = dataclasses.replace(experiment, evaluation=dataclasses.replace(evaluation, dev=final))
+    with pytest.raises(UserError, match="config.evaluation.dev: expected labels to choose checkpoints by"):
+        run(experiment, tmp_path / "other")

@@ -124,7 +124,9 @@ def _train(options: argparse.Namespace) -> int:
     except train.Stopped as stopped:
         print(f"uda: {stopped}", file=sys.stderr)
         return 0
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and row is None:
+        print(f"{experiment.label}: trained; nothing to score on, see the predictions in {options.workdir}/pictures")
+    elif jax.process_index() == 0:
         _print_result(row)
     return 0
 
@@ -144,7 +146,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise UserError(f"{options.workdir}: its config has no config.evaluation.{options.on}; leave out --on")
     sharding.check_batch_size(section.batch_size, "config.evaluation.batch_size")
     path = f"config.evaluation.{options.on}"
-    summary = Evaluator(method, domain, section.batch_size, sharding.data_mesh(), path=path).score(state)
+    evaluator = Evaluator(method, domain, section.batch_size, sharding.data_mesh(), path=path)
+    if not evaluator.labelled:
+        raise UserError(f"{path}: no frame of the split has a label to score on; name another split")
+    summary = evaluator.score(state)
     print(json.dumps(summary, indent=1))
     return 0
 

@@ -1,5 +1,6 @@
 """Scoring: one confusion matrix over a whole split, the same on any number of devices."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -18,15 +19,22 @@ class Evaluator:
 
     Args:
       method: gives `predict` and `num_classes`.
-      domain: the split, with labels.
+      domain: the split. Where none of its frames has a label there are pictures, but no score.
       batch_size: global batch size; the last batch is padded with ignored pixels.
       mesh: the device mesh.
       path: dotted name of the domain's section, for messages.
+
+    Attributes:
+      domain, dataset: the split, and its opened frames.
+      labelled: whether there is something to score on.
     """
 
     def __init__(self, method: Any, domain: streams.Domain, batch_size: int, mesh: jax.sharding.Mesh, *, path: str):
+        unlabelled = dataclasses.replace(domain, fields=("image",))
+        dataset = streams.open_domain(unlabelled, path)
+        self.labelled = not hasattr(dataset, "lacking") or len(dataset.lacking("label")) < len(dataset)
         self._batches = streams.evaluation_batches(
-            domain,
+            domain if self.labelled else unlabelled,
             batch_size,
             path=path,
             process_index=jax.process_index(),
@@ -53,7 +61,7 @@ class Evaluator:
         """Returns the int64 confusion matrix [C, C], rows = labels, of the split or of its first batches."""
         total = np.zeros((), np.int64)
         for batch in itertools.islice(self._batches, max_batches):
-            images, labels = sharding.to_global((batch["image"], batch["label"]), self._batch_sharding)
+            images, labels = sharding.to_global((batch["image"], _labels(batch)), self._batch_sharding)
             # Summed on the host in 64 bits: 32 would overflow on a large split.
             total = total + np.asarray(self._confusion_step(state, images, labels), np.int64)
         return total
@@ -69,18 +77,23 @@ class Evaluator:
 
         Yields:
           {"name": str, "image": uint8 [H, W, 3], "label", "prediction": uint8 [h, w], "entropy": float32 [h, w] in
-          [0, 1]}.
+          [0, 1]}; the label is None where the split has none.
         """
         chosen = np.linspace(0, len(self._batches), min(count, len(self._batches)), endpoint=False, dtype=int)
         for number, batch in enumerate(self._batches):
             if number not in chosen:
                 continue
-            images, labels = sharding.to_global((batch["image"], batch["label"]), self._batch_sharding)
+            images, labels = sharding.to_global((batch["image"], _labels(batch)), self._batch_sharding)
             prediction, entropy = jax.device_get(self._picture_step(state, images, labels))
             if jax.process_index() == 0:
                 name = self.dataset.name(int(batch["index"][0]))
-                maps = {"image": batch["image"][0], "label": batch["label"][0]}
+                maps = {"image": batch["image"][0], "label": batch["label"][0] if self.labelled else None}
                 yield {"name": name, **maps, "prediction": prediction[0], "entropy": entropy[0]}
+
+
+def _labels(batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns the labels of a batch; all ignored, at the size of the images, where there are none."""
+    return batch["label"] if "label" in batch else np.full(batch["image"].shape[:3], label_spaces.IGNORE, np.uint8)
 
 
 def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:

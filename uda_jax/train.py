@@ -52,7 +52,7 @@ class Context:
         return jax.process_index() == 0
 
 
-def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[str, Any]:
+def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[str, Any] | None:
     """Trains an experiment to its end, or on from where it stopped, and scores it on the final split.
 
     Args:
@@ -61,7 +61,7 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
       origin: how it was asked for, kept in the result row.
 
     Returns:
-      The result row that `result.json` holds.
+      The result row that `result.json` holds; None where the final split has no labels to score on.
 
     Raises:
       UserError: bad input of any kind, before anything is written where that can be known.
@@ -88,10 +88,10 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
     if (workdir / "result.json").exists():
         return json.loads((workdir / "result.json").read_text())[0]
     state = workdirs.last_state(recipe[-1], workdir, context.mesh)
-    row = results.row(experiment, final.score(state), said, origin)
+    row = results.row(experiment, final.score(state), said, origin) if final.labelled else None
     for frame in final.pictures(state, experiment.evaluation.pictures):
         pictures.save_frame(workdir / "pictures", palette=space.palette, **frame)
-    if context.first_process:
+    if row and context.first_process:
         write_atomically(workdir / "result.json", json.dumps([row], indent=1) + "\n")
     return row
 
@@ -268,7 +268,10 @@ def _evaluator(method: Any, which: str, context: Context) -> Evaluator | None:
     domain = getattr(section, which)
     if domain is None:
         return None
-    return Evaluator(method, domain, section.batch_size, context.mesh, path=f"config.evaluation.{which}")
+    evaluator = Evaluator(method, domain, section.batch_size, context.mesh, path=f"config.evaluation.{which}")
+    if which == "dev" and not evaluator.labelled:
+        raise UserError("config.evaluation.dev: expected labels to choose checkpoints by, found none; leave dev out")
+    return evaluator
 
 
 def _panel(frame: dict[str, Any], palette: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ events, finished.json), pictures/ and, once everything is done, result.json.
 """
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -93,7 +94,9 @@ def last_state(stage: stages.Stage, workdir: Path, mesh: jax.sharding.Mesh) -> A
 
 def label_space(experiment: Experiment) -> label_spaces.LabelSpace:
     """Returns the label space that the evaluation split and all training domains must share."""
-    space = domains.open_domain(experiment.evaluation.final, "config.evaluation.final").label_space
+    # Scored or not, see `Evaluator.labelled`.
+    final = dataclasses.replace(experiment.evaluation.final, fields=("image",))
+    space = domains.open_domain(final, "config.evaluation.final").label_space
     plans = [experiment.data, *(plan.data for plan in (experiment.stages or {}).values() if plan.data)]
     for name, domain in (item for plan in plans for item in plan.items()):
         found = domains.open_domain(domain, f"config.data.{name}").label_space
