@@ -26,7 +26,7 @@ FORBIDDEN = {
 }
 OUTSIDE = {"data": {"jax", "flax", "optax", "orbax"}, "report": {"jax", "flax", "optax", "orbax"}}
 # Heavy or absent packages that nothing in the library may need.
-NOWHERE = {"torch", "tensorflow", "scipy", "matplotlib", "cv2"}
+NOWHERE = {"torch", "tensorflow", "matplotlib", "cv2"}
 
 
 def room_of(path: Path) -> str:

@@ -63,30 +63,40 @@ def read_label(source: Any) -> np.ndarray:
     return _read(source, _INDEX_MODES, expected, ids)
 
 
-def read_counts(source: Any) -> np.ndarray:
-    """Reads stored counts at full depth: a PNG of 16 or 8 bits with one or three channels.
+def read_counts(source: Any, *, bits: tuple[int, ...] = (8, 16)) -> np.ndarray:
+    """Reads stored counts at full depth: a PNG with one or three channels.
+
+    Args:
+      source: the file.
+      bits: how many bits a channel may have. Of maps that were published with 16, a copy with 8 has lost most of its
+        values and looks whole all the same.
 
     Returns:
       uint16 `[H, W]` or `[H, W, 3]` (red, green, blue).
 
     Raises:
-      UserError: as `read_image`, or the file has a palette or an alpha channel.
+      UserError: as `read_image`, or the file has a palette, an alpha channel, other bits, or is no PNG.
     """
+    expected = f"a PNG of counts with one or three channels of {' or '.join(map(str, bits))} bits"
 
     def counts(image: Image.Image, data: bytes) -> np.ndarray:
+        if _png_bits(data) not in bits:
+            found = f"{_png_bits(data)} bits" if image.format == "PNG" else image.format
+            raise UserError(f"{source}: expected {expected}, got {found}; copy the original file again")
         if image.mode == "RGB" and _png_bits(data) == 16:
             return _rgb48(data)
         return np.array(image).astype(np.uint16)
 
-    return _read(source, (*_COUNT_MODES, "RGB"), "a PNG of counts with one or three channels of 8 or 16 bits", counts)
+    return _read(source, (*_COUNT_MODES, "RGB"), expected, counts)
 
 
-def read_depth(source: Any, metres_per_count: float) -> np.ndarray:
+def read_depth(source: Any, metres_per_count: float, *, bits: tuple[int, ...] = (8, 16)) -> np.ndarray:
     """Reads a depth map: a PNG of 16 (or 8) bits with one channel, or three equal ones, where 0 is "no value".
 
     Args:
       source: the file.
       metres_per_count: metres per stored unit, such as 0.01 for centimetres.
+      bits: as in `read_counts`.
 
     Returns:
       float32 `[H, W]`, metres, 0 = invalid.
@@ -94,7 +104,7 @@ def read_depth(source: Any, metres_per_count: float) -> np.ndarray:
     Raises:
       UserError: as `read_image`, or the file has several channels that differ.
     """
-    counts = read_counts(source)
+    counts = read_counts(source, bits=bits)
     if counts.ndim == 3:
         if (counts != counts[..., :1]).any():
             raise UserError(
@@ -124,6 +134,26 @@ def write_png(array: np.ndarray) -> bytes:
     return _PNG + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
+
+
+def read_floats(source: Any) -> np.ndarray:
+    """Reads what `write_floats` wrote.
+
+    Returns:
+      float32 `[H, W]`.
+
+    Raises:
+      UserError: as `read_image`, or the file does not have four channels.
+    """
+    return _read(source, ("RGBA",), "numbers in a PNG with four channels", _floats)
+
+
+def write_floats(array: np.ndarray) -> bytes:
+    """Encodes a float32 map `[H, W]` exactly: as a PNG whose four channels are the bytes of a number, lowest first.
+
+    This is how TFDS stores float images.
+    """
+    return write_png(np.ascontiguousarray(array, "<f4").view(np.uint8).reshape(*array.shape, 4))
 
 
 def is_whole(data: bytes) -> bool:
@@ -164,6 +194,11 @@ def _png_bits(data: bytes) -> int | None:
 def _rgb(image: Image.Image, data: bytes) -> np.ndarray:
     del data
     return np.array(image.convert("RGB"))
+
+
+def _floats(image: Image.Image, data: bytes) -> np.ndarray:
+    del data
+    return np.array(image).view("<f4")[..., 0].astype(np.float32, copy=False)
 
 
 def _rgb48(data: bytes) -> np.ndarray:
