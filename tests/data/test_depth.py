@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uda_jax.data.depth import disparity_target, inverse_depth_target, metres_from_disparity, read_16_bits
+from uda_jax.data.depth import disparity_target, inverse_depth_target, metres_from_disparity, read_relative_disparity
 from uda_jax.errors import UserError
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "datasets" / "format_fixtures.npz")
@@ -57,12 +57,10 @@ def test_metres_from_disparity():
     np.testing.assert_array_equal(depth, np.array([[40, 800, 0], [0, 0, 0]], np.float32))
 
 
-def test_copies_with_8_bits_are_refused(tmp_path):
+def test_relative_disparity_needs_16_bits(tmp_path):
     counts = np.array([[0, 1, 255]], np.uint16)
     Image.fromarray(counts).save(tmp_path / "whole.png")
-    np.testing.assert_array_equal(read_16_bits(tmp_path / "whole.png", 0.01), np.array([[0, 0.01, 2.55]], np.float32))
+    np.testing.assert_array_equal(read_relative_disparity(tmp_path / "whole.png"), counts.astype(np.float32) / 256)
     Image.fromarray(counts.astype(np.uint8)).save(tmp_path / "cut.png")
-    with pytest.raises(UserError, match=r"cut\.png: expected a PNG with 16 bits per count, got 8; copy the original"):
-        read_16_bits(tmp_path / "cut.png", 0.01)
-    with pytest.raises(UserError, match=r"gone\.png: no such file"):
-        read_16_bits(tmp_path / "gone.png", 0.01)
+    with pytest.raises(UserError, match=r"cut\.png: expected a PNG .* of 16 bits, got 8 bits; copy the original"):
+        read_relative_disparity(tmp_path / "cut.png")

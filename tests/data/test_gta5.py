@@ -94,7 +94,7 @@ def test_disparity_of_corda(tmp_path):
     root = make_gta5(tmp_path, ["00001"], size=(40, 64))
     shutil.copytree(FIXTURES / "corda" / "gta" / "disparity", root / "disparity")
     assert "disparity" not in get_dataset("gta5", root, "train")[0]
-    disparity = get_dataset("gta5", root, "train", disparity=True)[0]["disparity"]
+    disparity = get_dataset("gta5", root, "train", depth="monocular")[0]["disparity"]
     assert disparity.dtype == np.float32
     np.testing.assert_array_equal(disparity, GOLDEN["corda_gta_disparity"] / np.float32(256))
     np.testing.assert_allclose(disparity + 1, GOLDEN["corda_gta_mono_target"], rtol=1e-6)
@@ -125,7 +125,7 @@ def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="gta5: unknown split 'val'"):
         get_dataset("gta5", root, "val")
     with pytest.raises(UserError, match=r"gta5: no folder .*disparity; 'root' must hold images, labels, disparity"):
-        get_dataset("gta5", root, "train", disparity=True)
+        get_dataset("gta5", root, "train", depth="monocular")
 
 
 def test_real_frames_in_both_sizes(shared):

@@ -4,15 +4,14 @@ Data sets deliver `depth` in metres and `disparity` as relative inverse depth, b
 The depth heads of DADA and CorDA regress inverse depth instead: at least 1, larger = nearer, and exactly 1 where there
 is nothing to learn, be it missing or too far away to tell. Convert first and resize afterwards, as they do.
 
-The conversions are NumPy and work on maps of any shape; `read_16_bits` reads what they start from.
+The conversions are NumPy and work on maps of any shape.
 """
 
 from typing import Any
 
 import numpy as np
 
-from uda_jax.data.images import header, read_depth
-from uda_jax.errors import UserError
+from uda_jax.data.images import read_depth
 
 NO_SUPERVISION = 1.0
 # The largest depth that 16 bits of centimetres can hold. One centimetre more is the numerator of the inverse depth,
@@ -77,24 +76,10 @@ def disparity_target(disparity: np.ndarray) -> np.ndarray:
     return (np.asarray(disparity) + NO_SUPERVISION).astype(np.float32)
 
 
-def read_16_bits(source: Any, per_count: float) -> np.ndarray:
-    """Reads a depth or disparity PNG that must have 16 bits per count.
-
-    Of maps that were published with 16 bits, a copy with 8 has lost most of its values and looks whole all the same.
-
-    Args:
-      source: what `images.read_depth` takes, with `read_bytes()`.
-      per_count: metres, or pixels of disparity, per stored unit.
+def read_relative_disparity(source: Any) -> np.ndarray:
+    """Reads the output of CorDA's monocular networks, a 16-bit PNG of normalised disparity.
 
     Returns:
-      float32 `[H, W]`, 0 = invalid.
-
-    Raises:
-      UserError: as `images.read_depth`, or the file has not 16 bits.
+      float32 `[H, W]`, stored counts / 256, larger = nearer, 0 = invalid.
     """
-    values = read_depth(source, per_count)
-    _, bits = header(source.read_bytes())
-    if bits != 16:
-        found = "a file that is no PNG" if bits is None else f"{bits}"
-        raise UserError(f"{source}: expected a PNG with 16 bits per count, got {found}; copy the original file again")
-    return values
+    return read_depth(source, 1 / 256, bits=(16,))

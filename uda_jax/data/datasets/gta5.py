@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from uda_jax.data.depth import read_16_bits
+from uda_jax.data.depth import read_relative_disparity
 from uda_jax.data.files import Problem, Tree
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, pair
 from uda_jax.errors import UserError
@@ -39,7 +39,7 @@ class Gta5(FrameFiles):
       split: "train".
       label_space: a protocol of `label_spaces`.
       exclude: names of frames to leave out.
-      disparity: True adds CorDA's `disparity/<NNNNN>.png` as `disparity`: the stored 16 bits divided by 256.
+      depth: None, or "monocular": CorDA's `disparity/<NNNNN>.png`, as `disparity`: the stored 16 bits divided by 256.
 
     Raises:
       UserError: unknown split or protocol, a missing folder; on access, with a frame.
@@ -52,15 +52,17 @@ class Gta5(FrameFiles):
         label_space: str = "19",
         *,
         exclude: Sequence[str] = FAULTY,
-        disparity: bool = False,
+        depth: str | None = None,
     ):
         if split not in SPLITS:
             raise UserError(f"gta5: unknown split '{split}'{closest(split, SPLITS)}")
         if not isinstance(exclude, (list, tuple)) or not all(isinstance(name, str) for name in exclude):
             raise UserError(f"gta5: exclude: expected a list of frame names such as ['15188'], got {exclude!r}")
+        if depth not in (None, "monocular"):
+            raise UserError(f"gta5: depth: expected 'monocular' or None, got {depth!r}")
         tree = Tree("gta5", root)
         problems = tree.problems
-        folders = {"image": "images", "label": "labels"} | ({"disparity": "disparity"} if disparity else {})
+        folders = {"image": "images", "label": "labels"} | ({"disparity": "disparity"} if depth else {})
         maps = {}
         for field, folder in folders.items():
             place = tree.find(folder)
@@ -93,5 +95,4 @@ class Gta5(FrameFiles):
 
 
 def _disparity(frame: Frame) -> np.ndarray:
-    """Reads CorDA's disparity: float32 `[H, W]`, stored counts / 256, 0 = invalid."""
-    return read_16_bits(frame.disparity, 1 / 256)
+    return read_relative_disparity(frame.disparity)

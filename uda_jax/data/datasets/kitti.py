@@ -16,9 +16,10 @@ import re
 
 import numpy as np
 
-from uda_jax.data.depth import metres_from_disparity, read_16_bits
+from uda_jax.data.depth import metres_from_disparity
 from uda_jax.data.files import File, Problem, Tree
 from uda_jax.data.frames import Frame, FrameFiles, by_name, pair
+from uda_jax.data.images import read_depth
 from uda_jax.errors import UserError
 from uda_jax.sections import closest
 
@@ -106,11 +107,11 @@ def _sparse_frames(tree: Tree, part: str) -> tuple[list[Frame], list[Problem]]:
 
 
 def _sparse_metres(frame: Frame) -> np.ndarray:
-    return read_16_bits(frame.depth, 1 / 256)
+    return read_depth(frame.depth, 1 / 256, bits=(16,))
 
 
 def _stereo_metres(frame: Frame) -> np.ndarray:
     """Reads stereo disparity as depth. The few frames of another width get the focal length in proportion to it."""
-    disparity = read_16_bits(frame.depth, 1 / 256)
+    disparity = read_depth(frame.depth, 1 / 256, bits=(16,))
     focal_length = FOCAL_LENGTH * disparity.shape[1] / _WIDTH
     return metres_from_disparity(disparity, baseline=BASELINE, focal_length=focal_length)

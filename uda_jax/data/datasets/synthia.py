@@ -15,10 +15,9 @@ import os
 
 import numpy as np
 
-from uda_jax.data.depth import read_16_bits
 from uda_jax.data.files import Tree
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, pair
-from uda_jax.data.images import header, read_counts
+from uda_jax.data.images import header, read_counts, read_depth
 from uda_jax.errors import UserError
 from uda_jax.sections import closest
 
@@ -62,7 +61,7 @@ class Synthia(FrameFiles):
 
 
 def _metres(frame: Frame) -> np.ndarray:
-    return read_16_bits(frame.depth, _METRES_PER_COUNT)
+    return read_depth(frame.depth, _METRES_PER_COUNT, bits=(16,))
 
 
 def _ids(frame: Frame) -> np.ndarray:
