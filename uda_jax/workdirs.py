@@ -93,14 +93,16 @@ def last_state(stage: stages.Stage, workdir: Path, mesh: jax.sharding.Mesh) -> A
 
 
 def label_space(experiment: Experiment) -> label_spaces.LabelSpace:
-    """Returns the label space that the evaluation split and all training domains must share."""
+    """Returns the label space that the evaluation split and all training domains with labels must share."""
     # Scored or not, see `Evaluator.labelled`.
     final = dataclasses.replace(experiment.evaluation.final, fields=("image",))
     space = domains.open_domain(final, "config.evaluation.final").label_space
     plans = [experiment.data, *(plan.data for plan in (experiment.stages or {}).values() if plan.data)]
     for name, domain in (item for plan in plans for item in plan.items()):
         found = domains.open_domain(domain, f"config.data.{name}").label_space
-        if found.names != space.names:
+        # A video knows no classes but those that it is given.
+        space = space if space.names else found
+        if "label" in domain.fields and found.names != space.names:
             raise UserError(
                 f"config.data.{name}: expected the classes of config.evaluation.final {list(space.names)}, "
                 f"got {list(found.names)}; give both the same label_space"

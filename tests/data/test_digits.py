@@ -1,0 +1,200 @@
+"""Digits: every file format decodes to the same samples, published counts and checksums, and damaged files."""
+
+import gzip
+import hashlib
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from uda_jax.data import get_dataset
+from uda_jax.data.domains import Domain
+from uda_jax.data.streams import evaluation_batches
+from uda_jax.errors import UserError
+
+GENERATOR = np.random.default_rng(0)
+LABELS = np.array([7, 0, 9, 1, 1], np.uint8)
+MNIST = GENERATOR.integers(0, 256, (5, 28, 28), dtype=np.uint8)
+USPS = GENERATOR.integers(0, 256, (5, 16, 16), dtype=np.uint8)
+SVHN = GENERATOR.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+
+
+def idx(array):
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_npz(path, images, labels, names=("train_images", "train_labels", "test_images", "test_labels")):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **dict(zip(names, (images, labels, images[:2], labels[:2]), strict=True)))
+
+
+def write_idx(folder, images, labels, packed=False):
+    folder.mkdir(parents=True)
+    for split, count in (("train", None), ("t10k", 2)):
+        for name, array in ((f"{split}-images-idx3-ubyte", images), (f"{split}-labels-idx1-ubyte", labels)):
+            data = idx(array[:count])
+            (folder / (name + packed * ".gz")).write_bytes(gzip.compress(data) if packed else data)
+
+
+def element(kind, data):
+    return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+def variable(name, array):
+    """Returns a MATLAB variable of unsigned bytes, compressed as MATLAB does it."""
+    sizes = np.array(array.shape, "<i4").tobytes()
+    parts = (6, struct.pack("<II", 9, 0)), (5, sizes), (1, name.encode()), (2, array.tobytes(order="F"))
+    data = zlib.compress(element(14, b"".join(element(*part) for part in parts)))
+    return struct.pack("<II", 15, len(data)) + data
+
+
+def write_mat(folder, images, labels):
+    folder.mkdir(parents=True, exist_ok=True)
+    header = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H2s", 0x0100, b"IM")
+    stored = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
+    for split, count in (("train", None), ("test", 2)):
+        content = variable("X", np.moveaxis(images[:count], 0, 3)) + variable("y", stored[:count])
+        (folder / f"{split}_32x32.mat").write_bytes(header + content)
+
+
+def write_rows(folder, images, labels):
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", None), ("test", 2)):
+        rows = [
+            f"{label}.0000 " + " ".join(f"{value:.4f}" for value in image.ravel() / 127.5 - 1)
+            for image, label in zip(images[:count], labels[:count], strict=True)
+        ]
+        (folder / f"zip.{split}.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+
+
+FORMATS = {
+    "npz": ("mnist", MNIST, lambda root: write_npz(root / "mnist.npz", MNIST, LABELS)),
+    "npz of Keras": (
+        "mnist",
+        MNIST,
+        lambda root: write_npz(root / "mnist.npz", MNIST, LABELS, ("x_train", "y_train", "x_test", "y_test")),
+    ),
+    "idx": ("mnist", MNIST, lambda root: write_idx(root / "MNIST" / "raw", MNIST, LABELS)),
+    "packed idx": ("mnist", MNIST, lambda root: write_idx(root / "mnist", MNIST, LABELS, packed=True)),
+    "usps npz": ("usps", USPS, lambda root: write_npz(root / "usps" / "usps.npz", USPS, LABELS)),
+    "usps idx": ("usps", USPS, lambda root: write_idx(root / "usps", USPS, LABELS)),
+    "usps rows": ("usps", USPS, lambda root: write_rows(root, USPS, LABELS)),
+    "svhn": ("svhn", SVHN, lambda root: write_mat(root, SVHN, LABELS)),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats(tmp_path, kind):
+    which, images, write = FORMATS[kind]
+    write(tmp_path)
+    dataset = get_dataset("digits", tmp_path, "train", "own", which=which)
+    assert (len(dataset), dataset.label_space.names[3], len(set(dataset.label_space.colours))) == (5, "3", 10)
+    expected = images if images.ndim == 4 else np.stack([images] * 3, axis=-1)
+    for k, example in enumerate(pickle.loads(pickle.dumps(dataset))):
+        np.testing.assert_array_equal(example["image"], expected[k])
+        assert example["image"].flags.c_contiguous and example["image"].dtype == np.uint8
+        assert example["label"].tolist() == [[LABELS[k]]] and example["label"].dtype == np.uint8
+        assert (example["name"], example["index"]) == (f"train_{k:05d}", k)
+    assert len(get_dataset("digits", tmp_path, "test", "own", which=which)) == 2
+
+
+def test_options_and_fields(tmp_path):
+    write_npz(tmp_path / "mnist.npz", MNIST, LABELS)
+    dataset = get_dataset("digits", tmp_path, "train", "own", limit=3)
+    assert len(dataset) == 3 and dataset.name(2) == "train_00002"
+    assert dataset.read(-1, ("image",)).keys() == {"image", "name", "index"}
+    assert dataset.read(0, ("label",)).keys() == {"label", "name", "index"}
+    assert dataset.lacking("label") == [] and dataset.lacking("depth")[2] == "train_00002"
+    with pytest.raises(IndexError):
+        dataset[3]
+    assert len(pickle.dumps(dataset)) < 2000
+
+
+def test_the_label_of_one_pixel_stays_when_pictures_are_resized(tmp_path):
+    write_npz(tmp_path / "usps.npz", USPS, LABELS)
+    options = {"which": "usps"}
+    domain = Domain("digits", str(tmp_path), "train", "own", options=options, size=(28, 28), resize_label=False)
+    batch = next(iter(evaluation_batches(domain, 5)))
+    assert batch["image"].shape == (5, 28, 28, 3)
+    assert batch["label"].ravel().tolist() == LABELS.tolist() and batch["label"].shape == (5, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "val"}, r"digits: unknown split 'val'"),
+        ({"label_space": "19"}, r"digits: label_space: expected 'own', since the classes are digits, got '19'"),
+        ({"which": "emnist"}, r"digits: which: expected one of mnist, usps, svhn, got 'emnist'"),
+        ({"limit": 0}, r"digits: limit: expected an integer >= 1, got 0"),
+        ({"which": "svhn"}, r"digits: no file of svhn train in .*: expected train_32x32\.mat"),
+        (
+            {"which": "usps"},
+            r"no file of usps train in .*: expected usps\.npz or train-images-.* with .* or zip\.train",
+        ),
+    ],
+)
+def test_mistakes(tmp_path, arguments, message):
+    write_npz(tmp_path / "mnist.npz", MNIST, LABELS)
+    with pytest.raises(UserError, match=message):
+        get_dataset("digits", tmp_path, **{"split": "train", "label_space": "own"} | arguments)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "spoil", "message"),
+    [
+        ("npz", "mnist.npz", truncated, r"mnist\.npz: cannot be read"),
+        ("idx", "MNIST/raw/train-images-idx3-ubyte", truncated, r"train-images-idx3-ubyte and .*: cannot be read"),
+        ("packed idx", "mnist/train-labels-idx1-ubyte.gz", truncated, r"train-labels-idx1-ubyte\.gz: cannot be read"),
+        ("svhn", "train_32x32.mat", truncated, r"train_32x32\.mat: damaged file"),
+        ("usps rows", "zip.train.gz", truncated, r"zip\.train\.gz: cannot be read"),
+        ("npz", "mnist.npz", lambda path: path.write_bytes(b""), r"mnist\.npz: cannot be read"),
+        ("npz", "mnist.npz", lambda path: write_npz(path, USPS, LABELS), r"uint8 of 28x28, got uint8 of 16x16"),
+        ("npz", "mnist.npz", lambda path: write_npz(path, MNIST / 255, LABELS), r"uint8 of 28x28, got float64"),
+        ("npz", "mnist.npz", lambda path: write_npz(path, MNIST, LABELS + 1), r"expected labels from 0 to 9"),
+        ("npz", "mnist.npz", lambda path: write_npz(path, MNIST, LABELS[:4]), r"expected one label for each of 5"),
+        ("npz", "mnist.npz", lambda path: np.savez(path, a=LABELS), r"expected the arrays train_images and .*, got a"),
+        (
+            "usps rows",
+            "zip.train.gz",
+            lambda path: path.write_bytes(gzip.compress(b"1 2 3")),
+            r"zip\.train\.gz: cannot",
+        ),
+    ],
+)
+def test_damaged_files(tmp_path, kind, file, spoil, message):
+    which, _, write = FORMATS[kind]
+    write(tmp_path)
+    spoil(tmp_path / file)
+    with pytest.raises(UserError, match=message) as caught:
+        get_dataset("digits", tmp_path, "train", "own", which=which)
+    assert "\n" not in str(caught.value)
+
+
+def published(shared, which):
+    """Returns both splits, and how often each digit occurs in them."""
+    sets = [get_dataset("digits", shared / "data" / "digits", split, "own", which=which) for split in ("train", "test")]
+    labels = [[int(dataset.read(k, ("label",))["label"][0, 0]) for k in range(len(dataset))] for dataset in sets]
+    return sets, labels, [np.bincount(values, minlength=10) for values in labels]
+
+
+def test_published_usps(shared):
+    _, labels, (train, test) = published(shared, "usps")
+    assert train.tolist() == [1194, 1005, 731, 658, 652, 556, 664, 645, 542, 644]
+    assert test.tolist() == [359, 264, 198, 166, 200, 160, 170, 147, 166, 177]
+    assert labels[0][:10] == [6, 5, 4, 7, 3, 6, 3, 1, 0, 1]
+
+
+def test_published_mnist(shared):
+    (train, test), _, counts = published(shared, "mnist")
+    assert (len(train), len(test)) == (60000, 10000)
+    assert sum(counts).tolist() == [6903, 7877, 6990, 7141, 6824, 6313, 6876, 7293, 6825, 6958]
+    digest = hashlib.md5(struct.pack(">HBB3I", 0, 8, 3, 60000, 28, 28))
+    for k in range(60000):
+        digest.update(np.ascontiguousarray(train.read(k, ("image",))["image"][..., 0]))
+    assert digest.hexdigest() == "6bbc9ace898e44ae57da46a324031adb"

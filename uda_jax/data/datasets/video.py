@@ -1,0 +1,312 @@
+"""Frames of a video, without labels: a folder of numbered pictures, an animation, or a video file.
+
+The root decides:
+- a folder (or an archive of one) of pictures in any depth, in the order of the numbers in their names: frame_2 comes
+  before frame_10, and all of drive_2 before drive_10. A frame is named by its path in the folder without the ending.
+- an animated GIF, WebP or PNG, or a TIFF of several pages.
+- a video file (mp4, mov, mkv, avi, webm, m4v); this needs PyAV: `pip install 'uda_jax[video]'`.
+Frames of a file are named `<stem>_<number>`, numbers counting all frames of the file from 0.
+
+The option `every` keeps each n-th frame: neighbours in a video are nearly equal. It counts frames, not seconds, also
+where a video's frame rate varies. Frames of a video file are turned as its metadata tells players to; pictures are not.
+An AVI file does not store in which order B-frames are shown, so neighbours may come in another order.
+
+Reading frame after frame is as fast as decoding. Any other order costs up to a whole group of pictures, or of an
+animation all frames before it, for each frame: for training, let `uda prepare` write the frames out once.
+"""
+
+import bisect
+import os
+import re
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from uda_jax.data import label_spaces
+from uda_jax.data.files import Problem, Tree, printable
+from uda_jax.data.frames import IMAGE_ENDINGS, MAPS, by_name
+from uda_jax.data.images import read_image
+from uda_jax.errors import UserError
+
+# A video has no splits of its own; any other name will do as well.
+SPLITS = ("train",)
+PICTURES = (*IMAGE_ENDINGS, ".bmp", ".tif", ".tiff", ".webp")
+ANIMATIONS = (".gif", ".webp", ".tif", ".tiff", ".png", ".apng")
+VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
+# How far a decoder may hand out frames in another order than that of their times: the deepest that H.265 allows.
+_REORDERED = 16
+
+
+class Video:
+    """The frames of a video: a random-access sequence as `uda_jax.data` describes it, images only.
+
+    Instances can be pickled; the file is opened again where they arrive, and once for each thread.
+
+    Args:
+      root: a folder or archive of pictures, an animation, or a video file.
+      split: any name; a video has one split.
+      label_space: any; the frames have no labels. "own" is one without classes.
+      every: keeps frames 0, n, 2n, ...
+
+    Attributes:
+      label_space: names and colours of its classes.
+      problems: what is wrong with a folder of pictures.
+
+    Raises:
+      UserError: nothing there, no frame in it, a file that is damaged or of another kind, or PyAV is needed and
+        missing; on access, a frame that cannot be decoded.
+    """
+
+    def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19", *, every: int = 1):
+        del split
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise UserError(f"video: every: expected an integer >= 1, got {every!r}")
+        own = label_spaces.LabelSpace((), ())
+        self.label_space = own if label_space == "own" else label_spaces.label_space(label_space)
+        self._every = every
+        self._source = _open(root)
+        self.problems = self._source.problems
+        if not self._source.names and not self.problems:
+            raise UserError(
+                f"video: {printable(str(root))} holds no picture ({', '.join(PICTURES)}); set root to a folder of "
+                "pictures or to a video file"
+            )
+
+    def __len__(self) -> int:
+        return -(-len(self._source.names) // self._every)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.read(index, MAPS)
+
+    def name(self, index: int) -> str:
+        """Returns the name of frame `index` without decoding it."""
+        return self._source.names[range(len(self))[index] * self._every]
+
+    def lacking(self, field: str) -> list[str]:
+        """Returns the names of the frames without a map: none for "image", all for the others."""
+        return [] if field == "image" else [self.name(k) for k in range(len(self))]
+
+    def read(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+        """Returns frame `index`, decoded if `fields` has "image"."""
+        index = range(len(self))[index]
+        example: dict[str, Any] = {"name": self.name(index), "index": index}
+        if "image" in fields:
+            example["image"] = self._source.picture(index * self._every)
+        return example
+
+
+def _open(root: str | os.PathLike | None) -> Any:
+    """Returns the frames of a root: `names`, `problems`, and `picture(number)`, uint8 `[H, W, 3]`."""
+    path = Path(root).expanduser() if root is not None else None
+    if path is None or not path.is_file():
+        return _Pictures(Tree("video", root))
+    ending = path.suffix.lower()
+    if ending in VIDEOS:
+        return _Stream(path)
+    if ending in ANIMATIONS:
+        return _Animation(path)
+    if ending in (".zip", ".tar"):
+        return _Pictures(Tree("video", root))
+    raise UserError(
+        f"video: {printable(str(path))}: expected one of {', '.join(dict.fromkeys(VIDEOS + ANIMATIONS))}, or a folder "
+        "of pictures; convert the file, for instance with ffmpeg"
+    )
+
+
+class _Pictures:
+    """A folder of pictures."""
+
+    def __init__(self, tree: Tree):
+        problems: list[Problem] = []
+        files = by_name(tree.files("", PICTURES, recursive=True), PICTURES, problems)
+        self.names = tuple(sorted(files, key=natural))
+        self.problems = (*tree.problems, *problems)
+        self._files = tuple(files[name] for name in self.names)
+
+    def picture(self, number: int) -> np.ndarray:
+        return read_image(self._files[number])
+
+
+def natural(name: str) -> tuple:
+    """Returns a key that sorts names by the numbers in them, folder by folder."""
+    parts = [re.split("([0-9]+)", part) for part in name.split("/")]
+    # Names that differ in leading zeros only keep a definite order by the name itself.
+    return [[(int(p), "") if k % 2 else (0, p) for k, p in enumerate(part)] for part in parts], name
+
+
+class _Animation:
+    """A file of several pictures, read by Pillow."""
+
+    problems: tuple[Problem, ...] = ()
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._thread = threading.local()
+        count = self._guarded(lambda image: getattr(image, "n_frames", 1), 0, "")
+        self.names = _numbered(path, count)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_thread"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _thread=threading.local())
+
+    def picture(self, number: int) -> np.ndarray:
+        def decoded(image: Image.Image) -> np.ndarray:
+            image.seek(number)
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"expected 8 bits per channel, got Pillow mode {image.mode}")
+            return np.array(image.convert("RGB"))
+
+        return self._guarded(decoded, number, f", frame {number}")
+
+    def _guarded(self, read: Any, number: int, frame: str) -> Any:
+        """Returns `read(image)` of this thread's image, which is open and not yet past frame `number`."""
+        image = getattr(self._thread, "image", None)
+        try:
+            # Pillow goes back to the start for an earlier frame, too, but loses its way there in some PNGs.
+            if image is None or image.tell() > number:
+                self._thread.image = image = Image.open(self._path)
+            return read(image)
+        # What Pillow raises for damaged files depends on the format and on where the damage is.
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
+            # The next frame starts afresh, so that one that cannot be read does not spoil those after it.
+            self._thread.image = None
+            raise _unreadable(self._path, frame, error) from None
+
+
+class _Stream:
+    """The video stream of a file, read by PyAV.
+
+    All packets are listed once, without decoding: their times, in order, are the frames. A frame is reached from the
+    key frame before it, or from the frame that was read last if that is nearer.
+    """
+
+    problems: tuple[Problem, ...] = ()
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._thread = threading.local()
+        av = _pyav(path)
+        try:
+            with av.open(str(path)) as container:
+                packets = [
+                    (packet.pts, packet.dts, packet.is_keyframe)
+                    for packet in container.demux(_first_stream(container, path))
+                    if packet.size and not packet.is_discard
+                ]
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise _unreadable(path, "", error) from None
+        if any(time is None for time, _, _ in packets):
+            raise UserError(
+                f"video: {printable(str(path))}: its frames carry no times, so none can be found again; convert it, "
+                "for instance with 'ffmpeg -i <file> out.mp4'"
+            )
+        self._times = sorted({time for time, _, _ in packets})
+        # When a key frame is shown, and when it is decoded.
+        self._keys = sorted((time, time if decoded is None else decoded) for time, decoded, is_key in packets if is_key)
+        self.names = _numbered(path, len(self._times))
+        if not self.names:
+            raise UserError(f"video: {printable(str(path))}: the video holds no frame; copy it again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_thread"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _thread=threading.local())
+
+    def picture(self, number: int) -> np.ndarray:
+        av = _pyav(self._path)
+        time = self._times[number]
+        last = getattr(self._thread, "last", None)
+        key = bisect.bisect_right(self._keys, time, key=lambda key: key[0]) - 1
+        # Containers differ in which of its times leads to a key frame; the start of the file leads everywhere.
+        starts = (*(dict.fromkeys(self._keys[key]) if key >= 0 else ()), None)
+        try:
+            near = last is not None and last < time and (key < 0 or self._keys[key][0] <= last)
+            if near and (frame := self._until(number)) is not None:
+                return _upright(frame)
+            for start in starts:
+                self._start(start)
+                if (frame := self._until(number)) is not None:
+                    return _upright(frame)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            self._close()
+            raise _unreadable(self._path, f", frame {number}", error) from None
+        self._close()
+        raise _unreadable(self._path, f", frame {number}", "its data is missing or damaged")
+
+    def _start(self, time: int | None) -> None:
+        """Goes to a key frame, or to the start of the file."""
+        state = self._thread
+        if time is None:
+            self._close()
+        if getattr(state, "container", None) is None:
+            state.container = _pyav(self._path).open(str(self._path))
+        stream = state.container.streams.video[0]
+        if time is not None:
+            state.container.seek(time, stream=stream)
+        state.frames = state.container.decode(stream)
+        state.last = None
+
+    def _until(self, number: int) -> Any:
+        """Decodes on to a frame; None if it does not come."""
+        state, wanted = self._thread, self._times[number]
+        allowed = None
+        for frame in state.frames:
+            state.last = frame.pts
+            if frame.pts == wanted:
+                # Concealed damage is no picture; from an earlier key frame it may be whole.
+                return None if frame.is_corrupt else frame
+            if allowed is None and frame.pts is not None:
+                allowed = max(0, number - bisect.bisect_left(self._times, frame.pts)) + _REORDERED
+            elif allowed is not None:
+                allowed -= 1
+            if allowed == 0:
+                break
+        state.last = None
+        return None
+
+    def _close(self) -> None:
+        """Gives up the open file, whose decoder is in an unknown state after an error."""
+        state = self._thread
+        if getattr(state, "container", None) is not None:
+            state.container.close()
+        state.container = state.frames = state.last = None
+
+
+def _first_stream(container: Any, path: Path) -> Any:
+    if not container.streams.video:
+        raise UserError(f"video: {printable(str(path))}: the file has no video stream; set root to another one")
+    return container.streams.video[0]
+
+
+def _pyav(path: Path) -> Any:
+    try:
+        import av
+    except ImportError:
+        raise UserError(
+            f"video: {printable(str(path))}: reading video files needs PyAV; run pip install 'uda_jax[video]', or "
+            "write the frames into a folder"
+        ) from None
+    return av
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """Returns a decoded frame as uint8 `[H, W, 3]`, turned by quarters as its metadata asks for."""
+    # PyAV gives the angle counter-clockwise, as rot90 takes it.
+    quarters = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarters))
+
+
+def _numbered(path: Path, count: int) -> tuple[str, ...]:
+    return tuple(f"{path.stem}_{number:06d}" for number in range(count))
+
+
+def _unreadable(path: Path, frame: str, reason: object) -> UserError:
+    words = printable(" ".join(str(reason).split()))
+    return UserError(f"video: {printable(str(path))}{frame}: cannot be decoded ({words}); copy it again")
