@@ -31,10 +31,11 @@ from typing import Any
 
 from uda_jax.data import datasets
 from uda_jax.data.files import Problem
+from uda_jax.data.prepared import Prepared, is_prepared
 from uda_jax.errors import UserError
 from uda_jax.sections import closest
 
-__all__ = ["dataset_names", "get_dataset", "open_dataset"]
+__all__ = ["dataset_names", "get_dataset", "open_dataset", "reader"]
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -72,14 +73,14 @@ def open_dataset(
     name: str, root: str | os.PathLike | None, split: str, label_space: str = "19", **options: Any
 ) -> Sequence[dict[str, Any]]:
     """Opens a data set as `get_dataset` does, leaving its problems for the caller to look at."""
-    if name not in dataset_names():
-        raise UserError(f"dataset: unknown data set '{name}'{closest(name, dataset_names())}")
-    cls = _reader(name)
+    cls = reader(name)
     known = [key for key in inspect.signature(cls).parameters if key not in ("root", "split", "label_space")]
     for option in options:
         if option not in known:
             hint = closest(option, known) if known else "; it takes none"
             raise UserError(f"{name}: unknown option '{option}'{hint}")
+    if is_prepared(root):
+        return Prepared(name, cls, root, split, label_space, options)
     return cls(root, split, label_space, **options)
 
 
@@ -90,6 +91,13 @@ def raise_first(problems: Sequence[Problem], name: str) -> None:
         raise UserError(f"{problems[0].message}{more}")
 
 
-def _reader(name: str) -> type:
+def reader(name: str) -> type:
+    """Returns the class that reads a data set; its module may state SPLITS and COUNTS.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    if name not in dataset_names():
+        raise UserError(f"dataset: unknown data set '{name}'{closest(name, dataset_names())}")
     module = importlib.import_module(f"{datasets.__name__}.{name}")
     return getattr(module, "".join(word.capitalize() for word in name.split("_")))

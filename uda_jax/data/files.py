@@ -4,6 +4,7 @@ A `Tree` shows a root folder and the zip and plain tar archives directly in it a
 unpacked there; the root may also be one archive. Compressed tars cannot be read at random, and are passed over.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -103,7 +104,8 @@ class Tree:
 
     Attributes:
       root: as given.
-      problems: what could not be listed: archives that cannot be opened, folders that lead back to themselves.
+      problems: what could not be listed: archives that cannot be opened or are cut off, links to folders that are
+        not there or that lead back to themselves.
 
     Raises:
       UserError: no root, or there is nothing.
@@ -112,6 +114,7 @@ class Tree:
     def __init__(self, dataset: str, root: str | os.PathLike | None):
         if root is None:
             raise UserError(f"{dataset}: root: expected the folder of the data set, got None; set the domain's 'root'")
+        self._dataset = dataset
         self.root = Path(root).expanduser()
         self.problems: list[Problem] = []
         self._members: dict[str, File] = {}
@@ -132,18 +135,27 @@ class Tree:
         """Returns where a folder such as "leftImg8bit/train" is, at the root or a few folders below; None if nowhere.
 
         The nearest to the root wins, then the first by name.
+
+        Raises:
+          UserError: it is nowhere but for a link that leads to nothing.
         """
-        places = [""]
+        places, lost = [""], []
         for _ in range(_DEPTH):
             for place in places:
                 if self.is_folder(candidate := _join(place, folder)):
                     return candidate
+                path = self.root / place
+                for part in folder.split("/"):
+                    path = path / part
+                    lost += [path] if path.is_symlink() and not os.path.exists(path) else []
             places = [_join(place, child) for place in places for child in self._folders(place)]
+        if lost:
+            raise UserError(f"{self._dataset}: {_leads_to_nothing(lost[0])}")
         return None
 
     def is_folder(self, folder: str) -> bool:
         """Returns whether there is such a folder, on disk or packed."""
-        return folder in self._packed_folders or (self.root.is_dir() and (self.root / folder).is_dir())
+        return folder in self._packed_folders or os.path.isdir(self.root / folder)
 
     def files(self, folder: str, endings: Iterable[str], *, recursive: bool = False) -> dict[str, File]:
         """Lists a folder.
@@ -182,9 +194,7 @@ class Tree:
         try:
             members = dict(_zip_members(archive) if archive.suffix.lower() == ".zip" else _tar_members(archive))
         except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
-            self.problems.append(
-                Problem(None, "image", f"{printable(str(archive))}: damaged archive ({error}); download it again")
-            )
+            self._report(f"{printable(str(archive))}: damaged archive ({error}); download it again")
             return
         for name, file in members.items():
             parts = name.split("/")
@@ -207,31 +217,53 @@ class Tree:
     def _on_disk(self, folder: str, recursive: bool, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
         """Yields names below a folder, following links but never back to a folder they come from."""
         try:
-            entries = sorted(os.scandir(self.root / folder), key=lambda entry: entry.name)
-        except (FileNotFoundError, NotADirectoryError):
+            entries = self._entries(folder)
+        except OSError as error:
+            where = self.where(folder)
+            self._report(f"{where}: this folder cannot be listed ({error.strerror}); mend or remove it")
             return
-        stat = os.stat(self.root / folder)
-        above = (*above, (stat.st_dev, stat.st_ino))
+        if not entries:
+            return
+        if not above:
+            parts = folder.split("/") if folder else []
+            above = tuple(_identity(self.root.joinpath(*parts[:depth])) for depth in range(len(parts)))
+        above = (*above, _identity(self.root / folder))
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if not _is_folder(entry):
-                # A link without a target counts as a file, so that reading it names it.
+                # A link without a target counts as a file, so that reading it names it, unless its name says folder.
+                if recursive and entry.is_symlink() and "." not in entry.name and not os.path.exists(entry.path):
+                    self._report(_leads_to_nothing(entry.path))
                 yield entry.name
+            elif entry.is_symlink() and _identity(entry.path) in above:
+                self._report(f"{printable(entry.path)}: the folder links back to one that holds it; remove the link")
             elif recursive:
-                target = os.stat(entry.path)
-                if (target.st_dev, target.st_ino) in above:
-                    message = f"{printable(entry.path)}: the folder links back to one that holds it; remove the link"
-                    self.problems.append(Problem(None, "image", message))
-                    continue
                 below = self._on_disk(_join(folder, entry.name), True, above)
                 yield from (_join(entry.name, name) for name in below)
+
+    def _entries(self, folder: str) -> list[os.DirEntry]:
+        """Returns what is in a folder on disk, by name; nothing if there is no such folder.
+
+        Raises:
+          OSError: it cannot be listed.
+        """
+        path = self.root / folder
+        if not self.root.is_dir() or not os.path.lexists(path):
+            return []
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+
+    def _report(self, message: str) -> None:
+        """Adds a problem of no single frame, once."""
+        if (problem := Problem(None, "image", message)) not in self.problems:
+            self.problems.append(problem)
 
     def _folders(self, folder: str) -> list[str]:
         packed = [name for name in self._packed_folders.get(folder, ()) if _join(folder, name) in self._packed_folders]
         disk = []
-        if self.root.is_dir() and (self.root / folder).is_dir():
-            disk = [entry.name for entry in os.scandir(self.root / folder) if _is_folder(entry)]
+        with contextlib.suppress(OSError):
+            disk = [entry.name for entry in self._entries(folder) if _is_folder(entry)]
         return sorted({name for name in (*packed, *disk) if not name.startswith(".")})
 
 
@@ -249,6 +281,16 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
+def _leads_to_nothing(link: str | os.PathLike) -> str:
+    return f"{printable(os.fspath(link))}: a link to a folder that is not there; mend or remove the link"
+
+
+def _identity(path: str | os.PathLike) -> tuple[int, int]:
+    """Returns what tells a folder from all others, whichever links lead to it."""
+    stat = os.stat(path)
+    return stat.st_dev, stat.st_ino
+
+
 def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
@@ -260,7 +302,11 @@ def _zip_members(path: Path) -> Iterator[tuple[str, File]]:
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, File]]:
-    with tarfile.open(path, "r:") as archive:
+    with open(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        # A tar that was cut off between two members, or within a header, would list as if it were shorter.
+        stream.seek(-512, os.SEEK_END)
+        if stream.read().strip(b"\0") or stream.tell() % 512:
+            raise tarfile.ReadError("its end is missing")
         for entry in archive:
             if entry.isfile():
                 name = entry.name.removeprefix("./")

@@ -118,16 +118,19 @@ def read_depth(source: Any, metres_per_count: float, *, bits: tuple[int, ...] = 
 def write_png(array: np.ndarray) -> bytes:
     """Encodes a map as a PNG without compressing it, for containers that compress their records.
 
-    Pixels are stored as differences to their left neighbour, which is what makes them compressible: records of such
-    PNGs come out as small as ordinary PNGs and are read several times as fast.
+    Colours are stored as differences to their left neighbour, which is what makes them compressible: records of such
+    PNGs come out as small as ordinary PNGs and are read several times as fast. Ids, one channel, repeat themselves; as
+    they are they come out smaller, and are decoded in a fifth of the time.
 
     Args:
       array: uint8 `[H, W]`, `[H, W, 3]` or `[H, W, 4]`.
     """
     height, width, *channels = array.shape
     pixels = array.reshape(height, width, -1)
-    differences = np.diff(pixels, axis=1, prepend=np.zeros_like(pixels[:, :1]))
-    rows = np.concatenate([np.full((height, 1), 1, np.uint8), differences.reshape(height, -1)], axis=1)
+    if channels:
+        pixels = np.diff(pixels, axis=1, prepend=np.zeros_like(pixels[:, :1]))
+    row_filter = np.full((height, 1), 1 if channels else 0, np.uint8)
+    rows = np.concatenate([row_filter, pixels.reshape(height, -1)], axis=1)
     colour_type = {(): 0, (3,): 2, (4,): 6}[tuple(channels)]
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 0)), (b"IEND", b""))
@@ -193,7 +196,8 @@ def _png_bits(data: bytes) -> int | None:
 
 def _rgb(image: Image.Image, data: bytes) -> np.ndarray:
     del data
-    return np.array(image.convert("RGB"))
+    # Converting what is RGB already would copy it once more.
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _floats(image: Image.Image, data: bytes) -> np.ndarray:

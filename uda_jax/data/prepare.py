@@ -1,0 +1,499 @@
+"""Writing data sets as ArrayRecord shards that train fast: `uda prepare`.
+
+    <out>/gta5-train.array_record-00000-of-00098     shards, of a tf.train.Example per frame
+    <out>/features.json, dataset_info.json           what TFDS needs: tfds.builder_from_directory(out)
+    <out>/manifest.json                              what `prepared.Prepared` needs; written last
+
+Without a size, image files are copied bit by bit, and so are label files that plainly hold the data set's ids; ids
+that are stored otherwise (as colours, in 16 bits) become 8-bit PNGs, and depth and disparity the float PNGs of TFDS,
+all exactly. With a size, images are resized as the papers do and everything is stored as uncompressed PNGs, which the
+records' compression makes small, and which are read several times as fast. Labels stay the ids of the data set, so
+that any label space can be chosen when training.
+
+Features, serialisation, file names and metadata are those of TFDS, but its `download_and_prepare` is neither
+parallel nor resumable: it writes one shard after the other into a temporary folder, which a killed process leaves
+behind to be begun anew. Here each shard is written by one of several processes under a temporary name, flushed,
+renamed and entered into a journal, so that the same command goes on where it was killed. Shards depend on nothing but
+the data and the settings: a resumed run, or one with other workers, gives the same bytes.
+"""
+
+import concurrent.futures
+import concurrent.futures.process
+import contextlib
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from uda_jax.data import label_spaces, open_dataset, raise_first, reader, records, whole_files
+from uda_jax.data.files import printable
+from uda_jax.data.frames import MAPS
+from uda_jax.data.prepared import FORMAT, MANIFEST, journal, plain, read_manifest, tfds_split
+from uda_jax.data.records import Encoder
+from uda_jax.data.views import listed_positions
+from uda_jax.errors import UserError
+
+SHARD_BYTES = 256 << 20
+RESAMPLING = ("bicubic", "bilinear")
+# Records by themselves, for random access, under the fastest compression, which reads faster than the disk.
+_WRITER_OPTIONS = "group_size:1,zstd:1"
+_SAMPLE = 8  # frames whose records tell how many fit into a shard
+_VERSIONS = ("uda_jax", "array_record", "numpy", "pillow", "tensorflow_datasets")
+# What all splits in one folder share.
+_SHARED = ("dataset", "options", "size", "resampling", "fields")
+
+
+class Summary(NamedTuple):
+    """What `prepare` did: frames and bytes of the split, how many shards it has, how many of them were written now."""
+
+    frames: int
+    bytes: int
+    shards: int
+    written: int
+
+
+class _Source(NamedTuple):
+    """The split to prepare, as `uda_jax.data.open_dataset` takes it."""
+
+    dataset: str
+    root: str | os.PathLike | None
+    split: str
+    options: dict[str, Any]
+
+    @property
+    def label_space(self) -> str:
+        """The label space that the reader prefers."""
+        return inspect.signature(reader(self.dataset)).parameters["label_space"].default
+
+    def open(self, label_space: str | None = None) -> Sequence[dict[str, Any]]:
+        """Opens it with a label space."""
+        return open_dataset(self.dataset, self.root, self.split, label_space or self.label_space, **self.options)
+
+
+class _Shard(NamedTuple):
+    """A finished shard, as manifest and journal list it."""
+
+    file: str
+    frames: int
+    bytes: int
+    sha256: str
+
+
+class _Spoilt(NamedTuple):
+    """A frame that cannot be read, and why."""
+
+    name: str
+    message: str
+
+
+def prepare(
+    dataset: str,
+    root: str | os.PathLike | None,
+    out: str | os.PathLike,
+    *,
+    split: str = "train",
+    size: tuple[int, int] | None = None,
+    resampling: str = "bicubic",
+    fields: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    names_file: str | None = None,
+    workers: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Summary:
+    """Writes one split of a data set into a prepared folder, or goes on where an earlier call was stopped.
+
+    Args:
+      dataset, root, split, options: of the data set, as `uda_jax.data.get_dataset` takes them.
+      out: a new folder, or one into which other splits were prepared with the same settings.
+      size: (height, width) in pixels to resize to; None keeps files as they are.
+      resampling: Pillow's rule for images, "bicubic" or "bilinear"; other maps are resized by nearest neighbour.
+      fields: maps to store; None stores all that the split has.
+      names_file: text file with the names of the frames to keep, one per line, as a domain takes it.
+      workers: processes; None takes one per core. A script that asks for several needs
+        `if __name__ == "__main__":`, since they are spawned.
+      shard_bytes: about how large a shard shall be.
+
+    Returns:
+      What was done.
+
+    Raises:
+      UserError: anything wrong with the data or the arguments. Spoilt frames are listed on stderr once all shards
+        without one are finished; a manifest is written only if there is none.
+      OSError: the disk is full.
+    """
+    if resampling not in RESAMPLING:
+        raise UserError(f"--resampling: expected one of {', '.join(RESAMPLING)}, got '{resampling}'")
+    source = _Source(dataset, root, split, dict(options or {}))
+    opened = source.open()
+    positions = list(range(len(opened)))
+    if not positions:
+        raise_first(opened.problems, dataset)
+    if names_file is not None:
+        positions = listed_positions(names_file, [opened.name(position) for position in positions])
+    fields = _fields(opened, positions, fields)
+    kept = None if names_file is None else {opened.name(position) for position in positions}
+    problems = [problem for problem in getattr(opened, "problems", ()) if problem.field in fields]
+    raise_first([problem for problem in problems if kept is None or problem.frame in kept], dataset)
+    settings = {
+        "dataset": dataset,
+        "options": plain(source.options),
+        "size": plain(size),
+        "resampling": None if size is None else resampling,
+        "fields": list(fields),
+    }
+    encoder = Encoder(opened, fields, size, resampling)
+    folder = Path(out).expanduser()
+    with whole_files.locked(folder):
+        run = _Run(folder, split, settings, encoder, positions, shard_bytes)
+        shards, written = run.write_shards(workers)
+        run.write_manifest(shards, _entry(source, opened, positions, fields))
+    return Summary(len(positions), sum(shard.bytes for shard in shards), len(shards), written)
+
+
+class _Run:
+    """The writing of one split into a folder: what is there already, what is missing, and the files that say so."""
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        settings: Mapping[str, Any],
+        encoder: Encoder,
+        positions: Sequence[int],
+        shard_bytes: int,
+    ):
+        self._folder = folder
+        self._split = split
+        self._settings = settings
+        self._encoder = encoder
+        self._journal = journal(tfds_split(split), folder)
+        self._manifest = read_manifest(folder) or {"format": FORMAT, **settings, "splits": {}}
+        self._check_folder()
+        for partial in folder.glob(f".{self._stem()}*"):
+            partial.unlink()
+        names = json.dumps([encoder.dataset.name(position) for position in positions])
+        progress = self._earlier(hashlib.sha256(names.encode()).hexdigest(), len(positions))
+        if progress["frames_per_shard"] is None:
+            progress["frames_per_shard"] = self._frames_per_shard(positions, shard_bytes)
+        self._progress = progress
+        step = progress["frames_per_shard"]
+        parts = [tuple(positions[start : start + step]) for start in range(0, len(positions), step)]
+        template = tfds.core.ShardedFileTemplate(
+            folder, dataset_name=settings["dataset"], split=tfds_split(split), filetype_suffix="array_record"
+        )
+        paths = template.sharded_filepaths(num_shards=len(parts))
+        self._jobs = [(Path(path), part) for path, part in zip(paths, parts, strict=True)]
+
+    def write_shards(self, workers: int | None) -> tuple[list[_Shard], int]:
+        """Writes the shards that are missing or damaged; returns all, and how many were written."""
+        finished = {shard["file"]: _Shard(**shard) for shard in self._progress["shards"]}
+        jobs = [(path, part, finished.get(path.name)) for path, part in self._jobs]
+        say = _Progress(f"{self._settings['dataset']}: preparing {self._split}, {len(jobs)} shards", len(jobs))
+        written, spoilt = 0, []
+        with _mapped(self._encoder, jobs, workers) as results:
+            for done, (shard, fresh, bad) in enumerate(results, start=1):
+                spoilt += bad
+                if fresh:
+                    written += 1
+                    finished[shard.file] = shard
+                    self._write_journal(finished.values())
+                say(done)
+        if spoilt:
+            self._refuse(spoilt)
+        return [finished[path.name] for path, _ in self._jobs], written
+
+    def write_manifest(self, shards: Sequence[_Shard], entry: Mapping[str, Any]) -> None:
+        """Writes what makes the folder a data set, the manifest last."""
+        entry = {**entry, "tfds_split": tfds_split(self._split), "frames_per_shard": self._progress["frames_per_shard"]}
+        entry |= {"versions": {name: importlib.metadata.version(name) for name in _VERSIONS}}
+        self._manifest["splits"][self._split] = entry | {"shards": [shard._asdict() for shard in shards]}
+        _write_metadata(self._folder, self._manifest)
+        whole_files.write(self._folder / MANIFEST, json.dumps(self._manifest, indent=1))
+        self._journal.unlink(missing_ok=True)
+
+    def _stem(self) -> str:
+        return f"{self._settings['dataset']}-{tfds_split(self._split)}."
+
+    def _check_folder(self) -> None:
+        """Refuses folders of something else, and of the same data set with other settings."""
+        mine = self._manifest["splits"] or any(self._folder.glob(journal("*").name))
+        if not mine and any(not path.name.startswith(".") for path in self._folder.iterdir()):
+            raise UserError(f"--out: {self._folder} is neither empty nor prepared data; choose a new folder")
+        _same({key: self._manifest[key] for key in _SHARED}, self._settings, self._folder)
+        for split in self._manifest["splits"]:
+            if split != self._split and tfds_split(split) == tfds_split(self._split):
+                raise UserError(
+                    f"--out: {self._folder} holds split '{split}', whose files are named as those of '{self._split}' "
+                    "would be; choose another folder"
+                )
+
+    def _earlier(self, names: str, count: int) -> dict[str, Any]:
+        """Returns the progress of earlier calls: from the manifest, the journal, or none."""
+        start = {**self._settings, "frames": count, "names": names}
+        if self._split in self._manifest["splits"]:
+            entry = self._manifest["splits"][self._split]
+            listed = hashlib.sha256(json.dumps(entry["frames"]).encode()).hexdigest()
+            _same({"frames": len(entry["frames"]), "names": listed}, start, self._folder)
+            return start | {key: entry[key] for key in ("frames_per_shard", "shards")}
+        try:
+            earlier = json.loads(self._journal.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return start | {"frames_per_shard": None, "shards": []}
+        except ValueError as error:
+            raise UserError(f"{self._journal}: damaged ({error}); delete {self._folder} and prepare anew") from None
+        _same({key: earlier[key] for key in start}, start, self._folder)
+        return earlier
+
+    def _frames_per_shard(self, positions: Sequence[int], shard_bytes: int) -> int:
+        """Returns how many frames fit into a shard, judged by a few records."""
+        sample = positions[:: -(-len(positions) // _SAMPLE)]
+        path = self._folder / f".{self._stem()}sample"
+        try:
+            writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+            for position in sample:
+                # Spoilt frames are reported when their shard is written.
+                with contextlib.suppress(UserError):
+                    record = self._encoder.record(position)
+                    with whole_files.full_disk(path):
+                        writer.write(record)
+            with whole_files.full_disk(path):
+                writer.close()
+            per_frame = path.stat().st_size / len(sample)
+        finally:
+            path.unlink(missing_ok=True)
+        return max(1, min(len(positions), int(shard_bytes / per_frame)))
+
+    def _write_journal(self, shards: Iterable[_Shard]) -> None:
+        self._progress["shards"] = [shard._asdict() for shard in sorted(shards)]
+        if self._split not in self._manifest["splits"]:
+            whole_files.write(self._journal, json.dumps(self._progress, indent=1))
+
+    def _refuse(self, spoilt: Sequence[_Spoilt]) -> None:
+        """Lists the frames that cannot be read, and raises a UserError about them."""
+        for frame in sorted(spoilt):
+            print(f"{printable(frame.name)}: {frame.message}", file=sys.stderr)
+        raise UserError(
+            f"{self._settings['dataset']}: {len(spoilt)} frames cannot be read, the first is "
+            f"'{printable(min(spoilt).name)}'; mend them and run the same command again, or leave them out with "
+            f"--names-file FILE from 'uda check {self._settings['dataset']} --fix-list FILE' and a new --out"
+        )
+
+
+def _write_shard(
+    encoder: Encoder, path: Path, positions: Sequence[int], expected: _Shard | None
+) -> tuple[_Shard | None, bool, list[_Spoilt]]:
+    """Writes a shard unless it is there as expected.
+
+    Returns:
+      (the shard, whether it was written now, its spoilt frames); no shard is written if there are any of these.
+    """
+    if expected is not None and _described(path, len(positions)) == expected:
+        return expected, False, []
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    spoilt = []
+    try:
+        writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+        for position in positions:
+            try:
+                record = encoder.record(position)
+            except UserError as error:
+                spoilt.append(_Spoilt(encoder.dataset.name(position), str(error)))
+                continue
+            if not spoilt:
+                with whole_files.full_disk(path):
+                    writer.write(record)
+        with whole_files.full_disk(path):
+            writer.close()
+        if spoilt:
+            return None, False, spoilt
+        shard = _described(partial, len(positions))._replace(file=path.name)
+        whole_files.finish(partial, path)
+        return shard, True, []
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _fields(
+    opened: Sequence[dict[str, Any]], positions: Sequence[int], fields: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Returns the maps to store, in the order of `MAPS`, after checking that the frames have them."""
+    if hasattr(opened, "lacking"):
+        present = {field for field in MAPS if len(opened.lacking(field)) < len(opened)}
+    else:
+        present = set(MAPS) & set(opened[positions[0]])
+    if fields is None:
+        return tuple(field for field in MAPS if field in present)
+    for field in fields:
+        if field not in MAPS:
+            raise UserError(f"--fields: expected some of {', '.join(MAPS)}, got '{field}'")
+        if field not in present:
+            raise UserError(f"--fields: no frame of the split has {field}; leave it out")
+    if "image" not in fields:
+        raise UserError(f"--fields: expected image among them, got '{','.join(fields)}'")
+    return tuple(field for field in MAPS if field in fields)
+
+
+def _entry(
+    source: _Source, opened: Sequence[dict[str, Any]], positions: Sequence[int], fields: Sequence[str]
+) -> dict[str, Any]:
+    """Returns what a manifest says about the frames and labels of a split."""
+    names = [opened.name(position) for position in positions]
+    absent = {field: set(opened.lacking(field)) if hasattr(opened, "lacking") else set() for field in fields}
+    lacking = {field: [name for name in names if name in without] for field, without in absent.items()}
+    spaces = {source.label_space: (opened.label_space, getattr(opened, "table", _identity(opened.label_space)))}
+    if "label" in fields and hasattr(opened, "table"):
+        for protocol in ("own", *label_spaces.PROTOCOLS):
+            # Not every data set has labels that every protocol can use.
+            with contextlib.suppress(UserError):
+                other = source.open(protocol)
+                spaces[protocol] = (other.label_space, other.table)
+    elif "label" in fields and source.label_space == "19":
+        for protocol in label_spaces.PROTOCOLS:
+            spaces[protocol] = (label_spaces.label_space(protocol), label_spaces.train19_table(protocol))
+    known = getattr(opened, "known", (*range(len(opened.label_space.names)), opened.label_space.ignore))
+    return {
+        "frames": names,
+        "lacking": {field: listed for field, listed in lacking.items() if listed},
+        "labelled": "label" in fields,
+        "known": sorted(known),
+        "label_spaces": {
+            key: {"names": space.names, "colours": space.colours, "table": table.tobytes().hex()}
+            for key, (space, table) in spaces.items()
+        },
+    }
+
+
+def _identity(space: label_spaces.LabelSpace) -> np.ndarray:
+    table = np.full(256, space.ignore, np.uint8)
+    table[: len(space.names)] = np.arange(len(space.names))
+    return table
+
+
+def _described(path: Path, frames: int) -> _Shard | None:
+    """Returns a file's entry in the manifest; None if there is no file."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return _Shard(path.name, frames, os.fstat(file.fileno()).st_size, digest)
+    except FileNotFoundError:
+        return None
+
+
+def _same(earlier: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Checks that the settings of earlier calls are those of now."""
+    for key, value in earlier.items():
+        if now[key] != value:
+            what = "other frames" if key == "names" else f"{key} {_words(value)}, not {_words(now[key])}"
+            raise UserError(f"--out: {folder} was prepared with {what}; choose another folder, or delete this one")
+
+
+def _words(value: Any) -> str:
+    """Returns a setting as the command line writes it."""
+    if isinstance(value, list) and value and isinstance(value[0], int):
+        return f"{value[1]}x{value[0]}"
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def _write_metadata(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes TFDS' description of all splits: into a folder aside first, so that no file is ever half there."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{manifest['dataset']}-tfds-", dir=folder))
+    try:
+        identity = tfds.core.DatasetIdentity(
+            name=manifest["dataset"], version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
+        )
+        info = tfds.core.DatasetInfo(
+            builder=identity,
+            features=records.features(manifest["fields"]),
+            description=f"{manifest['dataset']}, prepared by uda_jax; manifest.json says how.",
+        )
+        info.set_file_format("array_record")
+        template = tfds.core.ShardedFileTemplate(
+            folder, dataset_name=manifest["dataset"], filetype_suffix="array_record"
+        )
+        splits = [
+            tfds.core.SplitInfo(
+                name=entry["tfds_split"],
+                shard_lengths=[shard["frames"] for shard in entry["shards"]],
+                num_bytes=sum(shard["bytes"] for shard in entry["shards"]),
+                filename_template=template,
+            )
+            for entry in manifest["splits"].values()
+        ]
+        info.set_splits(tfds.core.SplitDict(splits))
+        info.write_to_directory(aside)
+        for path in sorted(aside.iterdir()):
+            whole_files.finish(path, folder / path.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _mapped(encoder: Encoder, jobs: Sequence[tuple], workers: int | None) -> Iterator[Iterator[tuple]]:
+    """Yields an iterator of what `_write_shard` returns for each job, in the order in which they end."""
+    count = min(workers if workers is not None else len(os.sched_getaffinity(0)), len(jobs))
+    if count <= 1:
+        yield (_write_shard(encoder, *job) for job in jobs)
+        return
+    # Spawn, not fork: the caller may have started JAX's threads.
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(count, context, initializer=_begin, initargs=(encoder,))
+    try:
+        futures = [pool.submit(_shard, *job) for job in jobs]
+        yield (future.result() for future in concurrent.futures.as_completed(futures))
+    except concurrent.futures.process.BrokenProcessPool:
+        raise UserError(
+            "prepare: a worker process was killed, perhaps for lack of memory; run the same command again with "
+            f"--workers below {count}"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_ENCODER: list[Encoder] = []  # of this worker process: sent once, since it lists every file
+
+
+def _begin(encoder: Encoder) -> None:
+    _ENCODER[:] = [encoder]
+    # A worker whose parent was killed would wait for its next shard for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _shard(path: Path, positions: Sequence[int], expected: _Shard | None) -> tuple:
+    return _write_shard(_ENCODER[0], path, positions, expected)
+
+
+class _Progress:
+    """A line on stderr that says how far it is; where stderr is no terminal, only when all is done."""
+
+    def __init__(self, title: str, count: int):
+        self._title, self._count = title, count
+        self._start = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, done: int) -> None:
+        seconds = time.monotonic() - self._start
+        if self._terminal:
+            end = "\n" if done == self._count else ""
+            left = seconds / done * (self._count - done)
+            print(f"\r{self._title}: {done} done, {left:.0f} s left   ", end=end, file=sys.stderr, flush=True)
+        elif done == self._count:
+            print(f"{self._title}: {seconds:.0f} s", file=sys.stderr, flush=True)
