@@ -97,9 +97,16 @@ def _labels(batch: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:
-    """Returns the protocols that a confusion matrix of this label space answers: name -> classes that are averaged."""
-    if space.names == label_spaces.CLASS_NAMES:
-        return {name: label_spaces.PROTOCOL_CLASSES[name] for name in ("19", "16", "13")}
+    """Returns the protocols that a confusion matrix of this label space answers: name -> classes that are averaged.
+
+    A protocol is known by the names of its classes, in whichever order the space has them. The 19 and the 16 classes
+    answer the smaller protocols of SYNTHIA's papers besides. Any other space answers "own", the mean over all of it.
+    """
+    for family in (("19", "16", "13"), ("10",), ("7",), ("camvid",)):
+        for place, protocol in enumerate(family):
+            if set(space.names) == set(label_spaces.label_space(protocol).names):
+                names = {answered: label_spaces.label_space(answered).names for answered in family[place:]}
+                return {answered: tuple(map(space.names.index, classes)) for answered, classes in names.items()}
     return {"own": tuple(range(len(space.names)))}
 
 

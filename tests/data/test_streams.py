@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import grain
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 
 from uda_jax import sections
 from uda_jax.data import get_dataset
+from uda_jax.data.examples import PreparedFrames
+from uda_jax.data.sampling import RareClasses
 from uda_jax.data.streams import Domain, evaluation_batches, open_domain, seek, train_stream
 from uda_jax.errors import UserError
 
@@ -22,6 +25,19 @@ def domains(make_folder):
     common = {"dataset": "folder", "label_space": "own", "scale": (0.8, 1.5), "crop": (8, 8), "flip": True}
     source = Domain(root=str(make_folder(10, root="source")), **common)
     target = Domain(root=str(make_folder(7, root="target", labels=False)), fields=("image",), **common)
+    return {"source": source, "target": target}
+
+
+@pytest.fixture
+def drawn(make_folder, tmp_path, monkeypatch):
+    """A source of rare class sampling mixed with another set, and a target of two sets: every way to draw frames."""
+    monkeypatch.setenv("UDA_JAX_CACHE", str(tmp_path / "cache"))
+    common = {"dataset": "folder", "label_space": "own", "crop": (8, 8), "flip": True}
+    roots = [str(make_folder(count, size=(12, 16 + count), root=f"set{count}")) for count in (4, 5, 6)]
+    plain = [Domain(root=root, **common) for root in roots]
+    rare = RareClasses(temperature=0.1, min_pixels=60, crop_share=0.35)
+    source = dataclasses.replace(plain[0], rare_classes=rare, weight=2.0, mix={"more": plain[1]})
+    target = dataclasses.replace(plain[1], short_side=(9, 13), mix={"even_more": plain[2]})
     return {"source": source, "target": target}
 
 
@@ -151,6 +167,30 @@ def test_worker_processes_give_the_same_batches_and_errors(domains):
     assert isinstance(caught.value, UserError)
 
 
+def test_drawn_and_mixed_frames_are_the_same_on_any_topology_resumed_or_not(drawn):
+    whole = take(train_stream(drawn, global_batch=6, seed=0), 6)
+    assert_equal(take(train_stream(drawn, global_batch=6, seed=0), 6), whole)
+    other = take(train_stream(drawn, global_batch=6, seed=1), 6)
+    for name in drawn:
+        assert any((a[name]["index"] != b[name]["index"]).any() for a, b in zip(other, whole, strict=True))
+        assert len({int(k) for batch in whole for k in batch[name]["index"]}) > 6
+    for count in (2, 3):
+        parts = [
+            train_stream(drawn, global_batch=6, seed=0, process_index=p, process_count=count) for p in range(count)
+        ]
+        parts = [take(part, 6) for part in parts]
+        for step, batch in enumerate(whole):
+            for name, maps in batch.items():
+                for field, array in maps.items():
+                    joined = np.concatenate([part[step][name][field] for part in parts])
+                    np.testing.assert_array_equal(joined, array)
+    resumed = train_stream(drawn, global_batch=6, seed=0, workers=1)
+    resumed.set_state({"step": 4})
+    assert_equal([next(resumed)], whole[4:5])
+    assert resumed.get_state() == {"step": 5}
+    assert_equal(take(resumed, 1), whole[5:6])
+
+
 def test_evaluation_counts_every_frame_once(make_folder):
     domain = Domain(dataset="folder", root=str(make_folder(7)), label_space="own")
     dataset = get_dataset("folder", domain.root, "train", "own")
@@ -252,9 +292,69 @@ def test_frames_of_different_sizes(make_folder):
         list(evaluation_batches(dataclasses.replace(sized, resize_label=False), 1))
 
 
+def test_a_label_of_another_size_is_fitted_or_resized_by_itself():
+    root = str(Path(__file__).parent / "format_fixtures" / "gta5_mismatch")
+    domain = Domain(dataset="gta5", root=root)
+    dataset = get_dataset("gta5", root, "train")
+    apart = dataset.read(0, ("label",))["label"]
+    assert apart.shape == (40, 56)
+    for flip in (False, True):
+        one = dataclasses.replace(domain, flip=flip, crop=(40, 64) if flip else None)
+        (batch,) = take(train_stream({"source": one}, global_batch=1, seed=0), 1)
+        label = batch["source"]["label"][0]
+        assert any((label == side).all() for side in (dataset[0]["label"], dataset[0]["label"][:, ::-1]))
+    (batch,) = evaluation_batches(dataclasses.replace(domain, size=(20, 28)), 1)
+    expected = np.array(Image.fromarray(apart).resize((28, 20), Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(batch["label"][0], expected)
+
+
+def test_classes_of_whole_images():
+    class Digits(list):
+        """Pictures of several sizes with one class each."""
+
+        def name(self, index):
+            return self[index]["name"]
+
+    def digits(*sizes):
+        return Digits(
+            {"image": np.zeros((*size, 3), np.uint8), "label": np.array([[k]], np.uint8), "name": f"d{k}", "index": k}
+            for k, size in enumerate(sizes)
+        )
+
+    first, last = evaluation_batches(digits((8, 8), (8, 8), (8, 8)), 2)
+    assert first["image"].shape == (2, 8, 8, 3) and first["label"].tolist() == [[[0]], [[1]]]
+    assert last["label"].tolist() == [[[2]], [[255]]]
+    for fields in ({"size": (6, 6)}, {"crop": (5, 7)}, {"short_side": (4, 9), "crop": (4, 4), "flip": True}, {}):
+        frames = PreparedFrames(digits((8, 8), (8, 8)), Domain(**fields), "domain")
+        assert [frames[k]["label"].tolist() for k in range(2)] == [[[0]], [[1]]]
+    with pytest.raises(UserError, match=r"image of frame 'd1' is 9x8 \(height x width\), but that of 'd0' is 8x8"):
+        list(evaluation_batches(digits((8, 8), (9, 8)), 1))
+
+
 def test_batch_that_the_processes_cannot_share(domains):
     with pytest.raises(UserError, match="batch size: expected a multiple of the 3 processes, got 4"):
         train_stream(domains, global_batch=4, seed=0, process_count=3)
+
+
+def test_the_rules_of_a_paper_reach_the_frames(make_folder):
+    root = make_folder(1, size=(10, 10))
+    stored = np.array(Image.open(root / "train" / "images" / "f000.png"))
+    domain = Domain(dataset="folder", root=str(root), label_space="own", size=(6, 9), image_resampling="bilinear")
+    (batch,) = evaluation_batches(domain, 1)
+    expected = np.array(Image.fromarray(stored).resize((9, 6), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(batch["image"][0], expected)
+    (batch,) = evaluation_batches(dataclasses.replace(domain, fit="pad"), 1)
+    expected = np.array(Image.fromarray(stored).resize((6, 6), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(batch["image"][0, :, :6], expected)
+    assert (batch["image"][0, :, 6:] == 0).all() and (batch["label"][0, :, 6:] == 255).all()
+
+    # PLCA: the shorter side at random, then a mirror, then a window of it.
+    plca = dataclasses.replace(domain, size=None, short_side=(20, 20), crop=(20, 20), flip=True)
+    large = np.array(Image.fromarray(stored).resize((20, 20), Image.Resampling.BILINEAR))
+    seen = {
+        batch["only"]["image"].tobytes() for batch in take(train_stream({"only": plca}, global_batch=1, seed=0), 20)
+    }
+    assert seen == {large.tobytes(), large[:, ::-1].tobytes()}
 
 
 def test_evaluation_refuses_augmentation(domains):
@@ -291,21 +391,28 @@ def test_section_from_a_config(make_folder):
     assert len(open_domain(domain)) == 2
 
 
-def test_depth_travels_with_its_image():
+def test_depth_and_disparity_travel_with_their_image():
     frames = [
         {
             "image": np.full((2, 3, 3), k, np.uint8),
             "depth": np.full((2, 3), k + 0.5, np.float32),
+            "disparity": np.full((2, 3), k + 0.25, np.float32),
             "name": f"n{k}",
             "index": k,
         }
         for k in range(3)
     ]
     first, last = evaluation_batches(frames, 2)
-    assert set(first) == {"image", "depth", "index"}
+    assert set(first) == {"image", "depth", "disparity", "index"}
     np.testing.assert_array_equal(first["depth"][:, 0, 0], [0.5, 1.5])
     assert last["depth"].dtype == np.float32
     np.testing.assert_array_equal(last["depth"][:, 0, 0], [2.5, 0.0])
+    assert last["disparity"].dtype == np.float32
+    np.testing.assert_array_equal(last["disparity"][:, 0, 0], [2.25, 0.0])
+    # A process whose block is all filling delivers the same types as the others.
+    filling = list(evaluation_batches(frames, 2, process_index=1, process_count=2))[-1]
+    assert filling["index"].tolist() == [-1]
+    assert [filling[field].dtype for field in ("image", "depth", "disparity")] == [np.uint8, np.float32, np.float32]
 
 
 def test_orbax_saves_and_restores_the_position(domains, tmp_path):

@@ -5,10 +5,8 @@ every global batch, process p holds the contiguous block p. Slicing comes last, 
 augmentation, so the union over the processes is the same batch on any number of them, to the last crop.
 """
 
-import dataclasses
 import functools
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -16,7 +14,8 @@ import numpy as np
 from absl import flags
 
 from uda_jax.data import transforms
-from uda_jax.data.domains import NO_MAP, Domain, open_domain, read_frame
+from uda_jax.data.domains import Domain, open_domain
+from uda_jax.data.examples import PreparedFrames, training_examples
 from uda_jax.errors import UserError
 
 # Batches, not examples: a few are enough to hide decoding, and full-size crops are large.
@@ -36,7 +35,8 @@ def train_stream(
     """Returns the endless stream of training batches, one group of maps per domain.
 
     Every domain is shuffled anew in each of its epochs, with numbers of its own; the shorter one simply has
-    more epochs. The batches depend on `seed`, the names of the domains and `global_batch`, and on nothing of
+    more epochs. Rare class sampling draws frames one by one instead, and a mixture takes those of its data sets in
+    turn, by their weights. The batches depend on `seed`, the names of the domains and `global_batch`, and on nothing of
     the topology.
 
     Args:
@@ -49,14 +49,15 @@ def train_stream(
       path: dotted name of the section that holds the domains, for messages.
 
     Returns:
-      An iterator over {domain: {"image": uint8 [L, H, W, 3], "label": uint8 [L, H, W], "depth": float32
-      [L, H, W], "index": int32 [L]}} with L = global_batch / process_count and the maps in `fields`.
+      An iterator over {domain: {"image": uint8 [L, H, W, 3], "label": uint8 [L, H, W], "depth" and "disparity":
+      float32 [L, H, W], "index": int32 [L]}} with L = global_batch / process_count and the maps in `fields`. Labels
+      are [L, 1, 1] where they are classes of whole images.
 
     Raises:
       UserError: from opening the domains; from `next`, whatever is wrong with a file.
     """
     local = _local_batch(global_batch, process_count)
-    examples = [_training_examples(domain, f"{path}.{name}", f"{seed}/{name}") for name, domain in domains.items()]
+    examples = [training_examples(domain, f"{path}.{name}", f"{seed}/{name}") for name, domain in domains.items()]
     pairs = grain.experimental.ZipMapDataset(examples)
     batches = pairs.batch(local, drop_remainder=True, batch_fn=functools.partial(_stack_pairs, tuple(domains)))
     return TrainStream(batches, process_index, process_count, workers)
@@ -142,21 +143,21 @@ def evaluation_batches(
 ) -> "EvaluationBatches":
     """Returns one exact pass over a domain, in order and without augmentation.
 
-    The last batches are filled up with black frames whose labels are ignored (255), whose depth is invalid
-    (0) and whose index is -1, so sums over valid pixels need no special case. Every process receives equally
+    The last batches are filled up with black frames whose labels are ignored (255), whose depth and disparity are
+    invalid (0) and whose index is -1, so sums over valid pixels need no special case. Every process receives equally
     many batches, and of each global batch its contiguous block.
 
     Args:
-      domain: the section, with `scale`, `crop` and `flip` off; or an opened data set, taken as it is with all
-        the maps of its first frame.
+      domain: the section, one data set with `scale`, `short_side`, `crop` and `flip` off; or an opened data set,
+        taken as it is with all the maps of its first frame.
       batch_size: frames per batch over all processes.
       path: dotted name of the section, for messages.
       process_index, process_count: which block of each global batch to deliver.
 
     Returns:
-      An iterable with a length, over {"image": uint8 [L, H, W, 3], "label": uint8 [L, h, w], "depth": float32
-      [L, h, w], "index": int32 [L]} with the maps in `fields`; h x w is the labels' own size where
-      `resize_label` is False, else H x W.
+      An iterable with a length, over {"image": uint8 [L, H, W, 3], "label": uint8 [L, h, w], "depth" and
+      "disparity": float32 [L, h, w], "index": int32 [L]} with the maps in `fields`; h x w is the labels' own size
+      where `resize_label` is False, else H x W.
 
     Raises:
       UserError: from opening the domain; from iterating, whatever is wrong with a file, or frames of different
@@ -166,11 +167,16 @@ def evaluation_batches(
     if isinstance(domain, Domain):
         if domain.scale or domain.crop or domain.flip:
             raise UserError(f"{path}: expected scale, crop and flip to be off for evaluation, since they are random")
+        if domain.rare_classes or domain.mix:
+            field = "mix" if domain.mix else "rare_classes"
+            raise UserError(
+                f"{path}.{field}: expected None for evaluation, which takes every frame of one data set once"
+            )
         dataset = open_domain(domain, path)
     else:
         dataset, present = domain, domain[0]
-        domain = Domain(fields=tuple(field for field in transforms.FILL if field in present))
-    frames = _Padded(_Prepared(dataset, domain, path), batch_size)
+        domain = Domain(fields=tuple(field for field in transforms.FILL if field in present), resize_label=False)
+    frames = _Padded(PreparedFrames(dataset, domain, path), batch_size)
     batches = grain.MapDataset.source(frames).batch(local, batch_fn=_stack)[process_index::process_count]
     return EvaluationBatches(dataset, batches)
 
@@ -193,46 +199,10 @@ class EvaluationBatches:
         return iter(self._batches.to_iter_dataset(_READ_OPTIONS))
 
 
-class _Prepared:
-    """The frames of an opened domain, with exactly its fields, resized, and of one shape unless crops follow."""
-
-    def __init__(self, dataset: Sequence[dict[str, Any]], domain: Domain, path: str):
-        self._dataset = dataset
-        self._domain = domain
-        self._path = path
-        # Reading one frame now turns most mistakes into an error at the start of a run instead of inside it.
-        first = self._read(0)
-        self.shapes = {field: first[field].shape for field in domain.fields}
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        example = self._read(index)
-        for field, shape in self.shapes.items():
-            if self._domain.crop is None and example[field].shape != shape:
-                first = self._dataset.name(0)
-                raise UserError(
-                    f"{self._path}: {field} of frame '{example['name']}' is {_words(example[field].shape)} (height x "
-                    f"width), but that of '{first}' is {_words(shape)}; set '{self._path}.size' or 'crop'"
-                )
-        return example
-
-    def _read(self, index: int) -> dict[str, Any]:
-        example = read_frame(self._dataset, index, self._domain.fields)
-        for field in self._domain.fields:
-            if field not in example:
-                raise UserError(f"{self._path}.fields: frame '{example['name']}' has no {field}; {NO_MAP}")
-        if self._domain.size is None:
-            return example
-        maps = tuple(transforms.FILL) if self._domain.resize_label else ("image",)
-        return transforms.resize(example, self._domain.size, maps=maps)
-
-
 class _Padded:
     """Frames followed by as many empty ones as fill up the last batch."""
 
-    def __init__(self, frames: _Prepared, batch_size: int):
+    def __init__(self, frames: PreparedFrames, batch_size: int):
         self._frames = frames
         self._length = -(-len(frames) // batch_size) * batch_size
 
@@ -243,38 +213,10 @@ class _Padded:
         if index < len(self._frames):
             return self._frames[index]
         fill = {
-            field: np.full(shape, transforms.FILL[field], np.float32 if field == "depth" else np.uint8)
+            field: np.full(shape, transforms.FILL[field], transforms.DTYPES[field])
             for field, shape in self._frames.shapes.items()
         }
         return fill | {"index": -1}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Augment:
-    """Applies transforms in order, all drawing from one generator."""
-
-    steps: tuple[Callable[[dict, np.random.Generator], dict], ...]
-
-    def __call__(self, example: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        for step in self.steps:
-            example = step(example, generator)
-        return example
-
-
-def _training_examples(domain: Domain, path: str, seed: str) -> grain.MapDataset:
-    """Returns the endless, shuffled, augmented examples of one domain, whose `seed` no other domain has."""
-    steps = []
-    if domain.scale is not None:
-        steps.append(transforms.RandomScale(*domain.scale))
-    if domain.crop is not None:
-        steps.append(transforms.RandomCrop(domain.crop))
-    if domain.flip:
-        steps.append(transforms.HorizontalFlip())
-    frames = _Prepared(open_domain(domain, path), domain, path)
-    # Domains with one and the same seed would draw the same shuffles and crops.
-    domain_seed = zlib.crc32(seed.encode())
-    # Augmentation comes after repeat, so that every epoch draws anew.
-    return grain.MapDataset.source(frames).seed(domain_seed).shuffle().repeat().random_map(_Augment(tuple(steps)))
 
 
 def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -294,7 +236,3 @@ def _local_batch(global_batch: int, process_count: int) -> int:
     if global_batch < 1 or global_batch % process_count:
         raise UserError(f"batch size: expected a multiple of the {process_count} processes, got {global_batch}")
     return global_batch // process_count
-
-
-def _words(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]}x{shape[1]}"

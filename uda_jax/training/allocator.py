@@ -8,15 +8,22 @@ largest moment.
 """
 
 import ctypes
+import os
 import sys
 
-# Parameters of mallopt, from glibc's malloc.h, and their values.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
-_SETTINGS = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 256 * 2**20))
+# Parameters of mallopt, from glibc's malloc.h, with their values; and the variables by which a new process takes them.
+_SETTINGS = (
+    (-8, "MALLOC_ARENA_MAX", 1),
+    (-4, "MALLOC_MMAP_MAX_", 0),
+    (-1, "MALLOC_TRIM_THRESHOLD_", 2**31 - 1),
+    (-2, "MALLOC_TOP_PAD_", 256 * 2**20),
+)
 
 
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory for the next step; call it before threads are started.
+
+    Processes that are started from now on, such as those that decode frames, do so too.
 
     Returns:
       Whether the C library took it; it does nothing elsewhere than on Linux with glibc.
@@ -24,4 +31,8 @@ def keep_freed_memory() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(mallopt(*setting) == 1 for setting in _SETTINGS)
+    if mallopt is None or not all(mallopt(parameter, value) == 1 for parameter, _, value in _SETTINGS):
+        return False
+    for _, variable, value in _SETTINGS:
+        os.environ.setdefault(variable, str(value))
+    return True
