@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from uda_jax import config, results, stages, train, workdirs
+from uda_jax.data import label_spaces
 from uda_jax.errors import UserError
+from uda_jax.evaluate import protocols
 from uda_jax.training import sharding
 from uda_jax.training.checkpoints import Checkpoints
 from uda_jax.training.guard import NonFiniteLoss
@@ -276,3 +278,12 @@ def test_a_camera_without_any_label_is_adapted_to_and_shown_but_not_scored(tiny_
     experiment = dataclasses.replace(experiment, evaluation=dataclasses.replace(evaluation, dev=final))
     with pytest.raises(UserError, match="config.evaluation.dev: expected labels to choose checkpoints by"):
         run(experiment, tmp_path / "other")
+
+
+def test_own_classes_that_are_those_of_a_protocol_are_scored_by_its_name(tiny_experiment):
+    seven = protocols(label_spaces.label_space("7"))
+    assert train._with_protocol(tiny_experiment, seven).evaluation.protocol == "7"
+    assert train._with_protocol(tiny_experiment, {"own": ()}).evaluation.protocol == "own"
+    other = dataclasses.replace(tiny_experiment.evaluation, protocol="13")
+    with pytest.raises(UserError, match=r"config.evaluation.protocol: expected one of \['7'\], got '13'"):
+        train._with_protocol(dataclasses.replace(tiny_experiment, evaluation=other), seven)

@@ -54,7 +54,8 @@ class Stage:
             # Networks whose parameters depend on the image's size have domains that fix it.
             shape = (self.train.batch_size, *(domain.crop or domain.size or (64, 64)))
             maps = {"image": np.zeros((*shape, 3), np.uint8), "label": np.zeros(shape, np.uint8)}
-            example[name] = {**maps, "depth": np.zeros(shape, np.float32), "index": np.zeros(shape[:1], np.int32)}
+            depths = {field: np.zeros(shape, np.float32) for field in ("depth", "disparity")}
+            example[name] = {**maps, **depths, "index": np.zeros(shape[:1], np.int32)}
         return self.method.init(key, example)
 
 

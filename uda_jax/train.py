@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,9 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
     workdir = Path(workdir)
     for field, size in (("train", experiment.train.batch_size), ("evaluation", experiment.evaluation.batch_size)):
         sharding.check_batch_size(size, f"config.{field}.batch_size")
-    workdirs.check(workdir, experiment)
     space = workdirs.label_space(experiment)
-    if experiment.evaluation.protocol not in (known := protocols(space)):
-        raise UserError(
-            f"config.evaluation.protocol: expected one of {sorted(known)}, got {experiment.evaluation.protocol!r}"
-        )
+    experiment = _with_protocol(experiment, protocols(space))
+    workdirs.check(workdir, experiment)
     with _stop_on_sigterm() as stop:
         context = Context(experiment, sharding.data_mesh(), stop)
         recipe = stages.recipe(experiment, {"train": lambda *job: train_stage(*job, context)}, len(space.names))
@@ -221,6 +218,17 @@ class Job:
         self.iterator.close()
         self.writer.close()
         self.checkpoints.close()
+
+
+def _with_protocol(experiment: Experiment, known: Mapping[str, Any]) -> Experiment:
+    """Returns the experiment with a headline protocol among those that its label space answers."""
+    section = experiment.evaluation
+    if section.protocol == "own":
+        # All of a folder's own classes may happen to be those of a protocol, and then bear its name.
+        section = dataclasses.replace(section, protocol=next(iter(known)))
+    if section.protocol not in known:
+        raise UserError(f"config.evaluation.protocol: expected one of {sorted(known)}, got {section.protocol!r}")
+    return dataclasses.replace(experiment, evaluation=section)
 
 
 def _losses(scalars: dict[str, float]) -> dict[str, float]:

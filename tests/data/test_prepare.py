@@ -23,10 +23,11 @@ from PIL import Image
 
 from uda_jax import cli
 from uda_jax.data import get_dataset, prepare, transforms, whole_files
+from uda_jax.data.domains import Domain, open_domain
 from uda_jax.data.files import Bytes
 from uda_jax.data.images import read_floats, write_floats
 from uda_jax.data.label_spaces import PROTOCOLS
-from uda_jax.data.streams import Domain, train_stream
+from uda_jax.data.streams import train_stream
 from uda_jax.errors import UserError
 
 FIXTURES = Path(__file__).parent / "format_fixtures"
@@ -115,11 +116,41 @@ def test_painted_labels_are_decoded(make_folder, tmp_path):
 
 @pytest.mark.parametrize("resampling", ["bicubic", "bilinear"])
 def test_sized_frames_are_resized_as_in_training(depth_folder, tmp_path, resampling):
-    prepare.prepare("folder", depth_folder, tmp_path / "out", size=(8, 9), resampling=resampling, workers=1)
+    prepare.prepare("folder", depth_folder, tmp_path / "out", size=(8, 9), image_resampling=resampling, workers=1)
     raw = get_dataset("folder", depth_folder, "train", "own")
     rules = transforms.Resampling(image=resampling)
     expected = [transforms.resize(example, (8, 9), resampling=rules) for example in raw]
     assert_same_frames(get_dataset("folder", tmp_path / "out", "train", "own"), expected)
+
+
+def test_training_at_the_prepared_size_must_ask_for_the_same_rules(make_folder, tmp_path):
+    prepare.prepare("folder", make_folder(2), tmp_path / "out", size=(6, 10), fit="pad", workers=1)
+    domain = Domain(dataset="folder", root=str(tmp_path / "out"), label_space="own", size=(6, 10), fit="pad")
+    assert len(open_domain(domain)) == 2
+    with pytest.raises(UserError, match=r"^domain: fit: .*out was prepared with 'pad', asked for 'stretch'; set the"):
+        open_domain(dataclasses.replace(domain, fit="stretch"))
+    with pytest.raises(UserError, match="image_resampling: .* prepared with 'bicubic', asked for 'bilinear'"):
+        open_domain(dataclasses.replace(domain, image_resampling="bilinear"))
+    # At another size both the raw and the prepared frames are resized, by whatever rule is asked for.
+    assert len(open_domain(dataclasses.replace(domain, size=(3, 5), fit="stretch"))) == 2
+
+
+def test_disparity_by_the_rule_of_corda(tmp_path):
+    root = tmp_path / "gta5"
+    for folder, source in (
+        ("images", "synscapes/img/rgb/1.png"),
+        ("labels", "synscapes/img/class/1.png"),
+        ("disparity", "corda/gta/disparity/00001.png"),
+    ):
+        (root / folder).mkdir(parents=True)
+        shutil.copy(FIXTURES / source, root / folder / "00001.png")
+    options = {"depth": "monocular"}
+    for rule in ("nearest", "bilinear"):
+        out = tmp_path / rule
+        prepare.prepare("gta5", root, out, size=(20, 30), disparity_resampling=rule, options=options, workers=1)
+        raw = get_dataset("gta5", root, "train", **options)[0]
+        expected = transforms.resize(raw, (20, 30), resampling=transforms.Resampling(disparity=rule))
+        assert_same_frames(get_dataset("gta5", out, "train"), [expected])
 
 
 def test_labels_of_another_size_than_the_image(tmp_path):
@@ -216,7 +247,9 @@ for least in (0, 6, 12, 18, 24):
         prepare("folder", root, out, shard_bytes=1, workers=1)
         os._exit(0)
     goal = least + moments.randrange(6)
-    while len(list(out.glob("*.array_record*"))) < goal:
+    # A child that failed is not waited for.
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while len(list(out.glob("*.array_record*"))) < goal and not os.waitid(os.P_PID, child, ended):
         time.sleep(0.0005)
     time.sleep(moments.uniform(0, 0.01))
     os.kill(child, 9)
@@ -353,7 +386,8 @@ def test_other_settings_need_another_folder(make_folder, tmp_path):
     for changed, message in (
         ({"size": (10, 8)}, "prepared with size 10x8, not 8x10; choose another folder"),
         ({"size": None}, "prepared with size 10x8, not None"),
-        ({"resampling": "bilinear"}, "prepared with resampling bicubic, not bilinear"),
+        ({"image_resampling": "bilinear"}, "prepared with image_resampling bicubic, not bilinear"),
+        ({"fit": "pad"}, "prepared with fit stretch, not pad"),
         ({"fields": ["image"]}, "prepared with fields image,label, not image"),
         ({"options": {"require_labels": True}}, "prepared with options {}, not {'require_labels': True}"),
     ):
@@ -390,7 +424,8 @@ def test_mistakes(make_folder, tmp_path):
         ({"out": tmp_path / "full"}, "--out: .*full is neither empty nor prepared data; choose a new folder"),
         ({"out": root}, "--out: .* is neither empty nor prepared data"),
         ({"out": tmp_path / "file"}, "--out: cannot make the folder .*file"),
-        ({"resampling": "nearest"}, "--resampling: expected one of bicubic, bilinear, got 'nearest'"),
+        ({"image_resampling": "nearest"}, "--resampling: expected one of bicubic, bilinear, got 'nearest'"),
+        ({"fit": "cut"}, "--fit: expected one of stretch, pad, got 'cut'"),
         ({"fields": ["image", "depth"]}, "--fields: no frame of the split has depth; leave it out"),
         ({"fields": ["image", "lable"]}, "--fields: expected some of image, label, depth, disparity, got 'lable'"),
         ({"fields": ["label"]}, "--fields: expected image among them, got 'label'"),
@@ -488,9 +523,11 @@ def test_command(make_folder, tmp_path, capsys):
 def test_a_killed_worker_ends_the_run_with_one_line(make_folder, tmp_path):
     def kill():
         # The pool must not be starting another one at that moment.
-        while len(workers := multiprocessing.active_children()) < 2:
+        for _ in range(3000):
+            if len(workers := multiprocessing.active_children()) == 2:
+                workers[0].kill()
+                return
             time.sleep(0.01)
-        workers[0].kill()
 
     killer = threading.Thread(target=kill)
     killer.start()

@@ -125,6 +125,7 @@ def open_domain(domain: Domain, path: str = "domain") -> Sequence[dict[str, Any]
         return Mixture({name: open_domain(member, where) for name, (where, member) in parts.items()}, path)
     try:
         dataset = open_dataset(domain.dataset, domain.root, domain.split, domain.label_space, **(domain.options or {}))
+        _check_resized(domain, dataset)
         if domain.names_file is not None:
             dataset = Selection(dataset, listed_positions(domain.names_file, _names(dataset)))
         if domain.count is not None:
@@ -142,6 +143,20 @@ def open_domain(domain: Domain, path: str = "domain") -> Sequence[dict[str, Any]
                 f"{path}.fields: {len(missing)} frames have no {field}, the first is '{missing[0]}'; {NO_MAP}"
             )
     return dataset
+
+
+def _check_resized(domain: Domain, dataset: Sequence[dict[str, Any]]) -> None:
+    """Raises a UserError if `uda prepare` resized to the wanted size by other rules than the domain's."""
+    resized = getattr(dataset, "resized", {"size": None})
+    if domain.size is None or resized["size"] != list(domain.size):
+        return
+    matter = ["image_resampling", "fit", *(["disparity_resampling"] if "disparity" in domain.fields else [])]
+    for field in matter:
+        if (wanted := getattr(domain, field)) != resized[field]:
+            raise UserError(
+                f"{field}: {domain.root} was prepared with '{resized[field]}', asked for '{wanted}'; set the field, or "
+                "prepare the data that way"
+            )
 
 
 def _names(dataset: Sequence[dict[str, Any]]) -> list[str]:

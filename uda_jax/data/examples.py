@@ -118,7 +118,7 @@ def _examples(
 ) -> tuple[grain.MapDataset, Shapes]:
     """Returns the examples of one data set, and the shapes of their maps."""
     frames = PreparedFrames(dataset, domain, path)
-    augment = Augment(_steps(domain))
+    augment = augmentation(domain)
     seeded = zlib.crc32(seed.encode())
     if domain.rare_classes is None:
         # Augmentation comes after repeat, so that every epoch draws anew.
@@ -130,13 +130,14 @@ def _examples(
     return examples, {field: _augmented_shape(field, frames.shapes, domain.crop) for field in frames.shapes}
 
 
-def _steps(domain: Domain) -> tuple[Callable[[dict, np.random.Generator], dict], ...]:
+def augmentation(domain: Domain) -> Augment:
+    """Returns the random steps that a domain asks for, in the order of the methods' own code."""
     crop = [transforms.RandomCrop(domain.crop)] if domain.crop is not None else []
     flip = [transforms.HorizontalFlip()] if domain.flip else []
     if domain.short_side is not None:
-        return (transforms.RandomShortSide(*domain.short_side, domain.resampling), *flip, *crop)
+        return Augment((transforms.RandomShortSide(*domain.short_side, domain.resampling), *flip, *crop))
     scale = [transforms.RandomScale(*domain.scale, domain.resampling)] if domain.scale is not None else []
-    return (*scale, *crop, *flip)
+    return Augment((*scale, *crop, *flip))
 
 
 def _rare_class_frames(

@@ -39,7 +39,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from uda_jax.data import label_spaces, open_dataset, raise_first, reader, records, whole_files
+from uda_jax.data import label_spaces, open_dataset, raise_first, reader, records, transforms, whole_files
 from uda_jax.data.files import printable
 from uda_jax.data.frames import MAPS
 from uda_jax.data.prepared import FORMAT, MANIFEST, journal, plain, read_manifest, tfds_split
@@ -48,13 +48,18 @@ from uda_jax.data.views import listed_positions
 from uda_jax.errors import UserError
 
 SHARD_BYTES = 256 << 20
-RESAMPLING = ("bicubic", "bilinear")
+# How `size` may be reached, and the words of the command line for it: the fields of a `Domain`.
+_RULES = {
+    "image_resampling": ("--resampling", ("bicubic", "bilinear")),
+    "disparity_resampling": ("--disparity-resampling", ("nearest", "bilinear")),
+    "fit": ("--fit", ("stretch", "pad")),
+}
 # Records by themselves, for random access, under the fastest compression, which reads faster than the disk.
 _WRITER_OPTIONS = "group_size:1,zstd:1"
 _SAMPLE = 8  # frames whose records tell how many fit into a shard
 _VERSIONS = ("uda_jax", "array_record", "numpy", "pillow", "tensorflow_datasets")
 # What all splits in one folder share.
-_SHARED = ("dataset", "options", "size", "resampling", "fields")
+_SHARED = ("dataset", "options", "size", *_RULES, "fields")
 
 
 class Summary(NamedTuple):
@@ -107,7 +112,9 @@ def prepare(
     *,
     split: str = "train",
     size: tuple[int, int] | None = None,
-    resampling: str = "bicubic",
+    image_resampling: str = "bicubic",
+    disparity_resampling: str = "nearest",
+    fit: str = "stretch",
     fields: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     names_file: str | None = None,
@@ -120,7 +127,8 @@ def prepare(
       dataset, root, split, options: of the data set, as `uda_jax.data.get_dataset` takes them.
       out: a new folder, or one into which other splits were prepared with the same settings.
       size: (height, width) in pixels to resize to; None keeps files as they are.
-      resampling: Pillow's rule for images, "bicubic" or "bilinear"; other maps are resized by nearest neighbour.
+      image_resampling, disparity_resampling, fit: how, as the fields of a `Domain` of these names say; labels and depth
+        are resized by nearest neighbour.
       fields: maps to store; None stores all that the split has.
       names_file: text file with the names of the frames to keep, one per line, as a domain takes it.
       workers: processes; None takes one per core. A script that asks for several needs
@@ -135,8 +143,10 @@ def prepare(
         without one are finished; a manifest is written only if there is none.
       OSError: the disk is full.
     """
-    if resampling not in RESAMPLING:
-        raise UserError(f"--resampling: expected one of {', '.join(RESAMPLING)}, got '{resampling}'")
+    rules = {"image_resampling": image_resampling, "disparity_resampling": disparity_resampling, "fit": fit}
+    for field, (word, choices) in _RULES.items():
+        if rules[field] not in choices:
+            raise UserError(f"{word}: expected one of {', '.join(choices)}, got '{rules[field]}'")
     source = _Source(dataset, root, split, dict(options or {}))
     opened = source.open()
     positions = list(range(len(opened)))
@@ -152,10 +162,10 @@ def prepare(
         "dataset": dataset,
         "options": plain(source.options),
         "size": plain(size),
-        "resampling": None if size is None else resampling,
+        **(rules if size else dict.fromkeys(rules)),
         "fields": list(fields),
     }
-    encoder = Encoder(opened, fields, size, resampling)
+    encoder = Encoder(opened, fields, size, transforms.Resampling(image_resampling, disparity_resampling), fit)
     folder = Path(out).expanduser()
     with whole_files.locked(folder):
         run = _Run(folder, split, settings, encoder, positions, shard_bytes)

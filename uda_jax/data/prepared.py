@@ -82,6 +82,7 @@ class Prepared:
       label_space: names and colours of the label values.
       table: uint8 `[256]` from stored ids to classes.
       known: the stored ids that the data set defines.
+      resized: "size", None or [height, width], and the `Domain` fields that say by what rules frames got that size.
       problems: none; what was wrong was found when preparing.
 
     Raises:
@@ -112,6 +113,7 @@ class Prepared:
             raise UserError(f"{dataset}: split '{split}' was not prepared into {self._folder}{hint}")
         _check_options(dataset, reader, options, manifest["options"], self._folder)
         entry = manifest["splits"][split]
+        self.resized = {key: manifest[key] for key in ("size", "image_resampling", "disparity_resampling", "fit")}
         self._fields = tuple(manifest["fields"])
         self._names = tuple(entry["frames"])
         self._lacking = {field: frozenset(names) for field, names in entry["lacking"].items()}

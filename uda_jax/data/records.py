@@ -25,13 +25,15 @@ class Encoder:
       dataset: the opened data set.
       fields: maps to store.
       size: (height, width) in pixels, or None to keep files as they are.
-      resampling: Pillow's rule for images, a key of `transforms.RULES`.
+      resampling: rules of images and of disparity.
+      fit: "stretch" or "pad", as in `transforms.resize`.
     """
 
     dataset: Sequence[dict[str, Any]]
     fields: tuple[str, ...]
     size: tuple[int, int] | None
-    resampling: str
+    resampling: transforms.Resampling = transforms.Resampling()
+    fit: str = "stretch"
 
     def record(self, position: int) -> bytes:
         """Returns the serialised `tf.train.Example` of a frame.
@@ -46,8 +48,7 @@ class Encoder:
                 field: _copied(field, example[field], files.get(field)) for field in self.fields if field in example
             }
         else:
-            rules = transforms.Resampling(image=self.resampling)
-            example = transforms.resize(example, self.size, maps=MAPS, resampling=rules)
+            example = transforms.resize(example, self.size, maps=MAPS, resampling=self.resampling, fit=self.fit)
             maps = {field: _encoded(example[field]) for field in self.fields if field in example}
         for field in self.fields:
             if field not in maps:
