@@ -31,7 +31,7 @@ class Case:
     Attributes:
       methods: who reads it so.
       dataset: its name.
-      prepared_size: (height, width) of the prepared copy; None keeps the files' own bytes.
+      prepared_size: (height, width) of the prepared copy; None keeps the size and recodes the pixels.
       domain: what the method's domain says besides data set, root and split.
     """
 
@@ -202,10 +202,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _prepare(case: Case, root: Path, split: str, folder: Path) -> Path:
     from uda_jax.data.prepare import prepare
 
-    words = "x".join(map(str, case.prepared_size)) if case.prepared_size else "bytes"
-    resampling = case.domain.get("image_resampling", "bicubic")
-    out = folder / f"{case.dataset}-{words}-{resampling}"
-    prepare(case.dataset, root, out, split=split, size=case.prepared_size, image_resampling=resampling, fields=_FIELDS)
+    words = "x".join(map(str, case.prepared_size)) if case.prepared_size else "recoded"
+    how: dict[str, Any] = {"recode": True}
+    if case.prepared_size:
+        how = {"size": case.prepared_size, "image_resampling": case.domain.get("image_resampling", "bicubic")}
+    out = folder / f"{case.dataset}-{words}-{how.get('image_resampling', '')}"
+    prepare(case.dataset, root, out, split=split, fields=_FIELDS, **how)
     return out
 
 

@@ -192,8 +192,9 @@ def from_json(path: Path) -> Experiment:
     try:
         return build(Experiment, json.loads(Path(path).read_text()), path=str(path))
     except (OSError, json.JSONDecodeError) as error:
+        found = error.strerror.lower() if isinstance(error, OSError) else _one_line(error)
         raise UserError(
-            f"{path}: expected the config of a run, {_one_line(error)}; is this a workdir of uda train?"
+            f"{path}: expected the config of a run, found {found}; is this a workdir of uda train?"
         ) from error
 
 

@@ -161,7 +161,7 @@ def test_mistakes_in_the_folders(make_folder, tmp_path):
         ("classes: [a, b]\nids: [1, true]", "ids: expected an id between 0 and 255, got True"),
         ("classes: [a, b]\nids: [1, [2, 1]]", "ids: 1 is listed twice"),
         ("classes: [a, b]\nids: [1, 2]\nignore: [2]", "ignore: 2 is listed twice"),
-        ("classes: [a, b]\nignore: 7", "ignore: expected a list such as .255., got 7"),
+        ("classes: [a, b]\nignore: 7", "ignore: expected a list such as .255., or others, got 7"),
         ("classes: [a, b]\nignore: [[0, 0, 0]]", "ignore: expected an id between 0 and 255"),
         ("classes: [a]\ncolours: [[1, 2]]", "colours: expected a colour as .red, green, blue., got"),
         ("classes: [a]\ncolours: [[1, 2, 300]]", "colours: expected an id between 0 and 255, got 300"),
@@ -203,3 +203,16 @@ def test_one_description_for_folders_side_by_side(make_folder, tmp_path):
     (tmp_path / "mine" / "dataset.yaml").unlink()
     with pytest.raises(UserError, match=r"mine/target/dataset\.yaml: no such file"):
         get_dataset("folder", target, "train", "own")
+
+
+def test_whatever_is_in_no_class_may_be_ignored(make_folder):
+    root = make_folder(1, yaml="classes: [sky]\nids: [1]\nignore: others\n")
+    stored = np.array(Image.open(root / "train" / "labels" / "f000.png"))
+    label = get_dataset("folder", root, "train", "own")[0]["label"]
+    np.testing.assert_array_equal(label, np.where(stored == 1, 0, 255))
+    (root / "dataset.yaml").write_text("classes: [sky]\ncolours: [[1, 1, 1]]\nignore: others\n")
+    Image.fromarray(np.repeat(stored[..., None], 3, axis=-1)).save(root / "train" / "labels" / "f000.png")
+    np.testing.assert_array_equal(get_dataset("folder", root, "train", "own")[0]["label"], label)
+    (root / "dataset.yaml").write_text("classes: [sky]\nids: [1]\nignore: rest\n")
+    with pytest.raises(UserError, match=r"ignore: expected a list such as \[255\], or others, got 'rest'"):
+        get_dataset("folder", root, "train", "own")

@@ -25,7 +25,7 @@ from uda_jax import cli
 from uda_jax.data import get_dataset, prepare, transforms, whole_files
 from uda_jax.data.domains import Domain, open_domain
 from uda_jax.data.files import Bytes
-from uda_jax.data.images import read_floats, write_floats
+from uda_jax.data.images import read_floats, write_floats, write_png
 from uda_jax.data.label_spaces import PROTOCOLS
 from uda_jax.data.streams import train_stream
 from uda_jax.errors import UserError
@@ -121,6 +121,18 @@ def test_sized_frames_are_resized_as_in_training(depth_folder, tmp_path, resampl
     rules = transforms.Resampling(image=resampling)
     expected = [transforms.resize(example, (8, 9), resampling=rules) for example in raw]
     assert_same_frames(get_dataset("folder", tmp_path / "out", "train", "own"), expected)
+
+
+def test_recoded_frames_hold_the_same_pixels_in_other_files(depth_folder, tmp_path):
+    prepare.prepare("folder", depth_folder, tmp_path / "out", recode=True, workers=1)
+    raw = get_dataset("folder", depth_folder, "train", "own")
+    prepared = get_dataset("folder", tmp_path / "out", "train", "own")
+    assert_same_frames(prepared, raw)
+    skip = {"image": tfds.decode.SkipDecoding()}
+    stored = tfds.builder_from_directory(tmp_path / "out").as_data_source("train", decoders=skip)[0]["image"]
+    assert stored == write_png(raw[0]["image"]) != raw.frames[0].image.read_bytes()
+    with pytest.raises(UserError, match="--recode: expected no --size beside it"):
+        prepare.prepare("folder", depth_folder, tmp_path / "other", recode=True, size=(4, 4), workers=1)
 
 
 def test_training_at_the_prepared_size_must_ask_for_the_same_rules(make_folder, tmp_path):

@@ -6,9 +6,9 @@
 
 Without a size, image files are copied bit by bit, and so are label files that plainly hold the data set's ids; ids
 that are stored otherwise (as colours, in 16 bits) become 8-bit PNGs, and depth and disparity the float PNGs of TFDS,
-all exactly. With a size, images are resized as the papers do and everything is stored as uncompressed PNGs, which the
-records' compression makes small, and which are read several times as fast. Labels stay the ids of the data set, so
-that any label space can be chosen when training.
+all exactly. With a size, images are resized as the papers do. Resized frames, and on demand all others, are stored as
+uncompressed PNGs, which the records' compression makes small, and which are read several times as fast. Labels stay the
+ids of the data set, so that any label space can be chosen when training.
 
 Features, serialisation, file names and metadata are those of TFDS, but its `download_and_prepare` is neither
 parallel nor resumable: it writes one shard after the other into a temporary folder, which a killed process leaves
@@ -59,7 +59,7 @@ _WRITER_OPTIONS = "group_size:1,zstd:1"
 _SAMPLE = 8  # frames whose records tell how many fit into a shard
 _VERSIONS = ("uda_jax", "array_record", "numpy", "pillow", "tensorflow_datasets")
 # What all splits in one folder share.
-_SHARED = ("dataset", "options", "size", *_RULES, "fields")
+_SHARED = ("dataset", "options", "size", *_RULES, "recode", "fields")
 
 
 class Summary(NamedTuple):
@@ -115,6 +115,7 @@ def prepare(
     image_resampling: str = "bicubic",
     disparity_resampling: str = "nearest",
     fit: str = "stretch",
+    recode: bool = False,
     fields: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     names_file: str | None = None,
@@ -129,6 +130,8 @@ def prepare(
       size: (height, width) in pixels to resize to; None keeps files as they are.
       image_resampling, disparity_resampling, fit: how, as the fields of a `Domain` of these names say; labels and depth
         are resized by nearest neighbour.
+      recode: without a size, store the same pixels in the form of sized records, which is larger than most files and
+        several times as fast to read; for methods that draw the size of each frame at random.
       fields: maps to store; None stores all that the split has.
       names_file: text file with the names of the frames to keep, one per line, as a domain takes it.
       workers: processes; None takes one per core. A script that asks for several needs
@@ -147,6 +150,8 @@ def prepare(
     for field, (word, choices) in _RULES.items():
         if rules[field] not in choices:
             raise UserError(f"{word}: expected one of {', '.join(choices)}, got '{rules[field]}'")
+    if recode and size:
+        raise UserError("--recode: expected no --size beside it, since resized frames are new files anyway")
     source = _Source(dataset, root, split, dict(options or {}))
     opened = source.open()
     positions = list(range(len(opened)))
@@ -163,9 +168,10 @@ def prepare(
         "options": plain(source.options),
         "size": plain(size),
         **(rules if size else dict.fromkeys(rules)),
+        "recode": recode,
         "fields": list(fields),
     }
-    encoder = Encoder(opened, fields, size, transforms.Resampling(image_resampling, disparity_resampling), fit)
+    encoder = Encoder(opened, fields, size, transforms.Resampling(image_resampling, disparity_resampling), fit, recode)
     folder = Path(out).expanduser()
     with whole_files.locked(folder):
         run = _Run(folder, split, settings, encoder, positions, shard_bytes)

@@ -27,6 +27,7 @@ class Encoder:
       size: (height, width) in pixels, or None to keep files as they are.
       resampling: rules of images and of disparity.
       fit: "stretch" or "pad", as in `transforms.resize`.
+      recode: without a size, whether to store pixels as `write_png` does in place of the files' bytes.
     """
 
     dataset: Sequence[dict[str, Any]]
@@ -34,6 +35,7 @@ class Encoder:
     size: tuple[int, int] | None
     resampling: transforms.Resampling = transforms.Resampling()
     fit: str = "stretch"
+    recode: bool = False
 
     def record(self, position: int) -> bytes:
         """Returns the serialised `tf.train.Example` of a frame.
@@ -43,7 +45,7 @@ class Encoder:
         """
         example = _stored(self.dataset, position, self.fields)
         if self.size is None:
-            files = _files(self.dataset, position)
+            files = {} if self.recode else _files(self.dataset, position)
             maps = {
                 field: _copied(field, example[field], files.get(field)) for field in self.fields if field in example
             }

@@ -54,7 +54,7 @@ class Description:
       classes: K names.
       ids: K tuples of stored ids, or None where labels are painted in `colours`.
       colours: K colours, or None.
-      ignore: ids, or colours where `ids` is None, of pixels without a class.
+      ignore: ids, or colours where `ids` is None, of pixels without a class; None ignores whatever is in no class.
       depth_unit: metres per count, or None.
     """
 
@@ -62,7 +62,7 @@ class Description:
     classes: tuple[str, ...]
     ids: tuple[tuple[int, ...], ...] | None
     colours: tuple[Colour, ...] | None
-    ignore: tuple
+    ignore: tuple | None
     depth_unit: float | None
 
 
@@ -133,7 +133,7 @@ class _IdLabels:
         if not known.all():
             raise UserError(
                 f"{frame.label}: id {stored[~known][0]} is in no class; list it in 'ids' or 'ignore' of "
-                f"{self.description}"
+                f"{self.description}, or write 'ignore: others' there"
             )
         return self.table[stored]
 
@@ -145,12 +145,15 @@ class _PaintedLabels:
     packed: np.ndarray
     classes: np.ndarray
     description: Path
+    ignore_others: bool
 
     def __call__(self, frame: Frame) -> np.ndarray:
         picture = read_image(frame.label)
         stored = picture.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
         place = np.minimum(np.searchsorted(self.packed, stored), len(self.packed) - 1)
         known = self.packed[place] == stored
+        if self.ignore_others:
+            return np.where(known, self.classes[place], np.uint8(IGNORE))
         if not known.all():
             colour = picture[~known][0].tolist()
             raise UserError(
@@ -184,14 +187,15 @@ def _target_classes(description: Description, label_space: str) -> tuple[LabelSp
 
 def _decoder(description: Description) -> _IdLabels | _PaintedLabels:
     """Returns what reads a label file into positions of classes, 255 = ignore."""
+    others = description.ignore is None
     if description.ids is None:
         places = range(len(description.classes))
-        values = dict.fromkeys(description.ignore, IGNORE) | dict(zip(description.colours, places, strict=True))
+        values = dict.fromkeys(description.ignore or (), IGNORE) | dict(zip(description.colours, places, strict=True))
         packed = np.array([red << 16 | green << 8 | blue for red, green, blue in values], np.int32)
         order = np.argsort(packed)
-        return _PaintedLabels(packed[order], np.array(list(values.values()), np.uint8)[order], description.path)
-    table, known = np.full(256, IGNORE, np.uint8), np.zeros(256, bool)
-    known[list(description.ignore)] = True
+        return _PaintedLabels(packed[order], np.array(list(values.values()), np.uint8)[order], description.path, others)
+    table, known = np.full(256, IGNORE, np.uint8), np.full(256, others)
+    known[list(description.ignore or ())] = True
     for place, ids in enumerate(description.ids):
         table[list(ids)] = place
         known[list(ids)] = True
@@ -239,22 +243,25 @@ def read_description(path: Path) -> Description:
     return Description(path, classes, ids, colours, ignore, unit)
 
 
-def _stored_values(values: dict, classes: tuple, colours: tuple | None, path: Path) -> tuple[tuple | None, tuple]:
-    """Returns (ids or None, ignored ids or colours), and checks that no stored value has two meanings."""
+def _stored_values(
+    values: dict, classes: tuple, colours: tuple | None, path: Path
+) -> tuple[tuple | None, tuple | None]:
+    """Returns (ids or None, ignored ids or colours or None), and checks that no stored value has two meanings."""
     painted = colours is not None and "ids" not in values
     if painted:
         ids, stored = None, list(colours)
     else:
-        listed = _per_class(values.get("ids", list(range(len(classes)))), classes, path, "ids")
+        entries = _per_class(values.get("ids", list(range(len(classes)))), classes, path, "ids")
         ids = tuple(
-            tuple(_id(one, path, "ids") for one in (entry if isinstance(entry, list) else [entry])) for entry in listed
+            tuple(_id(one, path, "ids") for one in (entry if isinstance(entry, list) else [entry])) for entry in entries
         )
         stored = [one for entry in ids for one in entry]
     default = [[0, 0, 0]] if painted else [IGNORE]
     given = values.get("ignore", default)
-    if not isinstance(given, list):
-        raise UserError(f"{path}: ignore: expected a list such as {default}, got {given!r}")
-    ignore = [_colour(entry, path, "ignore") if painted else _id(entry, path, "ignore") for entry in given]
+    if not isinstance(given, list) and given != "others":
+        raise UserError(f"{path}: ignore: expected a list such as {default}, or others, got {given!r}")
+    listed = [] if given == "others" else given
+    ignore = [_colour(entry, path, "ignore") if painted else _id(entry, path, "ignore") for entry in listed]
     if "ignore" not in values:
         # The default gives way to a class that uses its value: black may well be a class.
         ignore = [entry for entry in ignore if entry not in stored]
@@ -262,7 +269,7 @@ def _stored_values(values: dict, classes: tuple, colours: tuple | None, path: Pa
         if (stored + ignore).count(entry) > 1:
             key = "ignore" if entry in ignore else "colours" if painted else "ids"
             raise UserError(f"{path}: {key}: {entry} is listed twice; every stored value needs one meaning")
-    return ids, tuple(ignore)
+    return ids, None if given == "others" else tuple(ignore)
 
 
 def _names(value: Any, path: Path) -> tuple[str, ...]:
