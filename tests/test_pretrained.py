@@ -150,6 +150,11 @@ def test_start_takes_everything(tiny_experiment, source):
     assert_equal(state.model_state["segmenter"]["batch_stats"], variables["batch_stats"])
 
 
+def test_an_empty_path_starts_at_random(tiny_experiment):
+    before, state = started(tiny_experiment, path="")
+    assert_equal(state.params["segmenter"], before.params["segmenter"])
+
+
 def test_start_keeps_fresh_parts(tiny_experiment, source):
     file, variables = source
     before, state = started(caffe(tiny_experiment), path=str(file), fresh=("head",))

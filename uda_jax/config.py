@@ -65,7 +65,9 @@ class InitFrom:
     """Where a network's first weights come from, instead of random ones."""
 
     path: str | None = described(
-        None, "A .pth, .safetensors or other PyTorch checkpoint, or a folder that 'uda convert' wrote; None = random."
+        None,
+        "A .pth, .safetensors or other PyTorch checkpoint, or a folder that 'uda convert' wrote; None or an empty path "
+        "= random.",
     )
     fresh: tuple[str, ...] = described(
         (), "Parts that start at random all the same, such as ('head', 'aux_head') for a file of other classes."

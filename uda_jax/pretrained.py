@@ -163,7 +163,7 @@ def start(state: Any, init_from: Mapping[str, InitFrom] | None, stage: Any, say:
         where = f"config.init_from.{network}"
         if network not in state.params:
             raise UserError(f"{where}: the method has no such network, only {sorted(state.params)}")
-        if init.path is None or network in stage.start_from:
+        if not init.path or network in stage.start_from:
             continue
         section = getattr(stage.method, network, None)
         options = getattr(section, "options", None)
