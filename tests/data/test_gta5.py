@@ -66,7 +66,7 @@ def test_faulty_frames_are_left_out_unless_asked_for(tmp_path):
     assert names(get_dataset("gta5", root, "train", exclude=())) == ["00001", "15188", "17705", "24966"]
     assert names(get_dataset("gta5", root, "train", exclude=["00001"])) == ["15188", "17705", "24966"]
     for wrong in ("15188", [15188], 15188):
-        with pytest.raises(UserError, match=r"gta5: exclude: expected a list of frame names such as \['15188'\], got"):
+        with pytest.raises(UserError, match=r"gta5: exclude: expected a list of frame names, got"):
             get_dataset("gta5", root, "train", exclude=wrong)
 
 

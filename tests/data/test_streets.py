@@ -250,7 +250,7 @@ def test_labelled_frames_are_training_frames(tmp_path):
 
 
 def test_user_errors_of_the_dataset(tmp_path):
-    with pytest.raises(UserError, match="unknown split 'train'; known: simulator_train, simulator_dev, camera_train"):
+    with pytest.raises(UserError, match="unknown split 'train'; known: camera_dev, camera_labelled, camera_train"):
         Streets(tmp_path, "train")
     with pytest.raises(UserError, match="unknown protocol '12'"):
         Streets(tmp_path, "camera_val", "12")

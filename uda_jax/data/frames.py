@@ -15,7 +15,7 @@ raise where the frame is wanted.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from uda_jax.data.images import read_depth, read_image, read_label
 from uda_jax.data.label_spaces import LabelSpace
 from uda_jax.data.transforms import is_class_of_image
 from uda_jax.errors import UserError
+from uda_jax.sections import closest
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 LABEL_ENDINGS = (".png",)
@@ -167,6 +168,19 @@ def fitted(example: dict[str, Any]) -> dict[str, Any]:
         and not is_class_of_image(field, example[field].shape, shape)
     ]
     return example | {field: _nearest(example[field], size) for field in odd}
+
+
+def check_split(dataset: str, split: str, splits: Collection[str]) -> None:
+    """Raises a UserError if a data set has no such split."""
+    if split not in splits:
+        raise UserError(f"{dataset}: unknown split '{split}'{closest(split, splits)}")
+
+
+def check_names(dataset: str, option: str, names: Any) -> frozenset[str]:
+    """Returns the frame names that an option of a data set lists; raises a UserError if it is no list of names."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{dataset}: {option}: expected a list of frame names, got {names!r}")
+    return frozenset(names)
 
 
 def by_name(

@@ -12,9 +12,8 @@ import os
 
 from uda_jax.data.datasets.cityscapes import listed, listed_labels
 from uda_jax.data.files import Tree
-from uda_jax.data.frames import FrameFiles, pair
+from uda_jax.data.frames import FrameFiles, check_split, pair
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
 
 CONDITIONS = ("fog", "night", "rain", "snow")
 _PARTS = ("train", "val", "test", "train_ref", "val_ref", "test_ref")
@@ -43,8 +42,7 @@ class Acdc(FrameFiles):
     """
 
     def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19"):
-        if split not in SPLITS:
-            raise UserError(f"acdc: unknown split '{split}'{closest(split, SPLITS)}")
+        check_split("acdc", split, SPLITS)
         tree = Tree("acdc", root)
         folders = _folders(tree, split)
         ending = "_rgb_ref_anon.png" if split.endswith("_ref") else "_rgb_anon.png"

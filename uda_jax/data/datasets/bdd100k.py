@@ -9,9 +9,8 @@ import os
 from typing import NamedTuple
 
 from uda_jax.data.files import Tree
-from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, FrameFiles, by_name, pair
+from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, FrameFiles, by_name, check_split, pair
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
 
 
 class _Layout(NamedTuple):
@@ -42,8 +41,7 @@ class Bdd100k(FrameFiles):
     """
 
     def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19"):
-        if split not in SPLITS:
-            raise UserError(f"bdd100k: unknown split '{split}'{closest(split, SPLITS)}")
+        check_split("bdd100k", split, SPLITS)
         tree = Tree("bdd100k", root)
         layout = next((layout for layout in _LAYOUTS if tree.find(f"{layout.images}/{split}")), None)
         if layout is None:

@@ -14,9 +14,8 @@ import os
 from typing import NamedTuple
 
 from uda_jax.data.files import Tree
-from uda_jax.data.frames import IMAGE_ENDINGS, FrameFiles, by_name, pair
+from uda_jax.data.frames import IMAGE_ENDINGS, FrameFiles, by_name, check_split, pair
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
 
 
 class _Split(NamedTuple):
@@ -52,8 +51,7 @@ class Camvid(FrameFiles):
     """
 
     def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19"):
-        if split not in SPLITS:
-            raise UserError(f"camvid: unknown split '{split}'{closest(split, SPLITS)}")
+        check_split("camvid", split, SPLITS)
         folder, recordings = SPLITS[split]
         tree = Tree("camvid", root)
         images, labels = f"{folder}/images", f"{folder}/labels"

@@ -27,12 +27,11 @@ import numpy as np
 
 from uda_jax.data.depth import metres_from_disparity, read_relative_disparity
 from uda_jax.data.files import File, Problem, Tree, printable
-from uda_jax.data.frames import Frame, FrameFiles, by_name, pair
+from uda_jax.data.frames import Frame, FrameFiles, by_name, check_names, check_split, pair
 from uda_jax.data.images import read_depth
 from uda_jax.data.label_spaces import CLASS_NAMES, IGNORE, train19_table
 from uda_jax.data.matlab import read_matrix
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
 
 
 class _Split(NamedTuple):
@@ -89,12 +88,10 @@ class Cityscapes(FrameFiles):
         depth: str | None = None,
         exclude: Sequence[str] = FAULTY,
     ):
-        if split not in SPLITS:
-            raise UserError(f"cityscapes: unknown split '{split}'{closest(split, SPLITS)}")
+        check_split("cityscapes", split, SPLITS)
         if depth is not None and depth not in DEPTHS:
             raise UserError(f"cityscapes: depth: expected one of {', '.join(DEPTHS)} or None, got {depth!r}")
-        if not isinstance(exclude, (list, tuple)) or not all(isinstance(name, str) for name in exclude):
-            raise UserError(f"cityscapes: exclude: expected a list of frame names such as {[*FAULTY]}, got {exclude!r}")
+        excluded = check_names("cityscapes", "exclude", exclude)
         folder, part, kind = SPLITS[split]
         tree = Tree("cityscapes", root)
         problems = tree.problems
@@ -108,7 +105,6 @@ class Cityscapes(FrameFiles):
         labels, stored = listed_labels(tree, (tree.find(f"{kind}/{part}"),), kind, label_space, problems)
         maps = {"label": labels} | _listed_depth(tree, part, depth, problems)
         cameras = _listed_cameras(tree, part, maps["depth"], problems) if depth == "disparity" else {}
-        excluded = frozenset(exclude)
         frames, unpaired = pair(
             _without(images, excluded),
             context=cameras,

@@ -12,9 +12,8 @@ import os
 
 from uda_jax.data.datasets.cityscapes import listed, listed_labels
 from uda_jax.data.files import Tree
-from uda_jax.data.frames import FrameFiles, pair
+from uda_jax.data.frames import FrameFiles, check_split, pair
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
 
 SPLITS = {
     "train_day": "train/day",
@@ -45,8 +44,7 @@ class DarkZurich(FrameFiles):
     """
 
     def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19"):
-        if split not in SPLITS:
-            raise UserError(f"dark_zurich: unknown split '{split}'{closest(split, SPLITS)}")
+        check_split("dark_zurich", split, SPLITS)
         folder = SPLITS[split]
         tree = Tree("dark_zurich", root)
         place = next(filter(None, (tree.find(f"{top}/{folder}") for top in _FOLDERS)), None)

@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 
 from uda_jax.data.files import File, Tree
-from uda_jax.data.frames import MAPS
+from uda_jax.data.frames import MAPS, check_split
 from uda_jax.data.label_spaces import LabelSpace, distinct_colours
 from uda_jax.data.matlab import read_matrix
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
 
 SPLITS = ("train", "test")
 CLASSES = tuple("0123456789")
@@ -69,8 +68,7 @@ class Digits:
         which: str = "mnist",
         limit: int | None = None,
     ):
-        if split not in SPLITS:
-            raise UserError(f"digits: unknown split '{split}'{closest(split, SPLITS)}")
+        check_split("digits", split, SPLITS)
         if label_space != "own":
             raise UserError(f"digits: label_space: expected 'own', since the classes are digits, got '{label_space}'")
         if which not in SIDES:

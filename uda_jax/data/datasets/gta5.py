@@ -19,9 +19,8 @@ import numpy as np
 
 from uda_jax.data.depth import read_relative_disparity
 from uda_jax.data.files import Problem, Tree
-from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, pair
+from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_names, check_split, pair
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
 
 SPLITS = ("train",)
 FAULTY = ("15188", "17705")
@@ -54,12 +53,10 @@ class Gta5(FrameFiles):
         exclude: Sequence[str] = FAULTY,
         depth: str | None = None,
     ):
-        if split not in SPLITS:
-            raise UserError(f"gta5: unknown split '{split}'{closest(split, SPLITS)}")
-        if not isinstance(exclude, (list, tuple)) or not all(isinstance(name, str) for name in exclude):
-            raise UserError(f"gta5: exclude: expected a list of frame names such as ['15188'], got {exclude!r}")
+        check_split("gta5", split, SPLITS)
         if depth not in (None, "monocular"):
             raise UserError(f"gta5: depth: expected 'monocular' or None, got {depth!r}")
+        excluded = check_names("gta5", "exclude", exclude)
         tree = Tree("gta5", root)
         problems = tree.problems
         folders = {"image": "images", "label": "labels"} | ({"disparity": "disparity"} if depth else {})
@@ -73,7 +70,7 @@ class Gta5(FrameFiles):
                 )
             endings = IMAGE_ENDINGS if field == "image" else LABEL_ENDINGS
             found = by_name(tree.files(place, endings), endings, problems, field)
-            maps[field] = {name: file for name, file in found.items() if name not in exclude}
+            maps[field] = {name: file for name, file in found.items() if name not in excluded}
         frames, unpaired = pair(maps.pop("image"), **maps)
         unexpected = [
             Problem(

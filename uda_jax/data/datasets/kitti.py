@@ -18,10 +18,9 @@ import numpy as np
 
 from uda_jax.data.depth import metres_from_disparity
 from uda_jax.data.files import File, Problem, Tree
-from uda_jax.data.frames import Frame, FrameFiles, by_name, pair
+from uda_jax.data.frames import Frame, FrameFiles, by_name, check_split, pair
 from uda_jax.data.images import read_depth
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
 
 SPLITS = ("train", "test", "depth_train", "depth_val")
 COUNTS = {"train": 200, "test": 200}
@@ -48,8 +47,7 @@ class Kitti(FrameFiles):
     """
 
     def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19"):
-        if split not in SPLITS:
-            raise UserError(f"kitti: unknown split '{split}'{closest(split, SPLITS)}")
+        check_split("kitti", split, SPLITS)
         tree = Tree("kitti", root)
         if split.startswith("depth_"):
             frames, problems = _sparse_frames(tree, split.removeprefix("depth_"))

@@ -12,9 +12,8 @@ import os
 
 from uda_jax.data import label_spaces, label_tables
 from uda_jax.data.files import Tree
-from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, FrameFiles, by_name, pair
+from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, FrameFiles, by_name, check_split, pair
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
 
 SPLITS = {"train": "training", "val": "validation", "test": "testing"}
 COUNTS = {"train": 18000, "val": 2000, "test": 5000}
@@ -45,8 +44,7 @@ class Mapillary(FrameFiles):
         *,
         mapping: str = "recommended",
     ):
-        if split not in SPLITS:
-            raise UserError(f"mapillary: unknown split '{split}'{closest(split, SPLITS)}")
+        check_split("mapillary", split, SPLITS)
         if mapping not in MAPPINGS:
             raise UserError(f"mapillary: mapping: expected one of {', '.join(MAPPINGS)}, got {mapping!r}")
         tree = Tree("mapillary", root)

@@ -27,6 +27,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from uda_jax.data import label_spaces, rendering
+from uda_jax.data.frames import check_split
 from uda_jax.errors import UserError
 
 MAGIC = b"STR1"
@@ -84,8 +85,7 @@ class Streets:
         Raises:
           UserError: unknown split or protocol, a limit below 1, a full disk, or an unreadable cache.
         """
-        if split not in SPLITS:
-            raise UserError(f"streets: unknown split '{split}'; known: {', '.join(SPLITS)}")
+        check_split("streets", split, SPLITS)
         if limit is not None and limit < 1:
             raise UserError(f"streets: limit: expected an integer >= 1, got {limit!r}")
         self.split, self.size = split, (int(size[0]), int(size[1]))

@@ -13,9 +13,8 @@ import os
 import numpy as np
 
 from uda_jax.data.files import File, Tree
-from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, pair
+from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_split, pair
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
 
 SPLITS = ("train",)
 COUNTS = {"train": 25000}
@@ -47,8 +46,7 @@ class Synscapes(FrameFiles):
         images: str = "rgb",
         depth: bool = False,
     ):
-        if split not in SPLITS:
-            raise UserError(f"synscapes: unknown split '{split}'{closest(split, SPLITS)}")
+        check_split("synscapes", split, SPLITS)
         if images not in IMAGES:
             raise UserError(f"synscapes: images: expected one of {', '.join(IMAGES)}, got {images!r}")
         if depth and importlib.util.find_spec("OpenEXR") is None:

@@ -16,10 +16,9 @@ import os
 import numpy as np
 
 from uda_jax.data.files import Tree
-from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, pair
+from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_split, pair
 from uda_jax.data.images import header, read_counts, read_depth
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
 
 SPLITS = ("train",)
 COUNTS = {"train": 9400}
@@ -42,8 +41,7 @@ class Synthia(FrameFiles):
     """
 
     def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19"):
-        if split not in SPLITS:
-            raise UserError(f"synthia: unknown split '{split}'{closest(split, SPLITS)}")
+        check_split("synthia", split, SPLITS)
         tree = Tree("synthia", root)
         images = tree.find("RGB")
         labels = next(filter(None, map(tree.find, _LABELS)), None)

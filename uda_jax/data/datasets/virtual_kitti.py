@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from uda_jax.data.files import File, Problem, Tree, printable
-from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, pair
+from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_split, pair
 from uda_jax.data.images import read_counts, read_depth
 from uda_jax.data.label_tables import VIRTUAL_KITTI
 from uda_jax.errors import UserError
@@ -119,8 +119,7 @@ class VirtualKitti(FrameFiles):
     """
 
     def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19", *, camera: int = 0):
-        if split not in SPLITS:
-            raise UserError(f"virtual_kitti: unknown split '{split}'{closest(split, SPLITS)}")
+        check_split("virtual_kitti", split, SPLITS)
         if camera not in (0, 1):
             raise UserError(f"virtual_kitti: camera: expected 0 or 1, got {camera!r}")
         tree = Tree("virtual_kitti", root)
