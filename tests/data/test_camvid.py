@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from uda_jax.data import get_dataset
+from uda_jax.data.domains import Domain, open_domain
 from uda_jax.errors import UserError
 
 STEMS = {
@@ -64,8 +65,14 @@ def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="label_space: unknown protocol 'own'"):
         get_dataset("camvid", root, "train", "own")
     (root / "test" / "labels" / "0001TP_5.png").unlink()
-    with pytest.raises(UserError, match=r"images/0001TP_5\.png: there is no label of this frame"):
-        get_dataset("camvid", root, "test")
+    assert get_dataset("camvid", root, "test").lacking("label") == ["0001TP_5"]
+    with pytest.raises(UserError, match=r"domain: .*images/0001TP_5\.png: there is no label of this frame"):
+        open_domain(Domain("camvid", str(root), "test"))
+    Image.new("L", (4, 3)).save(root / "val" / "labels" / "0016E5_9.png")
+    assert "label" in get_dataset("camvid", root, "val")[0], "a label of a frame that was not downloaded does no harm"
+    (root / "val" / "labels" / "0016E5_4.png").unlink()
+    with pytest.raises(UserError, match=r"labels/0016E5_9\.png: there is no image '0016E5_9'"):
+        get_dataset("camvid", root, "val")
     for folder in ("images", "labels"):
         (root / "test" / folder / "0001TP_5.png").unlink(missing_ok=True)
     with pytest.raises(UserError, match=r"images: no frame of the recordings 0001TP"):

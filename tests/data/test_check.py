@@ -93,7 +93,8 @@ def test_one_problem_for_each_map_and_none_hides_another(make_folder):
             "labels/lonely.png: there is no image 'lonely'; add it or remove this file",
             "images/f001.png: not an image that Pillow can read (0 bytes); replace or remove it",
             "labels/f001.png: damaged: its end or a checksum is wrong; copy it again",
-            f"labels/f004.png: id 9 is in no class; list it in 'ids' or 'ignore' of {root / 'dataset.yaml'}",
+            f"labels/f004.png: id 9 is in no class; list it in 'ids' or 'ignore' of {root / 'dataset.yaml'}, "
+            "or write 'ignore: others' there",
             "leave the frame out with a list from 'uda check folder --fix-list'",
         ),
         strict=True,
@@ -215,7 +216,7 @@ def test_data_sets_without_files(monkeypatch):
     dataset = Frames(examples, LabelSpace(("a", "b"), ((0, 0, 0), (1, 1, 1))))
     monkeypatch.setattr(check, "open_dataset", lambda *_, **__: dataset)
     report = check_dataset("folder", None, "train")
-    assert [tuple(problem) for problem in report.problems] == [
+    assert [problem[:3] for problem in report.problems] == [
         ("n1", "label", "folder: frame 'n1': ids 2 are none of folder; replace the file or leave the frame out"),
         ("n2", "image", "record 2 is damaged; prepare it again"),
         ("n3", "depth", "folder: frame 'n3': depth holds negative or infinite values; replace the file"),

@@ -1,5 +1,6 @@
 """Cityscapes: its folders and archives, what its labels store, its depths, and its video."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -13,6 +14,7 @@ from PIL import Image
 from uda_jax.data import get_dataset, open_dataset
 from uda_jax.data.datasets.cityscapes import COUNTS, SPLITS
 from uda_jax.data.depth import disparity_target, inverse_depth_target
+from uda_jax.data.domains import Domain, open_domain
 from uda_jax.errors import UserError
 
 CORDA = Path(__file__).parent / "format_fixtures" / "corda" / "CityScapes"
@@ -133,8 +135,10 @@ def test_coarse_frames_leave_out_the_black_one(tmp_path):
     # The black frame has no disparity; that is no problem unless somebody wants it.
     add_stereo(root, other, IDS, camera(), "train_extra")
     assert "depth" in get_dataset("cityscapes", root, "train_extra", depth="disparity")[0]
+    wanted = Domain("cityscapes", str(root), "train_extra", options={"depth": "disparity", "exclude": ()})
+    wanted = dataclasses.replace(wanted, fields=("image", "depth"))
     with pytest.raises(UserError, match="troisdorf_000000_000073_leftImg8bit.png: there is no depth of this frame"):
-        get_dataset("cityscapes", root, "train_extra", depth="disparity", exclude=())
+        open_domain(wanted)
     with pytest.raises(UserError, match=r"cityscapes: exclude: expected a list of frame names, got 'troisdorf'"):
         get_dataset("cityscapes", root, "train_extra", exclude="troisdorf")
 

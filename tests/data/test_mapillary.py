@@ -72,8 +72,9 @@ def test_splits_and_unlabelled_testing(copy):
     assert "label" in get_dataset("mapillary", copy, "val")[0]
     test = get_dataset("mapillary", copy, "test")
     assert set(test[0]) == {"image", "name", "index"} and test.lacking("label") == [NAME]
-    with pytest.raises(UserError, match="mapillary: unknown split 'training'; did you mean 'train'"):
-        get_dataset("mapillary", copy, "training")
+    assert len(get_dataset("mapillary", copy, "validation")) == len(get_dataset("mapillary", copy, "val")) == 1
+    with pytest.raises(UserError, match="mapillary: unknown split 'trian'; did you mean 'train'"):
+        get_dataset("mapillary", copy, "trian")
     with pytest.raises(UserError, match="mapillary: mapping: expected one of recommended, strict, mseg, got 'dada'"):
         get_dataset("mapillary", copy, "train", mapping="dada")
     shutil.rmtree(copy / "testing")

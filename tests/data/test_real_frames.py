@@ -115,3 +115,21 @@ def test_lists_of_the_shrunk_frames(shared):
     assert len(dataset) == 14 and dataset.lacking("label") == unlabelled
     assert [(problem.frame, problem.field) for problem in dataset.problems] == [(name, "label") for name in unlabelled]
     assert len(get_dataset("cityscapes", root, "val")) == 2
+
+
+def test_disparity_pixel_by_pixel(shared, frames):
+    # Read where it lies: it holds crops of real frames, which may not be passed on.
+    golden = np.load(shared / "golden" / "datasets" / "resize.npz")
+    stem = "train/aachen/aachen_000001_000019"
+    disparity, camera = (
+        File(frames / "cityscapes" / f"{kind}/{stem}_{kind}.{ending}")
+        for kind, ending in (("disparity", "png"), ("camera", "json"))
+    )
+    window = np.s_[500:532, 600:664]
+    counts = read_counts(disparity)[window]
+    np.testing.assert_array_equal(counts, golden["disparity_raw_crop"])
+    depth = disparity_metres(Frame("frame", disparity, depth=disparity, context=camera))[window]
+    np.testing.assert_array_equal(depth > 0, golden["disparity_valid_crop"])
+    np.testing.assert_allclose(depth, golden["depth_m_crop"], rtol=1e-6)
+    pixels = np.where(counts == 0, 0, (counts.astype(np.float32) - 1) / 256)
+    np.testing.assert_array_equal(pixels, golden["disparity_px_crop"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from uda_jax import ops
 from uda_jax.data.transforms import HorizontalFlip, RandomCrop, RandomScale, RandomShortSide, Resampling, resize
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -63,6 +64,9 @@ def test_resize_of_real_frames(shared, data, label_path, size, window):
     np.testing.assert_array_equal(result["label"][window], golden[f"{data}_label_crop"])
     counts = np.bincount(result["label"].ravel(), minlength=256)
     np.testing.assert_array_equal(counts, golden[f"{data}_label_raw_hist"])
+    if data == "cityscapes":
+        normalised = ops.normalise(result["image"][window], "caffe_bgr")
+        np.testing.assert_allclose(normalised, golden["cityscapes_bgr_minus_mean_crop"], rtol=0, atol=1e-5)
 
 
 def test_resize_of_the_image_alone():

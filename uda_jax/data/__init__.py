@@ -26,7 +26,7 @@ import importlib
 import inspect
 import os
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from uda_jax.data import datasets
@@ -62,10 +62,10 @@ def get_dataset(
 
     Raises:
       UserError: an unknown name, split, protocol or option, a folder that is missing or malformed, or the first of
-        the data set's problems.
+        the data set's problems that is more than a frame without a label or depth: `lacking` names those.
     """
     dataset = open_dataset(name, root, split, label_space, **options)
-    raise_first(getattr(dataset, "problems", ()), name)
+    require_sound(dataset, name)
     return dataset
 
 
@@ -82,6 +82,26 @@ def open_dataset(
     if is_prepared(root):
         return Prepared(name, cls, root, split, label_space, options)
     return cls(root, split, label_space, **options)
+
+
+def require_sound(dataset: Sequence[dict[str, Any]], name: str, fields: Collection[str] | None = None) -> None:
+    """Raises a UserError with the first problem of an opened data set that matters, if there is one.
+
+    Args:
+      dataset: from `open_dataset`, or a view of it.
+      name: of the data set, for the message.
+      fields: maps that every frame shall have; None takes what each of them has.
+    """
+
+    def matters(problem: Problem) -> bool:
+        if problem.surplus:
+            # Beside frames without a label, a label without a frame is a sign of names that do not fit.
+            return (fields is None or problem.field in fields) and bool(dataset.lacking(problem.field))
+        if fields is None:
+            return problem.field == "image" or problem.frame is None
+        return problem.field in fields
+
+    raise_first([problem for problem in getattr(dataset, "problems", ()) if matters(problem)], name)
 
 
 def raise_first(problems: Sequence[Problem], name: str) -> None:

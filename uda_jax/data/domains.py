@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from uda_jax.data import open_dataset, raise_first
+from uda_jax.data import open_dataset, require_sound
 from uda_jax.data.frames import MAPS
 from uda_jax.data.sampling import RareClasses
 from uda_jax.data.transforms import Resampling
@@ -132,9 +132,7 @@ def open_domain(domain: Domain, path: str = "domain") -> Sequence[dict[str, Any]
             dataset = Selection(dataset, random_positions(_names(dataset), domain.count, domain.count_seed))
         if domain.labels_from is not None:
             dataset = Relabelled(dataset, domain.labels_from, domain.size)
-        # Only what matters to who reads these maps of all frames.
-        problems = getattr(dataset, "problems", ())
-        raise_first([problem for problem in problems if problem.field in domain.fields], domain.dataset)
+        require_sound(dataset, domain.dataset, domain.fields)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     for field in domain.fields:

@@ -30,11 +30,13 @@ class Problem(NamedTuple):
       frame: name of the frame that it spoils; None if it spoils no single one.
       field: the map that it spoils: "image" (the whole frame), "label", "depth" or "disparity".
       message: one line: which file, expected, got, what to do.
+      surplus: whether it is a file that belongs to no frame, which does no harm unless some frame lacks one.
     """
 
     frame: str | None
     field: str
     message: str
+    surplus: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,6 +267,12 @@ class Tree:
         with contextlib.suppress(OSError):
             disk = [entry.name for entry in self._entries(folder) if _is_folder(entry)]
         return sorted({name for name in (*packed, *disk) if not name.startswith(".")})
+
+
+def cache_folder(name: str) -> Path:
+    """Returns where something that can be made again is kept: `$UDA_JAX_CACHE/<name>`, or `~/.cache/uda_jax/<name>`."""
+    cache = os.environ.get("UDA_JAX_CACHE")
+    return (Path(cache) if cache else Path.home() / ".cache" / "uda_jax") / name
 
 
 def printable(text: str) -> str:

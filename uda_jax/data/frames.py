@@ -241,7 +241,7 @@ def pair(
         for name in files or ():
             if name not in images:
                 message = f"{files[name]}: there is no image '{printable(name)}'; add it or remove this file"
-                problems.append(Problem(None, field, message))
+                problems.append(Problem(None, field, message, surplus=True))
         if files and field not in may_lack:
             problems += [
                 Problem(name, field, f"{images[name]}: there is no {field} of this frame; add it or remove the image")

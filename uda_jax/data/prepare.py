@@ -39,12 +39,21 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from uda_jax.data import label_spaces, open_dataset, raise_first, reader, records, transforms, whole_files
+from uda_jax.data import (
+    label_spaces,
+    open_dataset,
+    raise_first,
+    reader,
+    records,
+    require_sound,
+    transforms,
+    whole_files,
+)
 from uda_jax.data.files import printable
 from uda_jax.data.frames import MAPS
 from uda_jax.data.prepared import FORMAT, MANIFEST, journal, plain, read_manifest, tfds_split
 from uda_jax.data.records import Encoder
-from uda_jax.data.views import listed_positions
+from uda_jax.data.views import Selection, listed_positions
 from uda_jax.errors import UserError
 
 SHARD_BYTES = 256 << 20
@@ -160,9 +169,8 @@ def prepare(
     if names_file is not None:
         positions = listed_positions(names_file, [opened.name(position) for position in positions])
     fields = _fields(opened, positions, fields)
-    kept = None if names_file is None else {opened.name(position) for position in positions}
-    problems = [problem for problem in getattr(opened, "problems", ()) if problem.field in fields]
-    raise_first([problem for problem in problems if kept is None or problem.frame in kept], dataset)
+    view = opened if names_file is None else Selection(opened, positions)
+    require_sound(view, dataset, fields)
     settings = {
         "dataset": dataset,
         "options": plain(source.options),
@@ -460,7 +468,7 @@ def _write_metadata(folder: Path, manifest: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def _mapped(encoder: Encoder, jobs: Sequence[tuple], workers: int | None) -> Iterator[Iterator[tuple]]:
     """Yields an iterator of what `_write_shard` returns for each job, in the order in which they end."""
-    count = min(workers if workers is not None else len(os.sched_getaffinity(0)), len(jobs))
+    count = min((os.cpu_count() or 1) if workers is None else workers, len(jobs))
     if count <= 1:
         yield (_write_shard(encoder, *job) for job in jobs)
         return

@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import uda_jax
+from uda_jax.data.files import cache_folder
 from uda_jax.data.views import label_files, read_frame
 from uda_jax.errors import UserError
 from uda_jax.sections import described
@@ -141,7 +142,7 @@ def class_counts(dataset: Sequence[dict[str, Any]], source: tuple[str, str | Non
       UserError: a damaged label; the cache cannot be written.
     """
     title = f"{source[0]}/{source[2]}"
-    cached = _cache() / f"{source[0]}-{_key(dataset, source)}.npy"
+    cached = cache_folder("class_counts") / f"{source[0]}-{_key(dataset, source)}.npy"
     shape = (len(dataset), len(dataset.label_space.names))
     # A file that cannot be read, for whatever reason, is written anew.
     with contextlib.suppress(OSError, ValueError, EOFError):
@@ -202,11 +203,6 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); it was moved or removed") from None
     return str(path), stat.st_size, stat.st_mtime_ns
-
-
-def _cache() -> Path:
-    cache = os.environ.get("UDA_JAX_CACHE")
-    return (Path(cache) if cache else Path.home() / ".cache" / "uda_jax") / "class_counts"
 
 
 def _write(path: Path, counts: np.ndarray) -> None:

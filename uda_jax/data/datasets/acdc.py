@@ -4,8 +4,9 @@ Layout: `<root>/rgb_anon/<condition>/<part>/<sequence>/<frame>_rgb_anon.png` and
 with `<frame>_gt_labelIds.png`, 8-bit Cityscapes ids; labels that were converted to `<frame>_gt_labelTrainIds.png` are
 read where there are no others. The flat copy `rgb_anon/train/*`, `gt/train/*` of DAFormer is read, too.
 
-A split is a part in all four conditions, such as "train", or in one of them: "night_train". The parts "train_ref",
-"val_ref" and "test_ref" are frames of the same places in clear weather by day, `<frame>_rgb_ref_anon.png`, unlabelled.
+A split is a part in all four conditions, such as "train", or in one of them: "night_train". Conditions that were not
+downloaded are left out of the former, and `uda check` notes the count. The parts "train_ref", "val_ref" and "test_ref"
+are frames of the same places in clear weather by day, `<frame>_rgb_ref_anon.png`, unlabelled.
 """
 
 import os
@@ -55,20 +56,17 @@ class Acdc(FrameFiles):
 
 
 def _folders(tree: Tree, split: str) -> list[str]:
-    """Returns the folders of a split below `rgb_anon` and `gt`, all of which have images."""
+    """Returns the folders of a split below `rgb_anon` and `gt` that have images."""
     condition, _, part = split.partition("_")
     if condition in CONDITIONS:
         folders = [f"{condition}/{part}"]
     else:
-        folders = [f"{condition}/{split}" for condition in CONDITIONS]
         # The flat copy is made beside the original folders, which say more and so come first.
-        if not any(tree.find(f"rgb_anon/{folder}") for folder in folders) and tree.find(f"rgb_anon/{split}"):
-            return [split]
-    for folder in folders:
-        if tree.find(f"rgb_anon/{folder}") is None:
-            hint = "" if len(folders) == 1 else f", or take the split of one condition such as 'night_{split}'"
-            raise UserError(
-                f"acdc: no folder {tree.where(f'rgb_anon/{folder}')}; 'root' must hold rgb_anon, unpacked or in "
-                f"archives{hint}"
-            )
-    return folders
+        folders = [*(f"{condition}/{split}" for condition in CONDITIONS), split]
+    found = [folder for folder in folders if tree.find(f"rgb_anon/{folder}") is not None]
+    if not found:
+        raise UserError(
+            f"acdc: no folder {tree.where(f'rgb_anon/{folders[0]}')}; 'root' must hold rgb_anon, unpacked or in "
+            "archives"
+        )
+    return found[:-1] if len(found) > 1 and found[-1] == split else found

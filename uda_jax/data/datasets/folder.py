@@ -99,9 +99,13 @@ class Folder(FrameFiles):
             field: by_name(tree.files(f"{split}/{folder}", (".png",)), ".png", problems, field)
             for field, folder in (("label", "labels"), ("depth", "depth"))
         }
-        frames, unpaired = pair(found, may_lack=() if require_labels else ("label", "depth"), **maps)
-        if require_labels and not maps["label"]:
-            raise UserError(f"{tree.where(f'{split}/labels')}: expected labels, found none; label the images")
+        frames, unpaired = pair(found, may_lack=("label", "depth"), **maps)
+        unlabelled = [frame for frame in frames if frame.label is None]
+        if require_labels and unlabelled:
+            raise UserError(
+                f"{tree.where(f'{split}/labels')}: {len(unlabelled)} of {len(frames)} images have no label, the first "
+                f"is '{unlabelled[0].name}'; label or remove them"
+            )
         if description.depth_unit is None and maps["depth"]:
             raise UserError(f"{description.path}: depth_unit: expected metres per count, since {split}/depth exists")
         space, targets = _target_classes(description, label_space)
@@ -115,7 +119,8 @@ class Folder(FrameFiles):
             depth=Metres(description.depth_unit) if description.depth_unit else None,
             table=table,
             known=(*range(len(targets)), IGNORE),
-            problems=problems + unpaired,
+            # A file of one's own without an image is a slip, not a part of a larger download.
+            problems=problems + [problem._replace(surplus=False) for problem in unpaired],
         )
 
 

@@ -15,7 +15,9 @@ from uda_jax.data.files import Tree
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, FrameFiles, by_name, check_split, pair
 from uda_jax.errors import UserError
 
-SPLITS = {"train": "training", "val": "validation", "test": "testing"}
+_PARTS = {"train": "training", "val": "validation", "test": "testing"}
+# The usual words, and those of the folders.
+SPLITS = _PARTS | {part: part for part in _PARTS.values()}
 COUNTS = {"train": 18000, "val": 2000, "test": 5000}
 # From the option's value to the key of the table in `label_spaces`.
 MAPPINGS = {"recommended": "mapillary", "strict": "mapillary_strict", "mseg": "mapillary_mseg"}
@@ -26,7 +28,7 @@ class Mapillary(FrameFiles):
 
     Args:
       root: the folder that holds `training`, `validation`, `testing`, or one above it, or the archive.
-      split: "train", "val" or "test".
+      split: "train", "val" or "test", or the name of its folder.
       label_space: a protocol of `label_spaces`; "7" is DADA's.
       mapping: how the 66 classes become Cityscapes classes: "recommended" counts ground markings, curbs and all riders
         to theirs; "strict" takes classes of equal names only; "mseg" follows the MSeg taxonomy. Label space "7" has a
@@ -52,7 +54,7 @@ class Mapillary(FrameFiles):
         images = tree.find(f"{part}/images")
         if images is None:
             raise UserError(
-                f"mapillary: no folder {tree.where(f'{part}/images')}; 'root' must hold {', '.join(SPLITS.values())}"
+                f"mapillary: no folder {tree.where(f'{part}/images')}; 'root' must hold {', '.join(_PARTS.values())}"
             )
         labels = _label_folder(tree, part)
         problems = tree.problems

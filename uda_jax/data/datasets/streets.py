@@ -27,6 +27,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from uda_jax.data import label_spaces, rendering
+from uda_jax.data.files import cache_folder
 from uda_jax.data.frames import check_split
 from uda_jax.errors import UserError
 
@@ -95,7 +96,7 @@ class Streets:
         )
         self.intrinsics = rendering.intrinsics(self.size)
         self._indices = SPLITS[split][2][:limit]
-        root = pathlib.Path(root) if root is not None else default_root()
+        root = pathlib.Path(root) if root is not None else cache_folder("streets")
         self.folder = root.expanduser() / f"{split}-{len(self)}-{self.size[0]}x{self.size[1]}-{self._key()}"
         self._source: ArrayRecordDataSource | None = None
         if not self.folder.is_dir():
@@ -193,12 +194,6 @@ class Streets:
                 elif start_of_line and seconds > shown + 1:
                     shown = seconds
                     print(f"\r{title} {100 * done // len(jobs)} %", end="", file=sys.stderr, flush=True)
-
-
-def default_root() -> pathlib.Path:
-    """Returns the folder of all rendered splits: `$UDA_JAX_CACHE/streets`, or `~/.cache/uda_jax/streets`."""
-    cache = os.environ.get("UDA_JAX_CACHE")
-    return (pathlib.Path(cache) if cache else pathlib.Path.home() / ".cache" / "uda_jax") / "streets"
 
 
 def encode(image: np.ndarray, label: np.ndarray, depth: np.ndarray) -> bytes:
