@@ -156,11 +156,7 @@ def prepare(
       OSError: the disk is full.
     """
     rules = {"image_resampling": image_resampling, "disparity_resampling": disparity_resampling, "fit": fit}
-    for field, (word, choices) in _RULES.items():
-        if rules[field] not in choices:
-            raise UserError(f"{word}: expected one of {', '.join(choices)}, got '{rules[field]}'")
-    if recode and size:
-        raise UserError("--recode: expected no --size beside it, since resized frames are new files anyway")
+    _check_form(rules, size, recode)
     source = _Source(dataset, root, split, dict(options or {}))
     opened = source.open()
     positions = list(range(len(opened)))
@@ -186,6 +182,15 @@ def prepare(
         shards, written = run.write_shards(workers)
         run.write_manifest(shards, _entry(source, opened, positions, fields))
     return Summary(len(positions), sum(shard.bytes for shard in shards), len(shards), written)
+
+
+def _check_form(rules: Mapping[str, str], size: tuple[int, int] | None, recode: bool) -> None:
+    """Raises a UserError for a way of storing frames that there is not."""
+    for field, (word, choices) in _RULES.items():
+        if rules[field] not in choices:
+            raise UserError(f"{word}: expected one of {', '.join(choices)}, got '{rules[field]}'")
+    if recode and size:
+        raise UserError("--recode: expected no --size beside it, since resized frames are new files anyway")
 
 
 class _Run:
