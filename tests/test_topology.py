@@ -12,7 +12,8 @@ from uda_jax.training.logging import read_metrics
 
 
 def start(tiny_config, workdir, devices, *words):
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = dict(os.environ)
+    environment["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", "uda_jax.cli", "train", "--config", tiny_config, "--workdir", str(workdir), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 

@@ -123,6 +123,14 @@ def test_sized_frames_are_resized_as_in_training(depth_folder, tmp_path, resampl
     assert_same_frames(get_dataset("folder", tmp_path / "out", "train", "own"), expected)
 
 
+def test_frames_without_labels_fit_any_label_space(make_folder, tmp_path):
+    frames = make_folder(2, labels=False) / "train" / "images"
+    prepare.prepare("video", frames, tmp_path / "out", workers=1)
+    assert get_dataset("video", tmp_path / "out", "train", "own").label_space.names == ()
+    assert len(get_dataset("video", tmp_path / "out", "train", "16").label_space.names) == 16
+    assert_same_frames(get_dataset("video", tmp_path / "out", "train"), get_dataset("video", frames, "train"))
+
+
 def test_recoded_frames_hold_the_same_pixels_in_other_files(depth_folder, tmp_path):
     prepare.prepare("folder", depth_folder, tmp_path / "out", recode=True, workers=1)
     raw = get_dataset("folder", depth_folder, "train", "own")

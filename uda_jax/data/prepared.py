@@ -206,7 +206,8 @@ def _labels(dataset: str, entry: Mapping[str, Any], label_space: str, folder: Pa
             f"{dataset}: label_space: '{label_space}' is none of {', '.join(spaces)}, which {folder} offers"
         )
     # Without labels, the classes are those of whoever trains.
-    return label_spaces.label_space(label_space), np.full(256, label_spaces.IGNORE, np.uint8)
+    space = LabelSpace((), ()) if label_space == "own" else label_spaces.label_space(label_space)
+    return space, np.full(256, label_spaces.IGNORE, np.uint8)
 
 
 def _check_options(
