@@ -139,6 +139,12 @@ def train19_table(protocol: str) -> np.ndarray:
     return _table({train_id: k for k, train_id in enumerate(PROTOCOL_CLASSES[protocol])})
 
 
+def classes_by_name(names: Sequence[str], protocol: str) -> np.ndarray:
+    """Returns the classes of a protocol that have some Cityscapes names: uint8 `[K]`, 255 for other names."""
+    train_ids = np.array([CLASS_NAMES.index(name) if name in CLASS_NAMES else IGNORE for name in names])
+    return train19_table(protocol)[train_ids]
+
+
 def _table(entries: dict[int, int]) -> np.ndarray:
     table = np.full(256, IGNORE, np.uint8)
     table[list(entries)] = list(entries.values())

@@ -180,8 +180,7 @@ def _target_classes(description: Description, label_space: str) -> tuple[LabelSp
     if label_space not in label_spaces.PROTOCOLS:
         known = ", ".join(("own", *label_spaces.PROTOCOLS))
         raise UserError(f"folder: label_space: unknown protocol '{label_space}'; known: {known}")
-    train_ids = np.array([CLASS_NAMES.index(name) if name in CLASS_NAMES else IGNORE for name in names])
-    targets = label_spaces.train19_table(label_space)[train_ids]
+    targets = label_spaces.classes_by_name(names, label_space)
     if (targets == IGNORE).all():
         raise UserError(
             f"{description.path}: classes: no name is a class of label space '{label_space}'; use label_space 'own' "

@@ -30,7 +30,7 @@ from uda_jax.data import label_spaces
 from uda_jax.data.files import Bytes, Problem, printable
 from uda_jax.data.frames import MAPS
 from uda_jax.data.images import read_depth, read_floats, read_image, read_label
-from uda_jax.data.label_spaces import CLASS_NAMES, IGNORE, LabelSpace, distinct_colours
+from uda_jax.data.label_spaces import IGNORE, LabelSpace, distinct_colours
 from uda_jax.errors import UserError
 from uda_jax.sections import closest
 
@@ -199,8 +199,8 @@ class Tfds:
         if label_space == "own":
             space, targets = LabelSpace(tuple(classes), distinct_colours(len(classes))), np.arange(len(classes))
         else:
-            train_ids = np.array([CLASS_NAMES.index(name) if name in CLASS_NAMES else IGNORE for name in classes])
-            space, targets = label_spaces.label_space(label_space), label_spaces.train19_table(label_space)[train_ids]
+            targets = label_spaces.classes_by_name(classes, label_space)
+            space = label_spaces.label_space(label_space)
             if (targets == IGNORE).all():
                 raise UserError(f"tfds: no class of {self._where} has a name of label space '{label_space}'; use 'own'")
         table = np.full(256, IGNORE, np.uint8)
