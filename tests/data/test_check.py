@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from uda_jax import cli
-from uda_jax.data import check
+from uda_jax.data import check, inspection
 from uda_jax.data.check import check_dataset, default_label_space, held_splits
 from uda_jax.data.domains import Domain, open_domain
 from uda_jax.errors import UserError
@@ -154,11 +154,11 @@ def test_notes_name_frames(make_folder):
     assert not report.problems and report.good == ["Zürich", "f000", "f001"]
     images = root / "train" / "images"
     assert set(report.notes) == {
-        f"1 frames {check.NO_CLASS}: {images}/f000.png",
+        f"1 frames {inspection.NO_CLASS}: {images}/f000.png",
         f"1 frames have no label: {images}/f001.png",
         f"2 frames have no depth: {images}/f000.png, {images}/f001.png",
-        f"1 frames {check.NO_DEPTH}: {images}/Zürich.png",
-        f"1 frames {check.NOT_ASCII}: {images}/Zürich.png",
+        f"1 frames {inspection.NO_DEPTH}: {images}/Zürich.png",
+        f"1 frames {inspection.NOT_ASCII}: {images}/Zürich.png",
     }
     assert "depth     no value, 0.0 % of the pixels valid" in str(report)
 

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -541,16 +540,22 @@ def test_command(make_folder, tmp_path, capsys):
 
 
 def test_a_killed_worker_ends_the_run_with_one_line(make_folder, tmp_path):
+    over = threading.Event()
+
     def kill():
-        # The pool must not be starting another one at that moment.
-        for _ in range(3000):
+        # The pool must not be starting another one at that moment; and processes of later tests are none of ours.
+        while not over.wait(0.01):
             if len(workers := multiprocessing.active_children()) == 2:
                 workers[0].kill()
                 return
-            time.sleep(0.01)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(UserError, match="a worker process was killed.*run the same command again with --workers below"):
-        prepare.prepare("folder", make_folder(4), tmp_path / "out", shard_bytes=1, workers=2)
+    try:
+        with pytest.raises(
+            UserError, match="a worker process was killed.*run the same command again with --workers below"
+        ):
+            prepare.prepare("folder", make_folder(4), tmp_path / "out", shard_bytes=1, workers=2)
+    finally:
+        over.set()
     killer.join()

@@ -60,12 +60,9 @@ def prepared(tmp_path_factory):
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
-            return {"train": self._frames(COUNT), "validation": self._frames(2)}
+            return {"train": self._generate_examples(COUNT), "validation": self._generate_examples(2)}
 
-        def _generate_examples(self):
-            raise NotImplementedError
-
-        def _frames(self, count):
+        def _generate_examples(self, count):
             for k in range(count):
                 depth = DEPTH[k].copy()
                 depth[0, :2] = np.nan, -1

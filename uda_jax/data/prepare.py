@@ -17,21 +17,16 @@ renamed and entered into a journal, so that the same command goes on where it wa
 the data and the settings: a resumed run, or one with other workers, gives the same bytes.
 """
 
-import concurrent.futures
-import concurrent.futures.process
 import contextlib
 import hashlib
 import importlib.metadata
 import inspect
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +47,9 @@ from uda_jax.data import (
 from uda_jax.data.files import printable
 from uda_jax.data.frames import MAPS
 from uda_jax.data.prepared import FORMAT, MANIFEST, journal, plain, read_manifest, tfds_split
+from uda_jax.data.progress import progress_bar
 from uda_jax.data.records import Encoder
+from uda_jax.data.shards import WRITER_OPTIONS, Shard, Spoilt, mapped
 from uda_jax.data.views import Selection, listed_positions
 from uda_jax.errors import UserError
 
@@ -63,8 +60,6 @@ _RULES = {
     "disparity_resampling": ("--disparity-resampling", ("nearest", "bilinear")),
     "fit": ("--fit", ("stretch", "pad")),
 }
-# Records by themselves, for random access, under the fastest compression, which reads faster than the disk.
-_WRITER_OPTIONS = "group_size:1,zstd:1"
 _SAMPLE = 8  # frames whose records tell how many fit into a shard
 _VERSIONS = ("uda_jax", "array_record", "numpy", "pillow", "tensorflow_datasets")
 # What all splits in one folder share.
@@ -96,22 +91,6 @@ class _Source(NamedTuple):
     def open(self, label_space: str | None = None) -> Sequence[dict[str, Any]]:
         """Opens it with a label space."""
         return open_dataset(self.dataset, self.root, self.split, label_space or self.label_space, **self.options)
-
-
-class _Shard(NamedTuple):
-    """A finished shard, as manifest and journal list it."""
-
-    file: str
-    frames: int
-    bytes: int
-    sha256: str
-
-
-class _Spoilt(NamedTuple):
-    """A frame that cannot be read, and why."""
-
-    name: str
-    message: str
 
 
 def prepare(
@@ -227,25 +206,25 @@ class _Run:
         paths = template.sharded_filepaths(num_shards=len(parts))
         self._jobs = [(Path(path), part) for path, part in zip(paths, parts, strict=True)]
 
-    def write_shards(self, workers: int | None) -> tuple[list[_Shard], int]:
+    def write_shards(self, workers: int | None) -> tuple[list[Shard], int]:
         """Writes the shards that are missing or damaged; returns all, and how many were written."""
-        finished = {shard["file"]: _Shard(**shard) for shard in self._progress["shards"]}
+        finished = {shard["file"]: Shard(**shard) for shard in self._progress["shards"]}
         jobs = [(path, part, finished.get(path.name)) for path, part in self._jobs]
-        say = _Progress(f"{self._settings['dataset']}: preparing {self._split}, {len(jobs)} shards", len(jobs))
+        bar = progress_bar(f"{self._settings['dataset']}: preparing {self._split}", len(jobs), "shards")
         written, spoilt = 0, []
-        with _mapped(self._encoder, jobs, workers) as results:
-            for done, (shard, fresh, bad) in enumerate(results, start=1):
+        with contextlib.closing(bar), mapped(self._encoder, jobs, workers) as results:
+            for shard, fresh, bad in results:
                 spoilt += bad
                 if fresh:
                     written += 1
                     finished[shard.file] = shard
                     self._write_journal(finished.values())
-                say(done)
+                bar.update()
         if spoilt:
             self._refuse(spoilt)
         return [finished[path.name] for path, _ in self._jobs], written
 
-    def write_manifest(self, shards: Sequence[_Shard], entry: Mapping[str, Any]) -> None:
+    def write_manifest(self, shards: Sequence[Shard], entry: Mapping[str, Any]) -> None:
         """Writes what makes the folder a data set, the manifest last."""
         entry = {**entry, "tfds_split": tfds_split(self._split), "frames_per_shard": self._progress["frames_per_shard"]}
         entry |= {"versions": {name: importlib.metadata.version(name) for name in _VERSIONS}}
@@ -292,7 +271,7 @@ class _Run:
         sample = positions[:: -(-len(positions) // _SAMPLE)]
         path = self._folder / f".{self._stem()}sample"
         try:
-            writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+            writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
             for position in sample:
                 # Spoilt frames are reported when their shard is written.
                 with contextlib.suppress(UserError):
@@ -306,12 +285,12 @@ class _Run:
             path.unlink(missing_ok=True)
         return max(1, min(len(positions), int(shard_bytes / per_frame)))
 
-    def _write_journal(self, shards: Iterable[_Shard]) -> None:
+    def _write_journal(self, shards: Iterable[Shard]) -> None:
         self._progress["shards"] = [shard._asdict() for shard in sorted(shards)]
         if self._split not in self._manifest["splits"]:
             whole_files.write(self._journal, json.dumps(self._progress, indent=1))
 
-    def _refuse(self, spoilt: Sequence[_Spoilt]) -> None:
+    def _refuse(self, spoilt: Sequence[Spoilt]) -> None:
         """Lists the frames that cannot be read, and raises a UserError about them."""
         for frame in sorted(spoilt):
             print(f"{printable(frame.name)}: {frame.message}", file=sys.stderr)
@@ -320,40 +299,6 @@ class _Run:
             f"'{printable(min(spoilt).name)}'; mend them and run the same command again, or leave them out with "
             f"--names-file FILE from 'uda check {self._settings['dataset']} --fix-list FILE' and a new --out"
         )
-
-
-def _write_shard(
-    encoder: Encoder, path: Path, positions: Sequence[int], expected: _Shard | None
-) -> tuple[_Shard | None, bool, list[_Spoilt]]:
-    """Writes a shard unless it is there as expected.
-
-    Returns:
-      (the shard, whether it was written now, its spoilt frames); no shard is written if there are any of these.
-    """
-    if expected is not None and _described(path, len(positions)) == expected:
-        return expected, False, []
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    spoilt = []
-    try:
-        writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
-        for position in positions:
-            try:
-                record = encoder.record(position)
-            except UserError as error:
-                spoilt.append(_Spoilt(encoder.dataset.name(position), str(error)))
-                continue
-            if not spoilt:
-                with whole_files.full_disk(path):
-                    writer.write(record)
-        with whole_files.full_disk(path):
-            writer.close()
-        if spoilt:
-            return None, False, spoilt
-        shard = _described(partial, len(positions))._replace(file=path.name)
-        whole_files.finish(partial, path)
-        return shard, True, []
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _fields(
@@ -412,16 +357,6 @@ def _identity(space: label_spaces.LabelSpace) -> np.ndarray:
     return table
 
 
-def _described(path: Path, frames: int) -> _Shard | None:
-    """Returns a file's entry in the manifest; None if there is no file."""
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return _Shard(path.name, frames, os.fstat(file.fileno()).st_size, digest)
-    except FileNotFoundError:
-        return None
-
-
 def _same(earlier: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Checks that the settings of earlier calls are those of now."""
     for key, value in earlier.items():
@@ -468,61 +403,3 @@ def _write_metadata(folder: Path, manifest: Mapping[str, Any]) -> None:
             whole_files.finish(path, folder / path.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _mapped(encoder: Encoder, jobs: Sequence[tuple], workers: int | None) -> Iterator[Iterator[tuple]]:
-    """Yields an iterator of what `_write_shard` returns for each job, in the order in which they end."""
-    count = min((os.cpu_count() or 1) if workers is None else workers, len(jobs))
-    if count <= 1:
-        yield (_write_shard(encoder, *job) for job in jobs)
-        return
-    # Spawn, not fork: the caller may have started JAX's threads.
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(count, context, initializer=_begin, initargs=(encoder,))
-    try:
-        futures = [pool.submit(_shard, *job) for job in jobs]
-        yield (future.result() for future in concurrent.futures.as_completed(futures))
-    except concurrent.futures.process.BrokenProcessPool:
-        raise UserError(
-            "prepare: a worker process was killed, perhaps for lack of memory; run the same command again with "
-            f"--workers below {count}"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_ENCODER: list[Encoder] = []  # of this worker process: sent once, since it lists every file
-
-
-def _begin(encoder: Encoder) -> None:
-    _ENCODER[:] = [encoder]
-    # A worker whose parent was killed would wait for its next shard for ever.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _shard(path: Path, positions: Sequence[int], expected: _Shard | None) -> tuple:
-    return _write_shard(_ENCODER[0], path, positions, expected)
-
-
-class _Progress:
-    """A line on stderr that says how far it is; where stderr is no terminal, only when all is done."""
-
-    def __init__(self, title: str, count: int):
-        self._title, self._count = title, count
-        self._start = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-
-    def __call__(self, done: int) -> None:
-        seconds = time.monotonic() - self._start
-        if self._terminal:
-            end = "\n" if done == self._count else ""
-            left = seconds / done * (self._count - done)
-            print(f"\r{self._title}: {done} done, {left:.0f} s left   ", end=end, file=sys.stderr, flush=True)
-        elif done == self._count:
-            print(f"{self._title}: {seconds:.0f} s", file=sys.stderr, flush=True)

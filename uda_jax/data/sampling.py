@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +18,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 import uda_jax
 from uda_jax.data.files import cache_folder
+from uda_jax.data.progress import progress_bar
 from uda_jax.data.views import label_files, read_frame
 from uda_jax.errors import UserError
 from uda_jax.sections import described
@@ -159,9 +158,7 @@ def class_counts(dataset: Sequence[dict[str, Any]], source: tuple[str, str | Non
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     try:
         rows = pool.map(histogram, range(shape[0]))
-        # Where stderr is a log file, a line now and then is enough.
-        interval = 0.2 if sys.stderr.isatty() else 30
-        bar = tqdm(rows, f"{title}: counting classes", shape[0], unit=" labels", mininterval=interval)
+        bar = progress_bar(f"{title}: counting classes", shape[0], "labels", rows)
         counts = np.array(list(bar), np.int64).reshape(shape)
     finally:
         pool.shutdown(cancel_futures=True)
