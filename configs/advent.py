@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax.config import with_method
-from uda_jax.methods.advent import Advent, Discriminator
+from uda_jax.methods.advent import Advent
+from uda_jax.methods.adversarial import Discriminator
 from uda_jax.training.optimizers import Adam
 
 # Row name and objective of each variant.

@@ -52,7 +52,8 @@ import os
 
 from uda_jax.config import Evaluation, Experiment, Train, with_method
 from uda_jax.data.domains import Domain
-from uda_jax.methods.advent import Advent, Discriminator
+from uda_jax.methods.adversarial import Discriminator
+from uda_jax.methods.advent import Advent
 from uda_jax.methods.base import Segmenter
 from uda_jax.training.optimizers import Sgd
 from uda_jax.training.schedules import Schedule

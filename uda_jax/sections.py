@@ -97,7 +97,7 @@ def _value(value: Any, hint: Any, metadata: Mapping[str, Any], path: str) -> Any
         options = [option for option in typing.get_args(hint) if option is not type(None)]
         if value is None and len(options) < len(typing.get_args(hint)):
             return None
-        return _value(value, options[0], metadata, path)
+        return _value(value, _fitting(options, value), metadata, path)
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, path)
     if typing.get_origin(hint) is dict:
@@ -113,6 +113,14 @@ def _value(value: Any, hint: Any, metadata: Mapping[str, Any], path: str) -> Any
         raise UserError(f"{path}: expected {_TYPE_WORDS.get(hint, hint)}, got {value!r}")
     _check_range(value, metadata, path)
     return value
+
+
+def _fitting(options: list[Any], value: Any) -> Any:
+    """Returns the first of several sections that has all of the value's fields; in doubt, the first option."""
+    if isinstance(value, Mapping) and all(map(dataclasses.is_dataclass, options)):
+        known = ((option, {field.name for field in dataclasses.fields(option)}) for option in options)
+        return next((option for option, names in known if names >= set(value)), options[0])
+    return type(value) if type(value) in options else options[0]
 
 
 def _tuple(value: Any, hints: tuple, metadata: Mapping[str, Any], path: str) -> tuple:

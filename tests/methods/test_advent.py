@@ -9,7 +9,8 @@ import pytest
 
 from uda_jax import losses, ops
 from uda_jax.methods import base
-from uda_jax.methods.advent import Advent, Discriminator
+from uda_jax.methods.advent import Advent
+from uda_jax.methods.adversarial import Discriminator
 from uda_jax.training.optimizers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
@@ -130,12 +131,12 @@ def test_the_target_weight_is_the_only_route_from_the_discriminators(batch):
 
 
 def test_accuracy_is_one_half_for_a_blind_discriminator_and_one_for_a_perfect_one():
-    from uda_jax.methods.advent import _accuracy
+    from uda_jax.methods.adversarial import accuracy
 
     logits = jnp.array([[-1.0, -2.0], [-3.0, -0.5]])
-    assert _accuracy(logits, -logits, threshold=0.0) == 1.0
-    assert _accuracy(logits, logits, threshold=0.0) == 0.5
-    assert _accuracy(-logits, logits, threshold=0.0) == 0.0
+    assert accuracy(logits, -logits, threshold=0.0) == 1.0
+    assert accuracy(logits, logits, threshold=0.0) == 0.5
+    assert accuracy(-logits, logits, threshold=0.0) == 0.0
 
 
 def test_a_single_head_needs_a_single_discriminator(batch):

@@ -116,7 +116,9 @@ def initial_state(
     )
 
 
-def forward(module: nn.Module, params: Any, model_state: Any, inputs: jax.Array, *, train: bool) -> tuple[dict, Any]:
+def forward(
+    module: nn.Module, params: Any, model_state: Any, inputs: jax.Array, *, train: bool, key: jax.Array | None = None
+) -> tuple[dict, Any]:
     """Applies a segmenter.
 
     Args:
@@ -124,13 +126,20 @@ def forward(module: nn.Module, params: Any, model_state: Any, inputs: jax.Array,
       params, model_state: its entries of the state.
       inputs: normalised images [B, H, W, 3].
       train: True normalises with batch statistics and updates the running ones (`bn_mode` may forbid it).
+      key: what dropout draws from while training, for the networks that have it.
 
     Returns:
       The dict of maps at the network's stride, and the model state to hand to the next forward.
     """
     if not train:
         return module.apply({"params": params, **model_state}, inputs, train=False), model_state
-    return module.apply({"params": params, **model_state}, inputs, train=True, mutable=list(model_state))
+    rngs = None if key is None else {"dropout": key}
+    return module.apply({"params": params, **model_state}, inputs, train=True, mutable=list(model_state), rngs=rngs)
+
+
+def dropout_key(state: TrainState, forward: int) -> jax.Array:
+    """Returns what the dropout of the step's n-th forward draws from; the same in a resumed run."""
+    return jax.random.fold_in(jax.random.fold_in(state.key, state.step), forward)
 
 
 def segmentation_losses(outputs: Mapping[str, jax.Array], labels: jax.Array, aux_weight: float) -> dict[str, jax.Array]:

@@ -14,7 +14,7 @@ from uda_jax import ops
 from uda_jax.methods import base
 from uda_jax.sections import described
 from uda_jax.training import optimizers
-from uda_jax.training.optimizers import Sgd
+from uda_jax.training.optimizers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
 # Batch statistics are threaded in this order wherever several domains are forwarded.
@@ -29,7 +29,7 @@ class SourceOnly:
     precision: str = described("fp32", "Compute type of the network.", choices=("fp32", "bf16"))
     accumulation: int = described(1, "Batches whose gradients are averaged into one update.", low=1)
     segmenter: base.Segmenter = described(base.Segmenter(), "The segmentation network.")
-    optimizer: Sgd = described(Sgd(), "Optimiser of the segmenter.")
+    optimizer: Sgd | Adam = described(Sgd(), "Optimiser of the segmenter.")
     schedule: Schedule = described(Schedule(), "Decay of the learning rate.")
     aux_weight: float = described(0.1, "Weight of the earlier head's cross entropy (AdaptSegNet, lambda_seg).", low=0.0)
 
@@ -55,11 +55,12 @@ class SourceOnly:
 
         def segmenter_loss(params):
             losses, model_state = {}, state.model_state["segmenter"]
-            for domain in LABELLED_DOMAINS:
+            for i, domain in enumerate(LABELLED_DOMAINS):
                 if domain not in batch:
                     continue
                 images = ops.normalise(batch[domain]["image"], self.segmenter.input_norm)
-                outputs, model_state = base.forward(self.network, params, model_state, images, train=True)
+                key = base.dropout_key(state, i)
+                outputs, model_state = base.forward(self.network, params, model_state, images, train=True, key=key)
                 labels = batch[domain]["label"].astype(jnp.int32)
                 prefix = "" if domain == "source" else f"{domain}_"
                 terms = base.segmentation_losses(outputs, labels, self.aux_weight)

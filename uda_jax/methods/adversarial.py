@@ -1,0 +1,212 @@
+"""What methods with an output-space discriminator share: AdaptSegNet, ADVENT, IntraDA and ASS.
+
+A segmenter and its discriminators play against each other. `OutputAlignment` holds the fields and networks of such a
+method, `adversarial_step` the order of one iteration, which is the same for all of them; a method file adds the
+losses of the two sides. Domain labels follow the released codes: source 0, target 1.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from uda_jax import networks, ops
+from uda_jax.losses import adversarial
+from uda_jax.methods import base
+from uda_jax.sections import described
+from uda_jax.training import optimizers
+from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.training.precision import compute_dtype
+from uda_jax.training.schedules import Schedule
+
+SOURCE, TARGET = 0, 1
+
+# Each head of the segmenter and the discriminator that judges its maps.
+DISCRIMINATOR_OF = {"logits": "discriminator", "aux_logits": "discriminator_aux"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Discriminator:
+    """Section: the fully convolutional discriminator and how it learns."""
+
+    width: int = described(64, "Channels of its first convolution.", low=1)
+    kind: str = described("bce", "Adversarial loss.", choices=("bce", "least_squares"))
+    optimizer: Adam = described(Adam(), "Its optimiser.")
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputAlignment:
+    """Fields and networks of a method whose discriminators judge maps of class probabilities, one per head."""
+
+    num_classes: int = described(19, "Classes of the head.", low=2)
+    precision: str = described("fp32", "Compute type of the networks.", choices=("fp32", "bf16"))
+    accumulation: int = described(1, "Batches whose gradients are averaged into one update.", low=1)
+    segmenter: base.Segmenter = described(base.Segmenter(), "The segmentation network.")
+    optimizer: Sgd = described(Sgd(), "Optimiser of the segmenter.")
+    schedule: Schedule = described(Schedule(), "Decay of all learning rates.")
+    discriminator: Discriminator = described(Discriminator(), "One per head; unused without an adversarial loss.")
+    aux_weight: float = described(0.1, "Weight of the earlier head's cross entropy, lambda_seg.", low=0.0)
+    target_weight: float = described(0.001, "Weight of the main head's loss on the target, lambda_adv.", low=0.0)
+    target_aux_weight: float = described(0.0002, "Weight of the earlier head's loss on the target.", low=0.0)
+
+    @property
+    def network(self) -> nn.Module:
+        """The Flax module of the segmenter."""
+        return self.segmenter.build(self.num_classes, self.precision)
+
+    @property
+    def judge(self) -> nn.Module:
+        """The Flax module of a discriminator; its parameters are the state's."""
+        dtype = compute_dtype(self.precision)
+        return networks.build("pixel_discriminator", self.num_classes, width=self.discriminator.width, dtype=dtype)
+
+    def weight(self, head: str) -> float:
+        """The weight of a head's loss on the target."""
+        return self.target_weight if head == "logits" else self.target_aux_weight
+
+    def players(self, names: list[str]) -> dict[str, tuple[Sgd | Adam, list[str]]]:
+        """Groups networks by who trains them: player -> its optimiser's section and its networks."""
+        judges = [name for name in names if name != "segmenter"]
+        found = {"segmenter": (self.optimizer, ["segmenter"])}
+        return found | ({"discriminator": (self.discriminator.optimizer, judges)} if judges else {})
+
+    def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
+        """Returns the first state, with one discriminator per head."""
+        return self.first_state(key, self.initial_variables(key, example_batch))
+
+    def initial_variables(self, key: jax.Array, example_batch: base.Batch, *, judges: bool = True) -> dict[str, Any]:
+        """Returns the fresh Flax variables of the segmenter and, unless `judges` is off, of one judge per head."""
+        images = ops.normalise(example_batch["source"]["image"][:1], self.segmenter.input_norm)
+        variables = {"segmenter": self.network.init(jax.random.fold_in(key, 0), images, train=False)}
+        maps = jnp.zeros((*images.shape[:3], self.num_classes))
+        heads = jax.eval_shape(lambda: self.network.apply(variables["segmenter"], images, train=False))
+        for i, head in enumerate(DISCRIMINATOR_OF if judges else ()):
+            if head in heads:
+                variables[DISCRIMINATOR_OF[head]] = self.judge.init(jax.random.fold_in(key, 1 + i), maps)
+        return variables
+
+    def first_state(self, key: jax.Array, variables: Mapping[str, Any], extra: dict | None = None) -> base.TrainState:
+        """Returns the state at step 0 of these networks, with every player's optimiser."""
+        params = {name: entry["params"] for name, entry in variables.items()}
+        opt_state = {
+            player: optimizer.init({name: params[name] for name in names})
+            for player, (optimizer, names) in self.transformations(params).items()
+        }
+        return base.initial_state(key, variables, opt_state, extra)
+
+    def transformations(self, params: Mapping[str, Any]) -> dict[str, tuple[optax.GradientTransformation, list[str]]]:
+        """Returns each player's transformation and the networks it trains."""
+        shared = {"accumulation": self.accumulation, "frozen": self.segmenter.frozen}
+        return {
+            player: (optimizers.build(section, self.schedule, {name: params[name] for name in names}, **shared), names)
+            for player, (section, names) in self.players(list(params)).items()
+        }
+
+    def forward(
+        self, params: Any, model_state: Any, images: jax.Array
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], Any]:
+        """Forwards one domain in training mode.
+
+        Returns:
+          The outputs at the network's stride, each head's probabilities at the image's size, and the next statistics.
+        """
+        inputs = ops.normalise(images, self.segmenter.input_norm)
+        outputs, model_state = base.forward(self.network, params, model_state, inputs, train=True)
+        return outputs, probabilities(outputs, inputs.shape[1:3]), model_state
+
+    def fooling_losses(self, judges: Mapping[str, Any], maps: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The segmenter's side: each head's target maps, weighted, shall be taken for the source's."""
+        return {
+            named("adversarial", head): self.weight(head)
+            * adversarial(self._judged(judges, head, maps[head]), SOURCE, kind=self.discriminator.kind)
+            for head in maps
+        }
+
+    def discriminator_losses(
+        self, judges: Mapping[str, Any], source: Mapping[str, jax.Array], target: Mapping[str, jax.Array]
+    ) -> tuple[dict[str, jax.Array], base.Metrics]:
+        """The discriminators' side: tell the heads' source maps from their target maps, both domains weighing half.
+
+        Returns:
+          The loss of each discriminator, and {"discriminator/accuracy": share of positions that they get right}.
+        """
+        losses, accuracies, kind = {}, [], self.discriminator.kind
+        for head in source:
+            logits_s, logits_t = (self._judged(judges, head, maps[head]) for maps in (source, target))
+            halves = adversarial(logits_s, SOURCE, kind=kind) + adversarial(logits_t, TARGET, kind=kind)
+            losses[DISCRIMINATOR_OF[head]] = 0.5 * halves
+            accuracies += [accuracy(logits_s, logits_t, threshold=0.0 if kind == "bce" else 0.5)]
+        return losses, {"discriminator/accuracy": sum(accuracies) / len(accuracies)}
+
+    def _judged(self, judges: Mapping[str, Any], head: str, maps: jax.Array) -> jax.Array:
+        return self.judge.apply({"params": judges[DISCRIMINATOR_OF[head]]}, maps)
+
+    def adversarial_step(
+        self,
+        state: base.TrainState,
+        segmenter_loss: Callable[[Any, Mapping], tuple[dict[str, jax.Array], Any, Any]],
+        judge_loss: Callable[[Mapping, Any], tuple[dict[str, jax.Array], base.Metrics]] | None,
+    ) -> tuple[base.TrainState, base.Metrics]:
+        """One iteration: the segmenter against constant judges, then the judges on what it showed them, detached.
+
+        There is no third forward, and all gradients are taken at the parameters of the iteration's start.
+
+        Args:
+          state: the state before.
+          segmenter_loss: (segmenter's params, judges' params) -> (weighted losses, what the judges shall see, the
+            segmenter's model state after its forwards).
+          judge_loss: (judges' params, what they see) -> (losses, metrics); None where nobody judges.
+
+        Returns:
+          The state after, and the metrics: every loss, the segmenter's total, each player's gradient norm.
+        """
+        judges = {name: tree for name, tree in state.params.items() if name != "segmenter"}
+
+        def total(params):
+            losses, shown, model_state = segmenter_loss(params, judges)
+            return sum(losses.values()), (losses, shown, model_state)
+
+        (_, aux), gradient = jax.value_and_grad(total, has_aux=True)(state.params["segmenter"])
+        losses, shown, model_state = jax.lax.stop_gradient(aux)
+        metrics = base.loss_metrics(losses | {"total": sum(losses.values())})
+        gradients = {"segmenter": gradient}
+        if judge_loss is not None:
+
+            def judge_total(judges):
+                judge_losses, seen = judge_loss(judges, shown)
+                return sum(judge_losses.values()), (judge_losses, seen)
+
+            (_, (judge_losses, seen)), judge_gradients = jax.value_and_grad(judge_total, has_aux=True)(judges)
+            gradients |= judge_gradients
+            metrics |= base.loss_metrics(judge_losses) | seen
+        for player, (optimizer, names) in self.transformations(state.params).items():
+            state, norm = base.apply_player(state, player, {name: gradients[name] for name in names}, optimizer)
+            metrics[f"norm/{player}"] = norm
+        return state.replace(step=state.step + 1, model_state=state.model_state | {"segmenter": model_state}), metrics
+
+    def predict(self, state: base.TrainState, images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
+        """Returns {"scores": logits [B, *size, C]} of the main head for uint8 RGB images [B, H, W, 3]."""
+        return base.predict_scores(self.segmenter, self.network, state, images, size)
+
+
+def named(loss: str, head: str) -> str:
+    """The name of a head's loss: "adversarial" of the main head, "adversarial_aux" of the earlier one."""
+    return loss if head == "logits" else f"{loss}_aux"
+
+
+def probabilities(outputs: Mapping[str, jax.Array], size: tuple[int, int]) -> dict[str, jax.Array]:
+    """Softmax maps [B, *size, C] of each head: interpolated first, normalised after, as the released codes do."""
+    return {
+        head: jax.nn.softmax(ops.resize_bilinear(outputs[head].astype(jnp.float32), size, align_corners=True))
+        for head in DISCRIMINATOR_OF
+        if head in outputs
+    }
+
+
+def accuracy(logits_source: jax.Array, logits_target: jax.Array, *, threshold: float) -> jax.Array:
+    """Share of positions that a discriminator assigns to the right domain, both domains weighing the same."""
+    return 0.5 * (jnp.mean(logits_source < threshold) + jnp.mean(logits_target >= threshold))
