@@ -129,7 +129,7 @@ def test_a_stage_can_only_start_from_an_earlier_one():
     experiment = config.experiment(config.load("advent:smoke"))
     plans = {"first": config.StagePlan(), "second": config.StagePlan(start_from={"segmenter": "third"})}
     with pytest.raises(UserError, match="config.stages.second.start_from.segmenter: expected an earlier stage"):
-        stages.recipe(dataclasses.replace(experiment, stages=plans), {"train": None}, num_classes=19)
+        stages.recipe(dataclasses.replace(experiment, stages=plans, recipe=tuple(plans)), {}, num_classes=19)
 
 
 def test_fields_set_elsewhere_are_refused_in_the_method_section():

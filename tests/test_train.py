@@ -221,7 +221,7 @@ def test_a_recipe_hands_networks_on_and_skips_finished_stages(tiny_experiment, t
         "warm_up": config.StagePlan(train=short),
         "adapt": config.StagePlan(start_from={"segmenter": "warm_up"}, train=dataclasses.replace(short, steps=1)),
     }
-    experiment = dataclasses.replace(tiny_experiment, stages=plans)
+    experiment = dataclasses.replace(tiny_experiment, stages=plans, recipe=tuple(plans))
     workdir = tmp_path / "recipe"
     run(experiment, workdir)
     (first, second) = stages.recipe(experiment, {"train": None}, num_classes=3)

@@ -83,11 +83,35 @@ class InitFrom:
 class StagePlan:
     """One stage of a recipe; what it leaves out it takes from the experiment."""
 
-    run: str = described("train", "What the stage does.", choices=("train",))
+    run: str = described(
+        "train", "What the stage does: train, or rank the target's frames by entropy.", choices=("train", "rank")
+    )
     method: dict[str, Any] | None = described(None, "The stage's own method section.")
     data: dict[str, Domain] | None = described(None, "The stage's own domains.")
     train: Train | None = described(None, "The stage's own train section.")
-    start_from: dict[str, str] | None = described(None, "Network name -> earlier stage whose weights it starts from.")
+    start_from: dict[str, str] | None = described(
+        None, "Network name -> earlier stage (or stage.network) whose weights it starts from."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """How a stage that ranks splits the target into easy and hard frames (IntraDA, section 3.2)."""
+
+    fraction: float = described(0.67, "lambda, the share of easy frames; 1 = all, which is self-training.", high=1.0)
+    normalise: bool = described(False, "Multiply the score by the rare-class factor of IntraDA's released code.")
+    rare_classes: tuple[str, ...] | None = described(
+        None, "Names of the rare classes; None = IntraDA's eleven, as far as the label space has them."
+    )
+    batch_size: int = described(8, "Frames that are scored at once.", low=1)
+    pictures: int = described(3, "Easiest and hardest frames that are kept for the report, of each so many.", low=0)
+
+    def check(self, path: str) -> None:
+        if not self.fraction > 0:
+            raise UserError(
+                f"{path}.fraction: expected a share above 0, since without easy frames nothing can be learnt, got "
+                f"{self.fraction!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +128,20 @@ class Experiment:
     init_from: dict[str, InitFrom] = described(
         {"segmenter": InitFrom()}, "Network name -> file of weights that it starts from."
     )
-    stages: dict[str, StagePlan] | None = described(None, "The recipe, in order; left out for a single stage.")
+    rank: Rank | None = described(None, "For a recipe with a stage that ranks.")
+    stages: dict[str, StagePlan] | None = described(None, "Stages by name; left out for a single one.")
+    # Config files keep their sections in no order.
+    recipe: tuple[str, ...] = described((), "Names of the stages in the order in which they run.")
 
     def check(self, path: str) -> None:
         if not self.method or "name" not in self.method:
             raise UserError(f"{path}.method.name: expected a method's name, got nothing")
         if not self.data:
             raise UserError(f"{path}.data: expected at least one training domain, got none")
+        if sorted(self.recipe) != sorted(self.stages or ()):
+            raise UserError(
+                f"{path}.recipe: expected every stage of {sorted(self.stages or ())} once, got {list(self.recipe)}"
+            )
         for name in self.data:
             if name not in DOMAIN_NAMES:
                 raise UserError(f"{path}.data.{name}: unknown domain{closest(name, DOMAIN_NAMES)}")

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,16 @@ class Origin:
     command: str = ""
 
 
-def row(experiment: Experiment, summary: Mapping[str, Any], said: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+def row(
+    experiment: Experiment, summary: Mapping[str, Any], said: Sequence[Mapping[str, Any]], origin: Origin
+) -> dict[str, Any]:
     """Returns the result row of a run that is finished and scored.
 
     Args:
       experiment: its config.
       summary: the final step's figures on the evaluation split, from `evaluate.summarise`.
-      said: the last stage's marker: "step", "seconds" and "best_miou".
+      said: the stages' markers in order: "seconds", and "step" and "best_miou" of those that train. Steps and seconds
+        of a row are those of all its stages.
       origin: how it was asked for.
     """
     headline(summary, experiment.evaluation.protocol)
@@ -47,17 +50,17 @@ def row(experiment: Experiment, summary: Mapping[str, Any], said: Mapping[str, A
         "config": origin.config,
         "overrides": list(origin.overrides),
         "seed": experiment.seed,
-        "steps": said["step"],
+        "steps": sum(stage.get("step", 0) for stage in said),
         "batch": experiment.train.batch_size,
         "head_classes": len(summary["iou"]),
         "commit": commit(),
         "command": origin.command,
         "hardware": hardware(),
-        "seconds": round(said["seconds"], 1),
+        "seconds": round(sum(stage["seconds"] for stage in said), 1),
         "protocol": experiment.evaluation.protocol,
         "split": f"{experiment.evaluation.final.dataset}/{experiment.evaluation.final.split}",
         "miou": summary["miou"],
-        "best_miou": said["best_miou"],
+        "best_miou": said[-1]["best_miou"],
         "pixel_accuracy": summary["pixel_accuracy"],
         "iou": summary["iou"],
     }

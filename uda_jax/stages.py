@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +22,21 @@ from uda_jax.sections import build
 
 MARKER = "finished.json"
 
+# In a domain of a stage, the folder of the run: what an earlier stage wrote is only found there.
+WORKDIR = "{workdir}"
+HARD_LIST = "hard.txt"
+
+
+class Stopped(Exception):
+    """The run was asked to stop (SIGTERM) and has saved its state."""
+
+
+class Start(NamedTuple):
+    """Where a network's first weights come from: an earlier stage's network, which may bear another name."""
+
+    stage: "Stage"
+    network: str
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -29,23 +44,35 @@ class Stage:
 
     Attributes:
       name: its folder within the workdir.
+      kind: what it does, see `StagePlan.run`.
       run: does the work: run(stage, workdir); returns what the marker shall say.
       method: the method, built from its config section.
-      streams: training domains by name.
-      start_from: network -> earlier stage whose final weights it starts from.
+      streams: training domains by name; see `domains`.
+      start_from: network -> the network of an earlier stage whose final weights it starts from.
       train: steps, batch size and the rest of the loop's section.
     """
 
     name: str
-    run: Callable[["Stage", Path], dict[str, Any]]
+    kind: str
+    run: Callable[["Stage", Path], dict[str, Any]] | None
     method: Any
     streams: Mapping[str, Domain]
-    start_from: Mapping[str, str]
+    start_from: Mapping[str, Start]
     train: Train
 
     def folder(self, workdir: Path) -> Path:
         """Returns the stage's folder in a workdir."""
         return Path(workdir) / self.name
+
+    def domains(self, workdir: Path) -> dict[str, Domain]:
+        """Returns the streams' domains with the files of earlier stages found in a workdir."""
+        place = lambda path: path and path.replace(WORKDIR, str(workdir))  # noqa: E731
+        return {
+            name: dataclasses.replace(
+                domain, names_file=place(domain.names_file), labels_from=place(domain.labels_from)
+            )
+            for name, domain in self.streams.items()
+        }
 
     def initialise(self, key: jax.Array) -> Any:
         """Returns the method's first state for batches of this stage's shapes; pure, and no frame is read."""
@@ -64,25 +91,49 @@ def recipe(experiment: Experiment, runners: Mapping[str, Callable], num_classes:
 
     Args:
       experiment: the validated config.
-      runners: the function behind each `run` of a plan.
+      runners: the function behind each `run` of a plan; none are needed to open what a run has left.
       num_classes: classes of the data's label space, which sizes every head.
 
     Raises:
-      UserError: a method field that is unknown or wrong, `start_from` naming no earlier stage.
+      UserError: a method field that is unknown or wrong, `start_from` naming no earlier stage, a recipe that ends
+        without training or ranks without a rank section.
     """
-    plans = experiment.stages or {"train": StagePlan()}
+    plans = {name: experiment.stages[name] for name in experiment.recipe} or {"train": StagePlan()}
     stages: list[Stage] = []
     for name, plan in plans.items():
         path = f"config.stages.{name}" if experiment.stages else "config"
-        earlier = [stage.name for stage in stages]
-        for network, origin in (plan.start_from or {}).items():
-            if origin not in earlier:
-                raise UserError(f"{path}.start_from.{network}: expected an earlier stage of {earlier}, got {origin!r}")
+        start_from = {
+            network: _start(origin, network, stages, f"{path}.start_from")
+            for network, origin in (plan.start_from or {}).items()
+        }
+        if plan.run == "rank" and (experiment.rank is None or "segmenter" not in start_from):
+            missing = "config.rank" if experiment.rank is None else f"{path}.start_from.segmenter"
+            raise UserError(f"{missing}: expected a value, since stage {name} ranks frames, got None")
         train = plan.train or experiment.train
         method = build_method(plan.method or experiment.method, num_classes, train, f"{path}.method")
-        streams = plan.data or experiment.data
-        stages.append(Stage(name, runners[plan.run], method, streams, plan.start_from or {}, train))
+        domains = dict(plan.data or experiment.data)
+        if experiment.rank and experiment.rank.fraction == 1:
+            # No frame is hard then, and what is left of the adaptation is self-training.
+            domains = {key: domain for key, domain in domains.items() if not _is_hard_split(domain)}
+        runner = runners.get(plan.run)
+        stages.append(Stage(name, plan.run, runner, method, domains, start_from, train))
+    if stages[-1].kind != "train":
+        raise UserError(f"config.stages.{stages[-1].name}.run: expected 'train' in the last stage, got {plan.run!r}")
     return stages
+
+
+def _start(origin: str, network: str, earlier: list[Stage], path: str) -> Start:
+    """Finds what "stage" or "stage.network" names."""
+    stage_name, _, other = origin.partition(".")
+    for stage in earlier:
+        if stage.name == stage_name:
+            return Start(stage, other or network)
+    names = [stage.name for stage in earlier]
+    raise UserError(f"{path}.{network}: expected an earlier stage of {names}, got {origin!r}")
+
+
+def _is_hard_split(domain: Domain) -> bool:
+    return bool(domain.names_file) and WORKDIR in domain.names_file and Path(domain.names_file).name == HARD_LIST
 
 
 def build_method(section: Mapping[str, Any], num_classes: int, train: Train, path: str) -> Any:
@@ -107,7 +158,7 @@ def build_method(section: Mapping[str, Any], num_classes: int, train: Train, pat
     return build(cls, fields | decided, path)
 
 
-def run_recipe(stages: list[Stage], workdir: Path, *, write: bool) -> dict[str, Any]:
+def run_recipe(stages: list[Stage], workdir: Path, *, write: bool) -> dict[str, dict[str, Any]]:
     """Runs the stages that are not finished yet, in order.
 
     Args:
@@ -116,15 +167,15 @@ def run_recipe(stages: list[Stage], workdir: Path, *, write: bool) -> dict[str, 
       write: whether this process writes markers (the first one does).
 
     Returns:
-      What the last stage's marker says.
+      What each stage's marker says, by the stage's name.
     """
-    said: dict[str, Any] = {}
+    said: dict[str, dict[str, Any]] = {}
     for stage in stages:
         marker = stage.folder(workdir) / MARKER
         if marker.exists():
-            said = json.loads(marker.read_text())
+            said[stage.name] = json.loads(marker.read_text())
             continue
-        said = stage.run(stage, workdir)
+        said[stage.name] = stage.run(stage, workdir)
         if write:
-            write_atomically(marker, json.dumps(said) + "\n")
+            write_atomically(marker, json.dumps(said[stage.name]) + "\n")
     return said

@@ -21,21 +21,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from uda_jax import config, pretrained, results, stages, workdirs
+from uda_jax import config, pretrained, ranking, results, stages, workdirs
 from uda_jax.config import Experiment
 from uda_jax.data import streams
 from uda_jax.errors import UserError
 from uda_jax.evaluate import Evaluator, protocols
 from uda_jax.report import pictures
 from uda_jax.report.files import write_atomically
+from uda_jax.stages import Stopped
 from uda_jax.training import sharding
 from uda_jax.training.checkpoints import Checkpoints, state_bytes
 from uda_jax.training.guard import Guard
 from uda_jax.training.logging import MetricWriter, ProgressLine
-
-
-class Stopped(Exception):
-    """The run was asked to stop (SIGTERM) and has saved its state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +72,11 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
     workdirs.check(workdir, experiment)
     with _stop_on_sigterm() as stop:
         context = Context(experiment, sharding.data_mesh(), stop)
-        recipe = stages.recipe(experiment, {"train": lambda *job: train_stage(*job, context)}, len(space.names))
+        ranker = ranking.Ranker(experiment.rank, space, context.mesh, stop)
+        runners = {"train": lambda *job: train_stage(*job, context), "rank": ranker.run}
+        recipe = stages.recipe(experiment, runners, len(space.names))
+        for stage in recipe:
+            ranker.check(stage)
         final = _evaluator(recipe[-1].method, "final", context)
         if not workdir.exists():
             _check_weights(recipe, experiment)
@@ -85,7 +86,7 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
     if (workdir / "result.json").exists():
         return json.loads((workdir / "result.json").read_text())[0]
     state = workdirs.last_state(recipe[-1], workdir, context.mesh)
-    row = results.row(experiment, final.score(state), said, origin) if final.labelled else None
+    row = results.row(experiment, final.score(state), list(said.values()), origin) if final.labelled else None
     for frame in final.pictures(state, experiment.evaluation.pictures):
         pictures.save_frame(workdir / "pictures", palette=space.palette, **frame)
     if row and context.first_process:
@@ -126,7 +127,8 @@ class Job:
         self.everywhere = sharding.replicated(context.mesh)
         self.batch_sharding = sharding.split_over_batch(context.mesh)
         self.dev = _evaluator(stage.method, "dev", context)
-        self.iterator = _stream(stage, context.experiment.seed)
+        self.domains = stage.domains(workdir)
+        self.iterator = _stream(self.domains, stage.train, context.experiment.seed)
         initialise = jax.jit(stage.initialise, out_shardings=self.everywhere)
         self.state = initialise(jax.random.key(context.experiment.seed))
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep_latest=plan.keep_latest)
@@ -210,7 +212,7 @@ class Job:
         return {"seconds": self.seconds_before + time.monotonic() - self.began, "best_miou": self.best}
 
     def _frame_name(self, domain: str, index: int) -> str:
-        return streams.open_domain(self.stage.streams[domain]).name(index)
+        return streams.open_domain(self.domains[domain]).name(index)
 
     def close(self) -> None:
         """Finishes what is being written."""
@@ -235,21 +237,21 @@ def _losses(scalars: dict[str, float]) -> dict[str, float]:
     return {name.removeprefix("loss/"): value for name, value in scalars.items() if name.startswith("loss/")}
 
 
-def _stream(stage: stages.Stage, seed: int) -> Iterator[dict]:
+def _stream(domains: Mapping[str, streams.Domain], plan: config.Train, seed: int) -> Iterator[dict]:
     return streams.train_stream(
-        stage.streams,
-        global_batch=stage.train.batch_size,
+        domains,
+        global_batch=plan.batch_size,
         seed=seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        workers=stage.train.workers,
+        workers=plan.workers,
     )
 
 
 def _check_weights(recipe: list[stages.Stage], experiment: Experiment) -> None:
     """Raises a UserError if a file of weights does not fit, before anything is written or computed."""
     if any(init.path for init in experiment.init_from.values()):
-        for stage in recipe:
+        for stage in (stage for stage in recipe if stage.kind == "train"):
             pretrained.start(jax.eval_shape(stage.initialise, jax.random.key(0)), experiment.init_from, stage)
 
 
@@ -260,13 +262,12 @@ def _start_from(stage: stages.Stage, state: Any, workdir: Path) -> Any:
             raise UserError(
                 f"start_from.{network}: stage {stage.name} has no such network, only {sorted(state.params)}"
             )
-        target = {"params": {network: state.params[network]}, "model_state": {network: state.model_state[network]}}
+        trees = {"params": state.params, "model_state": state.model_state}
+        target = {part: {origin.network: tree[network]} for part, tree in trees.items()}
         target = sharding.abstract(target, state.step.sharding)
-        with contextlib.closing(Checkpoints(workdir / origin / "checkpoints")) as checkpoints:
+        with contextlib.closing(Checkpoints(origin.stage.folder(workdir) / "checkpoints")) as checkpoints:
             found = checkpoints.restore_networks(checkpoints.latest_step(), target)
-        state = state.replace(
-            params={**state.params, **found["params"]}, model_state={**state.model_state, **found["model_state"]}
-        )
+        state = state.replace(**{part: tree | {network: found[part][origin.network]} for part, tree in trees.items()})
     return state
 
 

@@ -75,7 +75,7 @@ def restore(workdir: Path) -> tuple[Any, Any, label_spaces.LabelSpace]:
     stored = json.loads((Path(workdir) / "label_space.json").read_text())
     colours = tuple(tuple(colour) for colour in stored["colours"])
     space = label_spaces.LabelSpace(tuple(stored["names"]), colours, stored["ignore"])
-    recipe = stages.recipe(experiment, {"train": None}, len(space.names))
+    recipe = stages.recipe(experiment, {}, len(space.names))
     return recipe[-1].method, last_state(recipe[-1], Path(workdir), sharding.data_mesh()), space
 
 
@@ -99,7 +99,7 @@ def label_space(experiment: Experiment) -> label_spaces.LabelSpace:
     space = domains.open_domain(final, "config.evaluation.final").label_space
     plans = [experiment.data, *(plan.data for plan in (experiment.stages or {}).values() if plan.data)]
     for name, domain in (item for plan in plans for item in plan.items()):
-        found = domains.open_domain(domain, f"config.data.{name}").label_space
+        found = domains.open_domain(_before_the_run(domain), f"config.data.{name}").label_space
         # A video knows no classes but those that it is given.
         space = space if space.names else found
         if "label" in domain.fields and found.names != space.names:
@@ -108,6 +108,13 @@ def label_space(experiment: Experiment) -> label_spaces.LabelSpace:
                 f"got {list(found.names)}; give both the same label_space"
             )
     return space
+
+
+def _before_the_run(domain: domains.Domain) -> domains.Domain:
+    """Returns a domain without the lists and labels that earlier stages of the run are still to write."""
+    late = [name for name in ("names_file", "labels_from") if stages.WORKDIR in (getattr(domain, name) or "")]
+    fields = tuple(field for field in domain.fields if field != "label" or "labels_from" not in late)
+    return dataclasses.replace(domain, fields=fields, **dict.fromkeys(late))
 
 
 def _flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -99,6 +99,12 @@ def synthia_cityscapes() -> Experiment:
     return _to_cityscapes("synthia_cityscapes", source, "16")
 
 
+def synscapes_cityscapes() -> Experiment:
+    """Synscapes -> Cityscapes, 19 classes; the papers do not give the source's size, 1280x640 keeps its aspect."""
+    source = Domain(dataset="synscapes", root="data/synscapes", size=(640, 1280))
+    return _to_cityscapes("synscapes_cityscapes", source, "19")
+
+
 def _to_cityscapes(name: str, source: Domain, protocol: str) -> Experiment:
     city = {"dataset": "cityscapes", "root": "data/cityscapes", "size": (512, 1024), "label_space": protocol}
     return Experiment(
@@ -120,6 +126,7 @@ SETTINGS: dict[str, Callable[[], Experiment]] = {
     "folder": folder,
     "gta5_cityscapes": gta5_cityscapes,
     "synthia_cityscapes": synthia_cityscapes,
+    "synscapes_cityscapes": synscapes_cityscapes,
 }
 
 

@@ -195,6 +195,10 @@ class EvaluationBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
+    def since(self, batch: int) -> "EvaluationBatches":
+        """Returns the pass without its first batches, none of which is read."""
+        return EvaluationBatches(self.dataset, self._batches[batch:])
+
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return iter(self._batches.to_iter_dataset(_READ_OPTIONS))
 

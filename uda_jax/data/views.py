@@ -52,11 +52,17 @@ def label_files(dataset: Sequence[dict[str, Any]]) -> list[File | None] | None:
     return dataset.label_files() if isinstance(dataset, (Selection, Relabelled)) else None
 
 
+def label_size(dataset: Sequence[dict[str, Any]]) -> tuple[int, int] | None:
+    """Returns the size of labels that are not maps of their image: (1, 1) where they are classes of whole images."""
+    return getattr(dataset, "label_size", None)
+
+
 class Selection:
     """Some frames of a data set, at `positions` of it, in that order."""
 
     def __init__(self, dataset: Sequence[dict[str, Any]], positions: Sequence[int]):
         self.label_space = dataset.label_space
+        self.label_size = label_size(dataset)
         self._dataset = dataset
         self._positions = positions
 
@@ -101,6 +107,7 @@ class Relabelled:
 
     def __init__(self, dataset: Sequence[dict[str, Any]], folder: str, size: tuple[int, int] | None = None):
         self.label_space = dataset.label_space
+        self.label_size = label_size(dataset)
         self._dataset = dataset
         self._folder = Path(folder).expanduser()
         self._size = size
@@ -150,6 +157,7 @@ class Relabelled:
                 "labels of the domain's label_space"
             )
         sizes = [example["image"].shape[:2], self._size] if "image" in example else [label.shape]
+        sizes = sizes if self.label_size is None else [self.label_size]
         if label.shape not in sizes:
             words = " or ".join(f"{size[0]}x{size[1]}" for size in sizes if size)
             raise UserError(

@@ -67,7 +67,7 @@ class Advent(OutputAlignment):
                 terms["class_prior"] = self.prior_weight * self._prior_loss(state, maps_t["logits"])
             if self.objective == "entropy":
                 return terms | self._entropy_losses(maps_t), None, model_state
-            information_s, information_t = jax.tree.map(self_information, (maps_s, maps_t))
+            information_s, information_t = jax.tree.map(self.judged_map, (maps_s, maps_t))
             return terms | self.fooling_losses(judges, information_t), (information_s, information_t), model_state
 
         def discriminator_loss(judges, information):
@@ -76,6 +76,10 @@ class Advent(OutputAlignment):
         return self.adversarial_step(
             state, segmenter_loss, discriminator_loss if self.objective == "adversarial" else None
         )
+
+    def judged_map(self, probabilities: jax.Array) -> jax.Array:
+        """What a discriminator sees of a head's probabilities [B, H, W, C]: their weighted self-information."""
+        return self_information(probabilities)
 
     def _entropy_losses(self, maps: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """MinEnt: the mean entropy of each head's target maps, or of their most uncertain pixels."""
