@@ -1,6 +1,5 @@
 """The report of made-up run folders: what is collected, what the page shows, what lies beside it."""
 
-import html.parser
 import json
 import pathlib
 import subprocess
@@ -14,47 +13,6 @@ from uda_jax.errors import UserError
 from uda_jax.report import collect, curves, markdown, read_rows, write
 from uda_jax.report.pictures import save_frame
 from uda_jax.training.logging import MetricWriter
-
-VOID = {"meta", "img", "br", "path", "line", "link"}
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that tags nest, and gathers tables, pictures and charts."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.cells, self.images, self.charts, self.lines, self.text = [], [], [], 0, [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        if tag not in VOID or tag == "path":
-            self.open.append(tag)
-        if tag == "tr":
-            self.cells.append([])
-        if tag in ("td", "th"):
-            self.cells[-1].append(["", "winner" in attributes.get("class", "")])
-        if tag == "img":
-            self.images.append(attributes)
-        self.charts += tag == "svg" and attributes.get("class") == "chart"
-        if tag == "path":
-            self.lines.append(attributes)
-
-    def handle_startendtag(self, tag, attributes):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-        if "td" in self.open or "th" in self.open:
-            self.cells[-1][-1][0] += data
-
-    def row(self, first):
-        return next(row for row in self.cells if row and row[0][0] == first)
 
 
 def make_run(folder, label, seed, value, finished=True):
@@ -99,10 +57,10 @@ def workdirs(tmp_path):
     return [*folders, make_run(tmp_path / "killed", "dacs", 0, 0.1, finished=False)]
 
 
-def test_page_and_rows(workdirs, tmp_path):
+def test_page_and_rows(workdirs, tmp_path, read_page):
     path = write(workdirs, tmp_path / "out" / "report.html")
     text = path.read_text()
-    page = Page(text)
+    page = read_page(text)
     assert "http://" not in text and "https://" not in text  # self-contained
     assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "report.json"]
     rows = read_rows(path.with_suffix(".json"))
@@ -116,8 +74,8 @@ def test_page_and_rows(workdirs, tmp_path):
     assert "| advent | **42.0 ± 2.8** |" in markdown(rows)  # README says the same
 
 
-def test_class_table_has_the_names_and_dashes(workdirs, tmp_path):
-    page = Page(write(workdirs, tmp_path / "report.html").read_text())
+def test_class_table_has_the_names_and_dashes(workdirs, tmp_path, read_page):
+    page = read_page(write(workdirs, tmp_path / "report.html").read_text())
     head = next(row for row in page.cells if [cell[0] for cell in row[1:]] == list(label_spaces.CLASS_NAMES))
     rows = [row for row in page.cells if len(row) == 20 and row is not head]
     classes = {row[0][0]: dict(zip(label_spaces.CLASS_NAMES, row[1:], strict=True)) for row in rows}
@@ -126,8 +84,8 @@ def test_class_table_has_the_names_and_dashes(workdirs, tmp_path):
     assert classes["advent"]["train"] == ["–", False] and classes["oracle"]["road"] == ["60.0", False]
 
 
-def test_pictures_curves_and_unfinished_runs(workdirs, tmp_path):
-    page = Page(write(workdirs, tmp_path / "report.html").read_text())
+def test_pictures_curves_and_unfinished_runs(workdirs, tmp_path, read_page):
+    page = read_page(write(workdirs, tmp_path / "report.html").read_text())
     assert len(page.images) == 2 * (2 + 5 * 2)  # per frame: image, label, prediction and entropy of five runs
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.images)
     assert page.charts == 2  # loss/total, evaluation/miou; neither speeds nor single classes
@@ -195,17 +153,17 @@ def test_smoothing_keeps_constants_and_gaps():
     assert curves.smooth(noise)[50:].std() < 0.4
 
 
-def test_lines_break_at_missing_values_and_stay_inside():
+def test_lines_break_at_missing_values_and_stay_inside(read_page):
     values = [1.0, 2.0, float("nan"), 1.5, 1e9, 1.0] + [1.0] * 200
     drawn = curves.chart("loss <x>", [curves.Series("a", 11, range(len(values)), values)])
-    page = Page(drawn)
+    page = read_page(drawn)
     assert ["opacity" in line for line in page.lines] == [True, False]  # raw behind smooth
     assert all("stroke-dasharray" in line for line in page.lines)
     assert page.lines[0]["d"].count("M") == 2 and "loss &lt;x&gt;" in drawn
     points = page.lines[0]["d"].replace("h0", "").replace("L", "M").split("M")[1:]
     heights = [float(point.split()[1]) for point in points]
     assert 34 <= min(heights) and max(heights) <= 270 - 38
-    lone = Page(curves.chart("lone", [curves.Series("a", 0, [7], [0.5])])).lines
+    lone = read_page(curves.chart("lone", [curves.Series("a", 0, [7], [0.5])])).lines
     assert lone[0]["d"].startswith("M") and lone[0]["d"].endswith("h0")  # a dot, by the line's round cap
     assert curves.chart("nothing", [curves.Series("a", 0, [1, 2], [float("nan")] * 2)]) == ""
 

@@ -1,7 +1,6 @@
 """The report page: one self-contained HTML file, and the rows behind it as JSON."""
 
 import datetime
-import html
 import json
 import os
 import pathlib
@@ -10,12 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from uda_jax.data import label_spaces
 from uda_jax.errors import UserError
-from uda_jax.report import curves, pictures, style, tables
+from uda_jax.report import comparison, curves, ranking, style, tables
 from uda_jax.report.files import write_atomically
+from uda_jax.report.markup import cell, code_cell, figure, table, text
 from uda_jax.report.runs import Run, collect
 from uda_jax.report.tables import Group
-
-_PICTURE_WIDTH = 360  # pixels; sharp at the width at which the page shows them, small enough for dozens of runs
 
 
 def write(workdirs: Iterable[str | os.PathLike], output_html: str | os.PathLike) -> pathlib.Path:
@@ -64,6 +62,7 @@ def render(runs: Sequence[Run]) -> str:
         ),
         _curves(runs, colours),
         _pictures(runs),
+        ranking.section([(run.title, found) for run in runs for found in run.rankings]),
         _provenance(runs),
     ]
     return (
@@ -82,16 +81,16 @@ def _unfinished(runs: Sequence[Run]) -> str:
         progress = (
             "nothing logged yet"
             if step is None
-            else f"last logged step {step}" + (f" of stage {_text(stage)}" if stage else "")
+            else f"last logged step {step}" + (f" of stage {text(stage)}" if stage else "")
         )
-        items.append(f"<li><code>{_text(run.folder)}</code>: {progress}</li>")
+        items.append(f"<li><code>{text(run.folder)}</code>: {progress}</li>")
     return f'<div class="notice"><b>Unfinished runs</b>, in the curves but in no table:<ul>{"".join(items)}</ul></div>'
 
 
 def _benchmark(name: str, groups: Sequence[Group]) -> str:
     rows = [row for group in groups for row in group.rows]
     repeated = [
-        f"{_text(group.label)}: seed {', '.join(map(str, seeds))}"
+        f"{text(group.label)}: seed {', '.join(map(str, seeds))}"
         for group in groups
         if (seeds := tables.repeated_seeds(group))
     ]
@@ -103,13 +102,14 @@ def _benchmark(name: str, groups: Sequence[Group]) -> str:
     notes = dict.fromkeys(f"{group.label}: {row['note']}" for group in groups for row in group.rows if row.get("note"))
     return "".join(
         [
-            f"<h2>{_text(name)}</h2>",
-            f'<p class="soft">{_text(tables.caption(rows))}. Mean over seeds ± sample standard deviation, in '
+            f"<h2>{text(name)}</h2>",
+            f'<p class="soft">{text(tables.caption(rows))}. Mean over seeds ± sample standard deviation, in '
             "percentage points; the best row but for the oracle is bold.</p>",
             warning,
-            *(f'<p class="soft">{_text(note)}</p>' for note in notes),
+            *(f'<p class="soft">{text(note)}</p>' for note in notes),
             _results_table(groups),
             _class_table(groups),
+            comparison.section(name, groups),
         ]
     )
 
@@ -120,21 +120,21 @@ def _results_table(groups: Sequence[Group]) -> str:
     head += ["mean over all classes", "pixel accuracy", "gap recovered", "steps", "time per run"]
     body = []
     for group in groups:
-        cells = [f"<td>{_text(group.label)}</td>"]
+        cells = [f"<td>{text(group.label)}</td>"]
         for name in protocols:
             winner = tables.is_best(group, groups) and name == group.rows[0]["protocol"]
-            cells.append(_cell(tables.points(group.over_seeds(lambda row, name=name: row["miou"].get(name))), winner))
+            cells.append(cell(tables.points(group.over_seeds(lambda row, name=name: row["miou"].get(name))), winner))
         cells.append(
-            _cell(f"{100 * min(group.headline):.1f} – {100 * max(group.headline):.1f}" if len(group.rows) > 1 else "–")
+            cell(f"{100 * min(group.headline):.1f} – {100 * max(group.headline):.1f}" if len(group.rows) > 1 else "–")
         )
-        cells.append(_cell(", ".join(f"{100 * value:.1f}" for value in group.headline)))
-        cells.append(_cell(tables.points(group.over_seeds(tables.all_classes_mean))))
-        cells.append(_cell(tables.points(group.over_seeds(lambda row: row.get("pixel_accuracy")))))
+        cells.append(cell(", ".join(f"{100 * value:.1f}" for value in group.headline)))
+        cells.append(cell(tables.points(group.over_seeds(tables.all_classes_mean))))
+        cells.append(cell(tables.points(group.over_seeds(lambda row: row.get("pixel_accuracy")))))
         gap = tables.gap_recovered(group, groups)
-        cells.append(_cell("–" if gap is None else f"{100 * gap:.0f} %"))
-        cells.append(_cell(" / ".join(dict.fromkeys(str(row["steps"]) for row in group.rows))))
+        cells.append(cell("–" if gap is None else f"{100 * gap:.0f} %"))
+        cells.append(cell(" / ".join(dict.fromkeys(str(row["steps"]) for row in group.rows))))
         cells.append(
-            _cell(str(datetime.timedelta(seconds=round(statistics.fmean(row["seconds"] for row in group.rows)))))
+            cell(str(datetime.timedelta(seconds=round(statistics.fmean(row["seconds"] for row in group.rows)))))
         )
         body.append(f"<tr>{''.join(cells)}</tr>")
     note = (
@@ -142,7 +142,7 @@ def _results_table(groups: Sequence[Group]) -> str:
         "classes also counts, with 0, those that are only predicted. "
         "Gap recovered: (row - source_only) / (oracle - source_only)."
     )
-    return _table(head, body) + f'<p class="soft">{note}</p>'
+    return table(head, body) + f'<p class="soft">{note}</p>'
 
 
 def _class_table(groups: Sequence[Group]) -> str:
@@ -158,14 +158,14 @@ def _class_table(groups: Sequence[Group]) -> str:
     tops = {name: max((means[label, name] or 0.0 for label in contenders), default=None) for name in names}
     body = []
     for group in groups:
-        cells = [f"<td>{_text(group.label)}</td>"]
+        cells = [f"<td>{text(group.label)}</td>"]
         for name in names:
             value = means[group.label, name]
             winner = len(contenders) > 1 and bool(value) and value == tops[name] and group.label in contenders
-            cells.append(_cell("–") if value is None else _cell(f"{100 * value:.1f}", winner, shade=value))
+            cells.append(cell("–") if value is None else cell(f"{100 * value:.1f}", winner, shade=value))
         body.append(f"<tr>{''.join(cells)}</tr>")
     title = "<h3>IoU of each class</h3>"
-    return title + _table(["", *names], body, "classes") + '<p class="soft">–: neither labelled nor predicted.</p>'
+    return title + table(["", *names], body, "classes") + '<p class="soft">–: neither labelled nor predicted.</p>'
 
 
 def _curves(runs: Sequence[Run], colours: Mapping[str, int]) -> str:
@@ -188,7 +188,7 @@ def _curves(runs: Sequence[Run], colours: Mapping[str, int]) -> str:
         return ""
     shown = dict.fromkeys(run.label for run in runs if run.metrics)
     key = "".join(
-        f'<span><svg viewBox="0 0 24 8"><path {curves.stroke(colours[label])} d="M1 4H23"/></svg>{_text(label)}</span>'
+        f'<span><svg viewBox="0 0 24 8"><path {curves.stroke(colours[label])} d="M1 4H23"/></svg>{text(label)}</span>'
         for label in shown
     )
     explanation = '<p class="soft">One line per run, smoothed; the logged values are faint behind it.</p>'
@@ -211,20 +211,12 @@ def _pictures(runs: Sequence[Run]) -> str:
     for frame in frames:
         shown = [run for run in runs if frame in run.pictures]
         first = next((run.pictures[frame] for run in shown if "label" in run.pictures[frame]), shown[0].pictures[frame])
-        figures = [_figure("image" + (" and label" if "label" in first else ""), [first["image"], first.get("label")])]
+        figures = [figure("image" + (" and label" if "label" in first else ""), [first["image"], first.get("label")])]
         figures += [
-            _figure(run.title, [run.pictures[frame]["prediction"], run.pictures[frame].get("entropy")]) for run in shown
+            figure(run.title, [run.pictures[frame]["prediction"], run.pictures[frame].get("entropy")]) for run in shown
         ]
-        parts.append(f'<h3>{_text(frame)}</h3><div class="frame">{"".join(figures)}</div>')
+        parts.append(f'<h3>{text(frame)}</h3><div class="frame">{"".join(figures)}</div>')
     return "".join(parts)
-
-
-def _figure(title: str, files: Sequence[pathlib.Path | None]) -> str:
-    images = ""
-    for file in filter(None, files):
-        source = pictures.thumbnail_uri(file, _PICTURE_WIDTH)
-        images += f'<img loading="lazy" alt="{_text(file.stem)} of {_text(title)}" src="{source}">'
-    return f"<figure><div>{images}</div><figcaption>{_text(title)}</figcaption></figure>"
 
 
 def _class_key(runs: Sequence[Run]) -> str:
@@ -233,7 +225,7 @@ def _class_key(runs: Sequence[Run]) -> str:
     seven = label_spaces.label_space("7")
     known |= dict(zip(seven.names, seven.colours, strict=True))
     names = dict.fromkeys(name for run in runs for row in run.rows for name in row["iou"] if name in known)
-    chips = (f'<span><i style="background:rgb{tuple(known[name])}"></i>{_text(name)}</span>' for name in names)
+    chips = (f'<span><i style="background:rgb{tuple(known[name])}"></i>{text(name)}</span>' for name in names)
     return f'<div class="key">{"".join(chips)}</div>'
 
 
@@ -243,32 +235,10 @@ def _provenance(runs: Sequence[Run]) -> str:
     for run in runs:
         for row in run.rows:
             overrides = json.dumps(row["overrides"]) if row["overrides"] else "none"
-            figures = "".join(
-                _cell(str(value)) for value in (run.folder, row["label"], row["seed"], row["commit"][:10])
-            )
+            figures = "".join(cell(str(value)) for value in (run.folder, row["label"], row["seed"], row["commit"][:10]))
             texts = (row["hardware"], row["config"], overrides, row["command"])
-            body.append(f"<tr>{figures}{''.join(map(_code_cell, texts))}</tr>")
+            body.append(f"<tr>{figures}{''.join(map(code_cell, texts))}</tr>")
     if not body:
         return ""
     summary = f"<summary>{len(body)} result rows</summary>"
-    return f"<h2>Where the figures come from</h2><details>{summary}{_table(head, body, 'sources')}</details>"
-
-
-def _table(head: Sequence[str], body: Sequence[str], kind: str = "") -> str:
-    cells = "".join(f'<th scope="col"><span>{_text(name)}</span></th>' for name in head)
-    table = f'<table class="{kind}"><thead><tr>{cells}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    return f'<div class="scroll">{table}</div>'
-
-
-def _cell(text: str, winner: bool = False, shade: float | None = None) -> str:
-    bold = ' class="winner"' if winner else ""
-    look = "" if shade is None else f' style="background:rgba(var(--tint),{0.42 * shade:.2f})"'
-    return f"<td{bold}{look}>{_text(text)}</td>"
-
-
-def _code_cell(text: str) -> str:
-    return f'<td class="text"><code>{_text(text)}</code></td>'
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
+    return f"<h2>Where the figures come from</h2><details>{summary}{table(head, body, 'sources')}</details>"

@@ -13,6 +13,8 @@ from uda_jax.report.files import write_atomically
 
 KINDS = ("image", "label", "prediction", "entropy")
 
+_TINY = 64  # pixels; pictures up to this width are enlarged for the page, since browsers would blur them
+
 # Dark violet over red to pale yellow; the lightness grows evenly, so that the map also reads in grey.
 _HEAT_ANCHORS = np.array([(12, 7, 40), (78, 20, 106), (160, 42, 98), (222, 88, 62), (248, 165, 62), (252, 246, 196)])
 
@@ -87,14 +89,46 @@ def png(picture: np.ndarray | Image.Image) -> bytes:
 
 
 def thumbnail_uri(path: str | os.PathLike, width: int) -> str:
-    """Returns a PNG file, shrunk to at most `width` pixels, as a `data:` address for an HTML page."""
+    """Returns a PNG file as a `data:` address for an HTML page.
+
+    Args:
+      path: the file.
+      width: pixels. Wider pictures shrink to it; tiny ones (digits) grow towards it by a whole factor, each pixel a
+        square.
+    """
     with Image.open(path) as picture:
         picture.load()
     if picture.width > width:
         # Pillow never mixes the indices of palette pictures (labels, heat maps): for those it takes the nearest.
         height = max(1, round(picture.height * width / picture.width))
         picture = picture.resize((width, height), Image.Resampling.BOX)
+    elif picture.width <= _TINY:
+        factor = width // picture.width
+        picture = picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
     return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+
+
+def frame_folder(name: str) -> str:
+    """Returns the folder's name of a frame: a path's slashes become underscores, its extension goes."""
+    return str(pathlib.PurePath(name).with_suffix("")).strip("/").replace("/", "_")
+
+
+def saved_frames(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
+    """Finds what `save_frame` saved.
+
+    Args:
+      folder: the folder of the frames' folders; it may be absent.
+
+    Returns:
+      The frames' folder names, sorted, each with {"image" | "label" | "prediction" | "entropy": file}. Frames
+      without an image or a prediction, as a killed run may leave them, are left out.
+    """
+    frames = sorted(path for path in pathlib.Path(folder).glob("*") if path.is_dir())
+    found = {
+        frame.name: {kind: frame / f"{kind}.png" for kind in KINDS if (frame / f"{kind}.png").exists()}
+        for frame in frames
+    }
+    return {name: files for name, files in found.items() if "image" in files and "prediction" in files}
 
 
 def save_frame(
@@ -110,14 +144,14 @@ def save_frame(
 
     Args:
       folder: the run's `pictures` folder.
-      name: the frame's name; a path's slashes become underscores, its extension goes.
+      name: the frame's name, see `frame_folder`.
       image: uint8 RGB `[H, W, 3]`.
       label: uint8 `[H, W]` or None, where the frame has no label.
       prediction: uint8 `[H, W]`, class ids.
       entropy: float `[H, W]` in [0, 1] (divided by the log of the class number).
       palette: uint8 `[C, 3]`.
     """
-    frame = pathlib.Path(folder) / str(pathlib.PurePath(name).with_suffix("")).strip("/").replace("/", "_")
+    frame = pathlib.Path(folder) / frame_folder(name)
     levels = np.rint(255 * np.nan_to_num(np.clip(np.asarray(entropy, np.float32), 0, 1), nan=1.0)).astype(np.uint8)
     write_atomically(frame / "image.png", png(np.ascontiguousarray(image)))
     if label is not None:

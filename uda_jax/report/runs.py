@@ -1,4 +1,4 @@
-"""Reading run folders: result rows, logged metrics and saved pictures."""
+"""Reading run folders: result rows, logged metrics, saved pictures and rankings."""
 
 import dataclasses
 import os
@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from uda_jax.errors import UserError
-from uda_jax.report.pictures import KINDS
+from uda_jax.report.pictures import saved_frames
+from uda_jax.report.ranking import Ranking, read_ranking
 from uda_jax.report.tables import read_rows
 from uda_jax.training.logging import read_metrics
 
@@ -23,12 +24,14 @@ class Run:
       rows: its result rows; empty for an unfinished run.
       metrics: stage name to the rows of its metrics.jsonl, stages in the order in which they were logged.
       pictures: frame name to {"image" | "label" | "prediction" | "entropy": file}.
+      rankings: what its stages ranked, by stage folder.
     """
 
     folder: pathlib.Path
     rows: tuple[Mapping[str, Any], ...]
     metrics: Mapping[str, list[dict[str, Any]]]
     pictures: Mapping[str, Mapping[str, pathlib.Path]]
+    rankings: tuple[Ranking, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -62,7 +65,7 @@ def collect(workdirs: Iterable[str | os.PathLike]) -> list[Run]:
       One Run per folder, in the order given.
 
     Raises:
-      UserError: a folder that is no run, a malformed result.json, or no folder at all.
+      UserError: a folder that is no run, a malformed result.json or ranking.json, or no folder at all.
     """
     runs = [_read(pathlib.Path(folder)) for folder in workdirs]
     if not runs:
@@ -86,13 +89,6 @@ def _read(folder: pathlib.Path) -> Run:
     for path in sorted(logs, key=lambda path: path.stat().st_mtime_ns):
         for row in read_metrics(path):
             metrics.setdefault(row.get("stage") or ("" if path.parent == folder else path.parent.name), []).append(row)
-    return Run(folder, tuple(read_rows(result)) if result.exists() else (), metrics, _pictures(folder / "pictures"))
-
-
-def _pictures(folder: pathlib.Path) -> dict[str, dict[str, pathlib.Path]]:
-    frames = sorted(path for path in folder.glob("*") if path.is_dir())
-    found = {
-        frame.name: {kind: frame / f"{kind}.png" for kind in KINDS if (frame / f"{kind}.png").exists()}
-        for frame in frames
-    }
-    return {name: files for name, files in found.items() if "image" in files and "prediction" in files}
+    rows = tuple(read_rows(result)) if result.exists() else ()
+    rankings = tuple(read_ranking(path) for path in sorted(folder.glob("*/ranking.json")))
+    return Run(folder, rows, metrics, saved_frames(folder / "pictures"), rankings)

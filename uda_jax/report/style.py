@@ -35,7 +35,9 @@ table.classes thead span { display: inline-block; writing-mode: vertical-rl; tra
 .chart { width: 100%; height: auto; background: var(--card); border-radius: 8px; }
 .frame { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap: 14px; }
 figure { margin: 0; background: var(--card); border-radius: 8px; padding: 8px; break-inside: avoid; }
-figure div { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; }
+figure div { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; align-items: start; }
+.ranked { margin: 10px 0; }
+.ranked figure div { grid-template-columns: 1fr 1fr 1fr; }
 figure img { width: 100%; display: block; border-radius: 3px; }
 figcaption { font-size: 12.5px; padding: 6px 2px 0; display: flex; justify-content: space-between; gap: 8px; }
 details { margin: 10px 0; } summary { cursor: pointer; color: var(--soft); }

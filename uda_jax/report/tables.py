@@ -15,6 +15,7 @@ from typing import Any
 
 from uda_jax.data import label_spaces
 from uda_jax.errors import UserError
+from uda_jax.report.published import counterpart
 
 # Key to the types it may have.
 KEYS: dict[str, tuple[type, ...]] = {
@@ -221,8 +222,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], source: str = "result rows") -> 
       source: where they come from, for messages.
 
     Returns:
-      Markdown: per benchmark a caption, the table (means over seeds in percentage points, best in bold) and the
-      commands and hardware below it.
+      Markdown: per benchmark a caption, the table (means over seeds in percentage points, best in bold, beside them
+      what was published under the same labels) and the commands and hardware below it.
 
     Raises:
       UserError: malformed rows, or two rows of the same label, settings and seed.
@@ -244,15 +245,17 @@ def _markdown_table(benchmark: str, members: list[Group]) -> str:
     rows = [row for group in members for row in group.rows]
     seeds = sorted({row["seed"] for row in rows})
     columns = protocols(rows)
-    lines = [
-        ["", *map(heading, columns), *(f"seed {seed}" for seed in seeds), "gap recovered", "seconds per run"],
-        ["---", *["---:"] * (len(columns) + len(seeds) + 2)],
-    ]
-    for group in members:
+    printed = [counterpart(group.rows[0]) for group in members]
+    head = ["", *map(heading, columns), *["published"] * any(printed), *(f"seed {seed}" for seed in seeds)]
+    head += ["gap recovered", "seconds per run"]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for group, paper in zip(members, printed, strict=True):
         figures = [points(group.over_seeds(lambda row, name=name: row["miou"].get(name))) for name in columns]
         headline = columns.index(group.rows[0]["protocol"])
         if is_best(group, members):
             figures[headline] = f"**{figures[headline]}**"
+        if any(printed):
+            figures.append(" / ".join(paper.figure(name) for name in columns) if paper else "–")
         by_seed = {row["seed"]: f"{100 * value:.1f}" for row, value in zip(group.rows, group.headline, strict=True)}
         gap = gap_recovered(group, members)
         seconds = statistics.fmean(row["seconds"] for row in group.rows)

@@ -1,0 +1,159 @@
+"""Rankings of target frames from easy to hard, as IntraDA's rank stage leaves them: reading, and the page's section."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from uda_jax.errors import UserError
+from uda_jax.report.markup import figure, text
+from uda_jax.report.pictures import frame_folder, saved_frames
+
+# Key to the types it may have, of the file and of each of its frames.
+KEYS: dict[str, tuple[type, ...]] = {
+    "stage": (str,),
+    "step": (int,),
+    "fraction": (int, float),
+    "normalise": (bool,),
+    "frames": (list,),
+}
+FRAME_KEYS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "score": (int, float),
+    "rare_classes": (int,),
+    "normaliser": (int, float),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Target frames by increasing entropy score: low entropy is easy (Pan et al., IntraDA, CVPR 2020).
+
+    Attributes:
+      folder: name of the stage folder that holds it.
+      stage: the stage whose network ranked.
+      step: that network's step.
+      fraction: the share of easy frames (the paper's lambda), 0 to 1.
+      normalise: whether scores were multiplied by the rare-class normaliser.
+      frames: "name", "score", "rare_classes" and "normaliser" of each frame, easiest first.
+      easiest: pictures of the first frames, as `pictures.saved_frames` returns them.
+      hardest: pictures of the last ones.
+    """
+
+    folder: str
+    stage: str
+    step: int
+    fraction: float
+    normalise: bool
+    frames: tuple[Mapping[str, Any], ...]
+    easiest: Mapping[str, Mapping[str, pathlib.Path]]
+    hardest: Mapping[str, Mapping[str, pathlib.Path]]
+
+    @property
+    def easy(self) -> int:
+        """How many frames are easy: the truncated floating-point product, as the released code splits."""
+        return int(len(self.frames) * self.fraction)
+
+
+def read_ranking(path: str | os.PathLike) -> Ranking:
+    """Reads a stage's `ranking.json` and finds the pictures beside it.
+
+    Raises:
+      UserError: no JSON, a missing or malformed key, no frame, or frames that are not in increasing score.
+    """
+    path = pathlib.Path(path)
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run the stage that ranks again") from None
+    _check(said, KEYS, str(path))
+    if not 0 <= said["fraction"] <= 1:
+        raise UserError(f"{path}: key 'fraction': expected a number in [0, 1], got {said['fraction']}")
+    if not said["frames"]:
+        raise UserError(f"{path}: key 'frames': expected at least one frame, got none; run the stage that ranks again")
+    previous = -math.inf
+    for number, frame in enumerate(said["frames"], 1):
+        _check(frame, FRAME_KEYS, f"{path}: frame {number}")
+        if not previous <= frame["score"] < math.inf:
+            raise UserError(
+                f"{path}: frame {number} ({frame['name']}): expected a score >= {previous}, that of the frame before, "
+                f"got {frame['score']}; run the stage that ranks again"
+            )
+        previous = frame["score"]
+    figures = {key: said[key] for key in KEYS if key != "frames"}
+    pictures = {group: saved_frames(path.parent / group) for group in ("easiest", "hardest")}
+    return Ranking(path.parent.name, frames=tuple(said["frames"]), **figures, **pictures)
+
+
+def section(rankings: Sequence[tuple[str, Ranking]]) -> str:
+    """Returns the page's section on rankings as HTML, "" without any.
+
+    Args:
+      rankings: titles of runs, each with a ranking of that run.
+    """
+    if not rankings:
+        return ""
+    parts = [
+        "<h2>Easiest and hardest target frames</h2>",
+        '<p class="soft">Image, prediction and its entropy (dark: sure, light: unsure) by the network that ranked; '
+        "score: mean entropy, low is easy.</p>",
+    ]
+    for title, ranking in rankings:
+        parts += [f"<h3>{text(title)}</h3>", f'<p class="soft">{_line(ranking)}</p>']
+        places = {frame_folder(frame["name"]): place for place, frame in enumerate(ranking.frames)}
+        # From the ends of the ranking inwards; pictures of frames that it does not name come last.
+        last = len(places)
+        easiest = sorted(ranking.easiest, key=lambda name: places.get(name, last))
+        hardest = sorted(ranking.hardest, key=lambda name: -places.get(name, -1))
+        parts += [
+            _pictures("easiest", easiest, ranking.easiest, places, ranking),
+            _pictures("hardest", hardest, ranking.hardest, places, ranking),
+        ]
+    return "".join(parts)
+
+
+def _line(ranking: Ranking) -> str:
+    """What was ranked, in one line."""
+    number, easy = len(ranking.frames), ranking.easy
+    scores = [frame["score"] for frame in ranking.frames]
+    ranges = [
+        f"{size} {name} frames" + (f" with scores from {group[0]:.4g} to {group[-1]:.4g}" if group else "")
+        for name, size, group in (("easy", easy, scores[:easy]), ("hard", number - easy, scores[easy:]))
+    ]
+    normalised = ", scores normalised by rare classes" if ranking.normalise else ""
+    return text(
+        f"{ranking.folder}: {' and '.join(ranges)}; fraction {ranking.fraction:g} of {number}, "
+        f"ranked by {ranking.stage} at step {ranking.step}{normalised}"
+    )
+
+
+def _pictures(
+    group: str,
+    names: Sequence[str],
+    files: Mapping[str, Mapping[str, pathlib.Path]],
+    places: Mapping[str, int],
+    ranking: Ranking,
+) -> str:
+    figures = []
+    for name in names:
+        title = f"{group}: {name}"
+        if name in places:
+            frame = ranking.frames[places[name]]
+            title += f", place {places[name] + 1}, score {frame['score']:.4g}"
+            title += f", rare classes {frame['rare_classes']}" if ranking.normalise else ""
+        figures.append(figure(title, [files[name].get(kind) for kind in ("image", "prediction", "entropy")]))
+    return f'<div class="frame ranked">{"".join(figures)}</div>' if figures else ""
+
+
+def _check(said: Any, keys: Mapping[str, tuple[type, ...]], where: str) -> None:
+    if not isinstance(said, dict):
+        raise UserError(f"{where}: expected an object with the keys {', '.join(keys)}, got {type(said).__name__}")
+    for key, types in keys.items():
+        if key not in said:
+            raise UserError(f"{where}: key '{key}' is missing; run the stage that ranks again")
+        if not isinstance(said[key], types) or (isinstance(said[key], bool) and bool not in types):
+            expected = " or ".join(kind.__name__ for kind in types)
+            raise UserError(f"{where}: key '{key}': expected {expected}, got {said[key]!r}")
