@@ -42,7 +42,9 @@ def test_hand_values():
         np.testing.assert_allclose(adversarial(zero, label), math.log(2), rtol=1e-6)
         assert adversarial(zero + label, label, kind="least_squares") == 0.0
     assert adversarial(zero + 3.0, 1, kind="least_squares") == 4.0
-    outputs = jnp.array([-2.0, 0.5, 3.0])
+    outputs = np.array([-2.0, 0.5, 3.0])
+    for label, sign in ((0, 1), (1, -1)):
+        np.testing.assert_allclose(adversarial(outputs, label), np.log1p(np.exp(sign * outputs)).mean(), rtol=1e-6)
     np.testing.assert_allclose(adversarial(outputs, 0) - adversarial(outputs, 1), outputs.mean(), rtol=1e-6)
 
 

@@ -13,6 +13,10 @@ from uda_jax import losses
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden/advent-intrada"
 
 
+INFORMATION = jax.jit(lambda z: losses.self_information(jax.nn.softmax(z)))
+ENTROPY = jax.jit(jax.value_and_grad(lambda z: losses.entropy(jax.nn.softmax(z))))
+
+
 def nhwc(x):
     return np.moveaxis(x, 1, -1)
 
@@ -66,6 +70,35 @@ def test_entropy_is_classes_times_mean_self_information():
     probabilities = jax.nn.softmax(jax.random.normal(jax.random.key(0), (2, 3, 4, 19)))
     expected = 19 * losses.self_information(probabilities).mean()
     np.testing.assert_allclose(losses.entropy(probabilities), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 10.0, 1e4])
+@pytest.mark.parametrize("classes", [2, 19])
+def test_range(classes, spread):
+    logits = spread * np.random.RandomState(0).normal(size=(500, classes)).astype(np.float32)
+    information = np.asarray(INFORMATION(logits))
+    assert information.min() >= 0
+    assert information.max() <= math.log2(math.e) / (math.e * math.log2(classes)) + 1e-6
+    assert information.sum(axis=-1).max() <= 1 + 1e-5
+
+
+def test_entropy_ignores_order_and_shift():
+    rng = np.random.RandomState(1)
+    logits = rng.normal(size=(2, 3, 4, 19)).astype(np.float32)
+    expected = ENTROPY(logits)[0]
+    by_class, by_pixel = logits[..., rng.permutation(19)], rng.permutation(logits.reshape(-1, 19)).reshape(logits.shape)
+    for other in (by_class, by_pixel, logits + 7, logits + rng.normal(size=(2, 3, 4, 1)).astype(np.float32)):
+        np.testing.assert_allclose(ENTROPY(other)[0], expected, rtol=1e-5)
+
+
+def test_gradient_moves_no_pixel_as_a_whole():
+    logits = np.random.RandomState(2).normal(size=(2, 3, 4, 19)).astype(np.float32)
+    logits[0, 0, 0], logits[0, 0, 1] = 1.5, 80 * np.eye(19)[3]
+    gradient = np.asarray(ENTROPY(logits)[1])
+    np.testing.assert_allclose(gradient.sum(axis=-1), np.zeros((2, 3, 4)), atol=1e-7)
+    # Nothing to do where the pixel is uniform or certain.
+    np.testing.assert_allclose(gradient[0, 0, :2], np.zeros((2, 19)), atol=1e-8)
+    assert np.abs(gradient[0, 1:]).max(axis=-1).min() > 1e-4
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, 1e-38, 1e-45])

@@ -80,6 +80,13 @@ def test_labels_outside_the_classes_are_ignored():
     np.testing.assert_array_equal(cross_entropy(LOGITS, LABELS.astype(jnp.uint8), ignore_label=-1), expected)
 
 
+def test_pixels_of_all_images_are_pooled():
+    # One labelled pixel in the first image, two in the second: not the mean of the images' means.
+    logits = jnp.stack([LOGITS, LOGITS])[:, None]
+    labels = jnp.array([[[0, 255, 255]], [[255, 1, 2]]])
+    np.testing.assert_allclose(cross_entropy(logits, labels), -np.log(0.5 * 0.75 * 0.6) / 3, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"class_weights": jnp.ones(19)}, {"pixel_weights": jnp.ones((1, 3, 4))}],
@@ -113,7 +120,8 @@ def test_extreme_logits_and_shift():
     value, gradient = jax.value_and_grad(lambda z: cross_entropy(z, jnp.array([0, 1])))(logits)
     np.testing.assert_allclose(value, 1e4, rtol=1e-6)
     np.testing.assert_allclose(gradient, [[0, 0, 0], [0.5, -0.5, 0]], atol=1e-6)
-    np.testing.assert_allclose(cross_entropy(LOGITS + 8.0, LABELS), cross_entropy(LOGITS, LABELS), rtol=1e-5)
+    for shift in (8.0, jnp.array([[-3.0], [8.0], [0.5]])):
+        np.testing.assert_allclose(cross_entropy(LOGITS + shift, LABELS), cross_entropy(LOGITS, LABELS), rtol=1e-5)
 
 
 def test_bfloat16_logits_are_computed_in_float32():

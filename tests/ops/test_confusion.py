@@ -54,6 +54,17 @@ def test_different_shapes_are_refused():
         ops.confusion_matrix(jnp.zeros((2, 3), jnp.int32), jnp.zeros((3, 2), jnp.int32), 4)
 
 
+def test_renaming_the_classes_permutes_the_counts():
+    rng = np.random.RandomState(1)
+    labels, predictions = rng.choice([0, 1, 2, 3, 255], 400), rng.randint(0, 4, 400)
+    counts = ops.confusion_matrix(labels, predictions, 4)
+    assert counts.sum() == (labels != 255).sum()
+    renamed = np.full(256, 255)
+    renamed[:4] = 2, 0, 3, 1
+    others = ops.confusion_matrix(renamed[labels], renamed[predictions], 4)
+    np.testing.assert_array_equal(np.asarray(others)[np.ix_(renamed[:4], renamed[:4])], counts)
+
+
 def test_golden_adaptsegnet():
     golden = np.load(GOLDEN / "adaptsegnet-ass/iou.npz")
     counts = ops.confusion_matrix(golden["label"], golden["prediction"], len(golden["hist"]))

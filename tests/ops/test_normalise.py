@@ -1,4 +1,6 @@
-"""Pixel normalisation against hand constants."""
+"""Pixel normalisation against hand constants and the references' network inputs."""
+
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import pytest
 
 from uda_jax import ops
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden/advent-intrada"
 PIXEL = np.array([[[[255, 0, 51]]]], np.uint8)
 
 
@@ -24,6 +27,15 @@ def test_hand_values(convention, expected):
     np.testing.assert_allclose(result[0, 0, 0], expected, rtol=1e-6, atol=1e-6)
     jitted = jax.jit(ops.normalise, static_argnums=1)(PIXEL, convention)
     np.testing.assert_allclose(jitted, result, rtol=1e-6, atol=1e-6)
+
+
+def test_golden_advent():
+    golden = np.load(GOLDEN / "preprocess.npz")
+    result = ops.normalise(golden["resized_rgb"][None], "caffe_bgr")
+    np.testing.assert_allclose(result[0].transpose(2, 0, 1), golden["output_chw"], rtol=0, atol=1e-4)
+    golden = np.load(GOLDEN / "deeplab_v2_multi_eval.npz")
+    result = ops.normalise(golden["image_bgr"][:, ::-1].transpose(0, 2, 3, 1), "caffe_bgr")
+    np.testing.assert_allclose(result.transpose(0, 3, 1, 2), golden["input"], rtol=0, atol=1e-4)
 
 
 def test_unknown_convention():

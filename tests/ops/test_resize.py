@@ -46,6 +46,15 @@ def test_bilinear_by_hand():
     np.testing.assert_allclose(centred, [0, 1, 3, 4], atol=1e-6)
 
 
+def test_bilinear_with_corners_keeps_corners_and_ramps():
+    rows, columns = np.mgrid[:9, :13].astype(np.float32)
+    x = np.stack([3 * rows - 2 * columns + 1, np.random.RandomState(0).rand(9, 13).astype(np.float32)], axis=-1)[None]
+    y = np.asarray(ops.resize_bilinear(x, (33, 97), align_corners=True))
+    np.testing.assert_array_equal(y[0, ::32, ::96], x[0, ::8, ::12])
+    rows, columns = np.mgrid[:33, :97]
+    np.testing.assert_allclose(y[0, ..., 0], 3 * rows / 4 - 2 * columns / 8 + 1, atol=1e-5)
+
+
 def test_bilinear_edges():
     x = jnp.arange(12.0).reshape(1, 3, 4, 1)
     # One output reads position 0, one input is copied.

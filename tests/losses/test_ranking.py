@@ -1,0 +1,167 @@
+"""Ranking by entropy: the golden file, hand constants, and what a split into easy and hard must fulfil."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uda_jax import losses
+
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/advent-intrada/entropy_rank.npz")
+# wall, fence, pole, light, sign, terrain, rider, truck, bus, train, motorcycle
+RARE = (3, 4, 5, 6, 7, 9, 12, 14, 15, 16, 17)
+PREFIX = "n_easy_"
+
+
+@pytest.fixture(scope="module")
+def ranked():
+    """Scores, rare classes and predictions of the golden images, one image at a time as the reference does."""
+
+    @jax.jit
+    def rank(logits):
+        probabilities = jax.nn.softmax(logits)
+        predictions = jnp.argmax(probabilities, axis=-1)
+        rare = losses.rare_class_count(predictions, RARE, logits.shape[-1])
+        return losses.entropy_score(probabilities), rare, predictions
+
+    parts = [rank(np.moveaxis(image, 0, -1)[None]) for image in GOLDEN["logits"]]
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def test_golden_scores(ranked):
+    scores, rare, predictions = ranked
+    np.testing.assert_allclose(scores, GOLDEN["score"], rtol=1e-5)
+    np.testing.assert_array_equal(rare, GOLDEN["num_rare"])
+    np.testing.assert_array_equal(predictions, GOLDEN["pseudo_label"])
+    factors = losses.rare_class_normaliser(rare, len(RARE))
+    np.testing.assert_allclose(factors, GOLDEN["normalizer"], rtol=1e-6)
+    np.testing.assert_allclose(scores * factors, GOLDEN["score_normalized"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in GOLDEN.files if name.startswith(PREFIX)))
+def test_golden_splits(ranked, name):
+    kind, fraction = name.removeprefix(PREFIX).rsplit("_", 1)
+    scores, rare, _ = ranked
+    if kind == "normalized":
+        scores = scores * losses.rare_class_normaliser(rare, len(RARE))
+    easy, hard = losses.split(scores, float(fraction))
+    assert len(easy) == GOLDEN[name]
+    np.testing.assert_array_equal(np.concatenate([easy, hard]), GOLDEN[f"order_{kind}"])
+
+
+def test_golden_splits_are_compared():
+    assert sum(name.startswith(PREFIX) for name in GOLDEN.files) >= 2
+
+
+def probabilities(seed, *shape):
+    x = np.random.RandomState(seed).rand(*shape).astype(np.float32)
+    return x / x.sum(axis=-1, keepdims=True)
+
+
+def test_score_by_hand():
+    # Two equal classes of four: one bit of two, so half the entropy, a quarter of it per class.
+    certain, half, uniform = [1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25] * 4
+    images = np.array([[certain, half], [uniform, half], [uniform, uniform]], np.float32)[:, None]
+    expected = [0.5 / 2 / 4, 1.5 / 2 / 4, 1 / 4]
+    scores = losses.entropy_score(images)
+    assert scores.dtype == jnp.float32
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(losses.entropy_score)(images), expected, rtol=1e-6)
+    # The mean over images is the MinEnt loss divided by the number of classes.
+    np.testing.assert_allclose(scores.mean(), losses.entropy(images) / 4, rtol=1e-6)
+    mask = np.array([[[False, True]], [[True, False]], [[False, False]]])
+    np.testing.assert_allclose(losses.entropy_score(images, pixel_mask=mask), [0.5 / 4, 1 / 4, 0], rtol=1e-6)
+    whole = losses.entropy_score(images, pixel_mask=np.ones((3, 1, 2), bool))
+    np.testing.assert_allclose(whole, expected, rtol=1e-6)
+
+
+def test_masked_pixels_have_no_influence():
+    images, mask = probabilities(0, 2, 3, 4, 5), np.random.RandomState(1).rand(2, 3, 4) < 0.5
+    expected = losses.entropy_score(images, pixel_mask=mask)
+    broken = np.where(mask[..., None], images, np.float32(np.nan))
+    np.testing.assert_array_equal(losses.entropy_score(broken, pixel_mask=mask), expected)
+    with pytest.raises(ValueError, match=r"pixel_mask: expected shape \(2, 3, 4\), got \(3, 4\)"):
+        losses.entropy_score(images, pixel_mask=mask[0])
+
+
+def test_bfloat16_is_scored_in_float32():
+    images = jnp.asarray(probabilities(2, 2, 3, 4, 5), jnp.bfloat16)
+    scores = losses.entropy_score(images)
+    assert scores.dtype == jnp.float32
+    np.testing.assert_array_equal(scores, losses.entropy_score(images.astype(jnp.float32)))
+
+
+def test_sharper_predictions_never_rank_higher():
+    logits = np.random.RandomState(3).normal(size=(6, 4, 5, 7)) * np.linspace(0.5, 2, 6).reshape(6, 1, 1, 1)
+    score = jax.jit(lambda logits: losses.entropy_score(jax.nn.softmax(logits)))
+
+    def rank(image, sharpness):
+        factors = np.where(np.arange(6) == image, sharpness, 1.0).reshape(6, 1, 1, 1)
+        return np.concatenate(losses.split(score(logits * factors), 0.5)).tolist().index(image)
+
+    first = []
+    for image in range(6):
+        ranks = [rank(image, sharpness) for sharpness in (1.0, 1.5, 3.0, 100.0)]
+        assert ranks == sorted(ranks, reverse=True) and ranks[-1] == 0
+        first.append(ranks[0])
+    assert sorted(first) == list(range(6))
+
+
+def test_rare_classes_by_hand():
+    predictions = np.array([[[3, 3], [4, 0]], [[0, 1], [2, 8]], [[9, 0], [0, 0]]])
+    for run in (losses.rare_class_count, jax.jit(losses.rare_class_count, static_argnums=(1, 2))):
+        counts = run(predictions, (3, 4, 9), 10)
+        np.testing.assert_array_equal(counts, [2, 0, 1])
+        assert counts.dtype == jnp.int32
+    np.testing.assert_array_equal(losses.rare_class_count(predictions.astype(np.uint8), (9, 3, 3, 4), 10), [2, 0, 1])
+    np.testing.assert_array_equal(losses.rare_class_count(predictions, (), 10), [0, 0, 0])
+    for rare in ((3, 10), (-1, 3)):
+        with pytest.raises(ValueError, match=r"rare: expected classes in \[0, 10\), got"):
+            losses.rare_class_count(predictions, rare, 10)
+
+
+def test_normaliser_by_hand():
+    factors = losses.rare_class_normaliser(np.arange(12), 11)
+    assert factors[0] == 1.5 and factors[11] == 0.5 and (np.diff(factors) < 0).all()
+    np.testing.assert_allclose(losses.rare_class_normaliser(jnp.array([2, 8]), 8), [1.25, 0.5])
+    with pytest.raises(ValueError, match="total: expected at least one rare class, got 0"):
+        losses.rare_class_normaliser(np.zeros(3), 0)
+
+
+def test_split_by_hand():
+    easy, hard = losses.split(np.array([0.3, 0.1, 0.2, 0.1]), 0.5)
+    assert easy.tolist() == [1, 3] and hard.tolist() == [2, 0]
+    # Among equals the earlier image is the easier one.
+    easy, hard = losses.split(np.arange(300) % 2, 0.5)
+    assert easy.tolist() == list(range(0, 300, 2)) and hard.tolist() == list(range(1, 300, 2))
+    assert [len(part) for part in losses.split(jnp.arange(3.0), 1.0)] == [3, 0]
+    assert [len(part) for part in losses.split([2.0, 1.0], 0.0)] == [0, 2]
+
+
+# Cut down, not rounded, and after the floating-point product: 100 * 0.29 is 28.999999999999996.
+@pytest.mark.parametrize(("count", "fraction", "easy"), [(2975, 0.67, 1993), (100, 0.29, 28), (100, 0.57, 56)])
+def test_size_of_the_easy_part(count, fraction, easy):
+    parts = losses.split(np.random.RandomState(0).rand(count), fraction)
+    assert [len(part) for part in parts] == [easy, count - easy]
+
+
+def test_split_is_a_partition_that_does_not_depend_on_the_order():
+    rng = np.random.RandomState(1)
+    scores = rng.rand(41)
+    easy, hard = losses.split(scores, 0.67)
+    assert sorted([*easy, *hard]) == list(range(41))
+    assert scores[easy].max() <= scores[hard].min()
+    order = rng.permutation(41)
+    again = losses.split(scores[order], 0.67)
+    np.testing.assert_array_equal(order[again[0]], easy)
+    np.testing.assert_array_equal(order[again[1]], hard)
+
+
+def test_split_refuses_what_has_no_order():
+    for fraction in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"fraction: expected a number in \[0, 1\]"):
+            losses.split(np.zeros(2), fraction)
+    with pytest.raises(ValueError, match="scores: expected finite numbers, got nan at position 1"):
+        losses.split(np.array([0.0, np.nan]), 0.5)
