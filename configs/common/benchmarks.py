@@ -15,6 +15,9 @@ from uda_jax.sections import closest
 
 IMAGE_ONLY = ("image",)
 
+# Labelled target images of a semi-supervised row that names no number.
+FEW_LABELS = 50
+
 
 def streets() -> Experiment:
     """The built-in simulator-to-camera task, 96x192, made for two CPU cores."""
@@ -140,6 +143,24 @@ def parse(setting: str, variants: Mapping[str, Any]) -> tuple[str, Any]:
     if variant not in variants:
         raise UserError(f"--config: unknown variant '{variant}'{closest(variant, filter(None, variants))}")
     return benchmark, variants[variant]
+
+
+def with_labels(experiment: Experiment, count: int | None) -> Experiment:
+    """Returns an experiment that knows the labels of so many target images, chosen at random; None = of all.
+
+    A smaller choice is part of a larger one. In a folder of one's own, all labelled images are what there is, and in
+    smoke a few are enough.
+    """
+    domain = experiment.data["labelled_target"]
+    if count is not None and experiment.benchmark == "smoke":
+        count = min(count, 4)
+    if count == FEW_LABELS and experiment.benchmark == "folder":
+        count = None
+    if count is not None and count <= FEW_LABELS and domain.dataset == "streets":
+        # The built-in camera comes with a list of labelled frames.
+        domain = dataclasses.replace(domain, split="camera_labelled")
+    domain = dataclasses.replace(domain, count=count)
+    return dataclasses.replace(experiment, data=experiment.data | {"labelled_target": domain})
 
 
 def get(setting: str, label: str, domains: tuple[str, ...]) -> Experiment:
