@@ -44,6 +44,8 @@ def get_config(setting: str = "streets") -> ConfigDict:
     else:
         experiment = dataclasses.replace(experiment, init_from=networks.init_from(benchmark))
         weights = tuple(networks.SCRATCH_ADVERSARIAL_SCALE * weight for weight in weights)
+        # The small network has one head, the same for every method.
+        levels = levels if benchmark == "folder" else 1
     # Its classifiers sum two of their four branches: a bug of the released code that its weights and rates contain.
     segmenter = networks.ADAPTSEGNET if published else networks.segmenter(benchmark)
     method = AdaptSegNet(

@@ -29,7 +29,7 @@ def streets() -> Experiment:
             "labelled_target": Domain(split="camera_train", **flip),
             "target": Domain(split="camera_train", fields=IMAGE_ONLY, **flip),
         },
-        train=Train(steps=1500, batch_size=4, log_every=100, checkpoint_every=500),
+        train=Train(steps=1000, batch_size=4, log_every=100, checkpoint_every=500),
         evaluation=Evaluation(
             final=Domain(dataset="streets", split="camera_val"),
             dev=Domain(dataset="streets", split="camera_dev"),
