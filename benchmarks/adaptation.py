@@ -2,10 +2,11 @@
 
     python -m benchmarks.adaptation streets
     python -m benchmarks.adaptation camvid_day2dusk --seeds 0 1 2
+    python -m benchmarks.adaptation digits --rows mnist_usps/inter mnist_usps/intra
 
 Each run is `uda train` in a folder of its own, so that running this again goes on where it stopped and passes
 over what is done. After every run the rows so far go to benchmarks/results/<benchmark>.json, the file behind
-the published table. CamVid is expected in data/camvid (see `uda datasets`).
+the published table. CamVid is expected in data/camvid, MNIST and USPS in data/digits (see `uda datasets`).
 """
 
 import argparse
@@ -19,18 +20,32 @@ from uda_jax.report.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 
+# Rows of each pair of digit sets; digits:<pair> alone is the whole recipe, its row "intra".
+DIGIT_ROWS = {"source_only": ",source_only", "inter": ",inter", "self_training": ",self_training", "intra": ""}
+
 # Benchmark -> row -> config.
 ROWS = {
     "streets": {
         "source_only": "source_only:streets",
         "oracle": "source_only:streets,oracle",
+        "adaptsegnet": "adaptsegnet:streets",
         "minent": "advent:streets,minent",
         "advent": "advent:streets",
+        "intrada": "intrada:streets",
+        "labelled_only": "source_only:streets,labelled",
+        "source_plus_labelled": "source_only:streets,both",
+        "ass": "ass:streets",
+        "ass_10": "ass:streets,10",
     },
     "camvid_day2dusk": {
         "source_only": "source_only:camvid_day2dusk",
         "oracle": "source_only:camvid_day2dusk,oracle",
         "advent": "advent:camvid_day2dusk",
+    },
+    "digits": {
+        f"{pair}/{row}": f"digits:{pair}{variant}"
+        for pair in ("mnist_usps", "usps_mnist")
+        for row, variant in DIGIT_ROWS.items()
     },
 }
 
