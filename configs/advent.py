@@ -32,13 +32,16 @@ def get_config(setting: str = "streets") -> ConfigDict:
     benchmark, (label, objective, hard_fraction) = benchmarks.parse(setting, VARIANTS)
     experiment = benchmarks.get(benchmark, label, ("source", "target"))
     experiment = dataclasses.replace(experiment, init_from=networks.init_from(benchmark))
+    schedule = networks.schedule(benchmark, experiment.train.steps)
     if benchmark == "synthia_cityscapes":
+        # The authors name 90000 both as the last step and as the horizon.
         experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=90_000))
+        schedule = dataclasses.replace(schedule, horizon=90_000)
     method = Advent(
         objective=objective,
         segmenter=networks.segmenter(benchmark),
         optimizer=networks.optimizer(benchmark),
-        schedule=networks.schedule(benchmark, experiment.train.steps),
+        schedule=schedule,
         discriminator=networks.discriminator(benchmark),
         hard_fraction=hard_fraction,
     )

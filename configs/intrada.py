@@ -84,7 +84,7 @@ def _method(benchmark: str, steps: int, inter: str) -> IntraDA:
     if networks.published(benchmark) and adaptsegnet:
         segmenter = networks.ADAPTSEGNET
     elif adaptsegnet:
-        segmenter = dataclasses.replace(segmenter, multi_level=True)
+        segmenter = dataclasses.replace(segmenter, multi_level=benchmark == "folder")
     method = IntraDA(
         segmenter=segmenter,
         optimizer=networks.optimizer(benchmark),

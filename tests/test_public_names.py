@@ -10,6 +10,7 @@ SIGNATURES = {
     "ops.resize_bilinear": "(x, size, *, align_corners)",
     "ops.resize_nearest_legacy": "(labels, size)",
     "ops.confusion_matrix": "(labels, predictions, num_classes, *, ignore_label=255)",
+    "ops.class_means": "(features, labels, num_classes)",
     "losses.cross_entropy": "(logits, labels, *, ignore_label=255, class_weights=None, pixel_weights=None)",
     "losses.self_information": "(probabilities)",
     "losses.entropy": "(probabilities)",

@@ -1,29 +1,101 @@
-"""Every config with `:smoke`, end to end on the built-in data."""
+"""Every config with `:smoke`: all variants build, and every kind of stage that they have runs end to end once."""
 
 import importlib
 import json
 
+import jax
 import pytest
 
-from uda_jax import cli, config
-from uda_jax.data.label_spaces import CLASS_NAMES
+from uda_jax import cli, config, stages, workdirs
+from uda_jax.sections import to_dict
 
 
-def variants(name):
-    """Returns "" and ",<variant>" for each variant of a packaged config."""
-    module = importlib.import_module(f"uda_jax.configs.{name}")
-    return [f",{variant}" if variant else "" for variant in module.VARIANTS]
+def references():
+    """Returns the smoke setting of every variant of every packaged config."""
+    found = []
+    for name in config.names():
+        variants = importlib.import_module(f"uda_jax.configs.{name}").VARIANTS
+        found += [f"{name}:smoke,{variant}" if variant else f"{name}:smoke" for variant in variants]
+    return found
 
 
-REFERENCES = [f"{name}:smoke{variant}" for name in config.names() for variant in variants(name)]
+def form(value):
+    """What is left of a section without its numbers and the choice of frames."""
+    if isinstance(value, dict):
+        return {name: form(entry) for name, entry in value.items() if name != "split"}
+    if isinstance(value, (list, tuple)):
+        return [form(entry) for entry in value]
+    return value if isinstance(value, (bool, str)) else None
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
-def test_smoke(reference, tmp_path, tmp_path_factory, monkeypatch):
+def kinds(reference):
+    """Returns what tells the stages of a config apart from others: methods, their options and their domains."""
+    recipe = stages.recipe(config.experiment(config.load(reference)), {}, num_classes=19)
+    found = set()
+    for stage in recipe:
+        domains = {name: to_dict(domain) for name, domain in stage.streams.items()}
+        # Ranking uses the method of an earlier stage.
+        method = [type(stage.method).__name__, to_dict(stage.method)] if stage.kind == "train" else []
+        about = [stage.kind, method, domains]
+        found.add(json.dumps(form(about), sort_keys=True))
+    return found
+
+
+def with_something_new():
+    """Returns the references that have a kind of stage which none before them has."""
+    chosen, known = [], set()
+    for reference in references():
+        if not (found := kinds(reference)) <= known:
+            chosen.append(reference)
+            known |= found
+    return chosen
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """One folder of rendered frames for all tests of this session."""
     monkeypatch.setenv("UDA_JAX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def build(reference):
+    """Returns the experiment of a config, its stages and the classes of its evaluation split."""
+    experiment = config.experiment(config.load(reference))
+    space = workdirs.label_space(experiment)
+    return experiment, stages.recipe(experiment, {}, len(space.names)), space.names
+
+
+def shapes(stage, network):
+    state = jax.eval_shape(stage.initialise, jax.random.key(0))
+    return jax.tree.map(lambda leaf: leaf.shape, (state.params[network], state.model_state[network]))
+
+
+@pytest.mark.parametrize("reference", references())
+def test_every_variant_builds(reference):
+    experiment, recipe, classes = build(reference)
+    assert recipe[-1].kind == "train" and recipe[-1].method.num_classes == len(classes)
+    assert experiment.label and experiment.benchmark == "smoke"
+    assert [stage.name for stage in recipe] == list(experiment.recipe or ["train"])
+    for stage in recipe:
+        for network, origin in stage.start_from.items() if stage.kind == "train" else ():
+            assert shapes(stage, network) == shapes(origin.stage, origin.network)
+
+
+@pytest.mark.parametrize("reference", with_something_new())
+def test_smoke(reference, tmp_path):
     workdir = tmp_path / "run"
     assert cli.main(["train", "--config", reference, "--workdir", str(workdir)]) == 0
     (row,) = json.loads((workdir / "result.json").read_text())
-    assert row["config"] == reference and row["steps"] == 4 and tuple(row["iou"]) == CLASS_NAMES
-    assert 0 <= row["miou"]["19"] <= 1 and row["best_miou"] is not None
-    assert len(list((workdir / "pictures").iterdir())) == 2
+    experiment, recipe, classes = build(reference)
+    assert row["config"] == reference and row["label"] == experiment.label and tuple(row["iou"]) == classes
+    assert row["steps"] == sum(stage.train.steps for stage in recipe if stage.kind == "train")
+    assert row["protocol"] == experiment.evaluation.protocol and 0 <= row["miou"][row["protocol"]] <= 1
+    assert row["best_miou"] is not None
+    assert len(list((workdir / "pictures").iterdir())) == experiment.evaluation.pictures
+    assert all((stage.folder(workdir) / "finished.json").exists() for stage in recipe)
+
+
+def test_what_runs_is_every_kind_but_no_number():
+    chosen = set(with_something_new())
+    assert {"ass:smoke", "advent:smoke", "advent:smoke,minent", "adaptsegnet:smoke,least_squares"} <= chosen
+    assert not {"ass:smoke,10", "ass:smoke,1000", "adaptsegnet:smoke,small_weights", "intrada:smoke,minent"} & chosen
+    assert set(config.names()) == {reference.partition(":")[0] for reference in chosen}

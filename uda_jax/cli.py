@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from uda_jax import data_commands
 from uda_jax.errors import UserError
@@ -64,12 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--num-processes", type=int, help="how many processes there are, unless auto")
     train.add_argument("--process-id", type=int, help="which one this is, from 0, unless auto")
 
+    several = {"type": Path, "nargs": "+", "required": True}
+    several["help"] = "folder of the run; of several, the mean of their scores counts, and the first one's config"
     evaluate = command("evaluate", _evaluate, "score a run's last checkpoint", takes_overrides=True)
-    evaluate.add_argument("--workdir", type=Path, required=True)
+    evaluate.add_argument("--workdir", **several)
     evaluate.add_argument("--on", choices=("final", "dev"), default="final", help="which evaluation domain")
 
     predict = command("predict", _predict, "segment a folder of images with a run")
-    predict.add_argument("--workdir", type=Path, required=True)
+    predict.add_argument("--workdir", **several)
     predict.add_argument("--input", type=Path, required=True)
     predict.add_argument("--output", type=Path, required=True)
     predict.add_argument("--batch-size", type=int, default=4)
@@ -140,17 +143,17 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     _prepare_jax()
-    from uda_jax import config, workdirs
+    from uda_jax import config
     from uda_jax.evaluate import Evaluator
     from uda_jax.training import sharding
 
-    method, state, _ = workdirs.restore(options.workdir)
-    stored = config.as_config(config.from_json(options.workdir / "config.json"))
+    method, state, _ = _open(options.workdir)
+    stored = config.as_config(config.from_json(options.workdir[0] / "config.json"))
     config.override(stored, options.overrides)
     section = config.experiment(stored).evaluation
     domain = getattr(section, options.on)
     if domain is None:
-        raise UserError(f"{options.workdir}: its config has no config.evaluation.{options.on}; leave out --on")
+        raise UserError(f"{options.workdir[0]}: its config has no config.evaluation.{options.on}; leave out --on")
     sharding.check_batch_size(section.batch_size, "config.evaluation.batch_size")
     path = f"config.evaluation.{options.on}"
     evaluator = Evaluator(method, domain, section.batch_size, sharding.data_mesh(), path=path)
@@ -165,10 +168,10 @@ def _predict(options: argparse.Namespace) -> int:
     _prepare_jax()
     import jax
 
-    from uda_jax import config, predict, workdirs
+    from uda_jax import config, predict
 
-    method, state, space = workdirs.restore(options.workdir)
-    domain = config.from_json(options.workdir / "config.json").evaluation.final
+    method, state, space = _open(options.workdir)
+    domain = config.from_json(options.workdir[0] / "config.json").evaluation.final
     scores = jax.jit(method.predict, static_argnames="size")
 
     def run(images, size):
@@ -184,6 +187,17 @@ def _predict(options: argparse.Namespace) -> int:
     )
     print(summary)
     return 1 if summary.failed else 0
+
+
+def _open(folders: Sequence[Path]) -> tuple[Any, Any, Any]:
+    """Returns the method, the state and the label space of a run, or of several as an ensemble."""
+    from uda_jax import workdirs
+    from uda_jax.evaluate import Ensemble
+
+    methods, states, spaces = zip(*map(workdirs.restore, folders), strict=True)
+    if len(folders) == 1:
+        return methods[0], states[0], spaces[0]
+    return Ensemble(list(zip(folders, methods, spaces, strict=True))), states, spaces[0]
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -273,8 +287,9 @@ def _datasets(options: argparse.Namespace) -> int:
 
 def _print_result(row: dict) -> None:
     """Prints the line that ends a run."""
+    measure = "accuracy" if row["protocol"] == "accuracy" else "mIoU"
     score = 100 * row["miou"][row["protocol"]]
-    print(f"{row['label']}: mIoU {score:.2f} on {row['split']} after {row['steps']} steps, {row['seconds']:.0f} s")
+    print(f"{row['label']}: {measure} {score:.2f} on {row['split']} after {row['steps']} steps, {row['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,12 @@ import numpy as np
 
 from uda_jax import losses, ops
 from uda_jax.data import label_spaces, streams
+from uda_jax.data.datasets import digits
+from uda_jax.errors import UserError
 from uda_jax.training import metrics, sharding
+
+# The protocol of classification: the share of pictures that are right.
+ACCURACY = "accuracy"
 
 
 class Evaluator:
@@ -91,6 +96,39 @@ class Evaluator:
                 yield {"name": name, **maps, "prediction": prediction[0], "entropy": entropy[0]}
 
 
+class Ensemble:
+    """Several runs as one method: the mean of their up-sampled scores, each weighing the same.
+
+    ADVENT's "AdvEnt+MinEnt" is that of two runs (its released evaluation code averages their logits, half and half).
+
+    Args:
+      members: each run's name, for messages, its method and its label space.
+
+    Attributes:
+      num_classes: C, the same for all members.
+
+    Raises:
+      UserError: members of different classes.
+    """
+
+    def __init__(self, members: Sequence[tuple[Any, Any, label_spaces.LabelSpace]]):
+        (first, method, space), *others = members
+        for name, _, found in others:
+            if found.names != space.names:
+                raise UserError(
+                    f"--workdir {first} {name}: expected runs of the same classes to average, got {list(space.names)} "
+                    f"and {list(found.names)}; name runs that share a label space"
+                )
+        self.num_classes = method.num_classes
+        self._methods = [method for _, method, _ in members]
+
+    def predict(self, states: Sequence[Any], images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
+        """Returns {"scores": float32 [B, *size, C]} of uint8 RGB images [B, H, W, 3]; one state per member."""
+        pairs = zip(self._methods, states, strict=True)
+        scores = [method.predict(state, images, size)["scores"].astype(jnp.float32) for method, state in pairs]
+        return {"scores": sum(scores) / len(scores)}
+
+
 def _labels(batch: dict[str, np.ndarray]) -> np.ndarray:
     """Returns the labels of a batch; all ignored, at the size of the images, where there are none."""
     return batch["label"] if "label" in batch else np.full(batch["image"].shape[:3], label_spaces.IGNORE, np.uint8)
@@ -100,8 +138,11 @@ def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:
     """Returns the protocols that a confusion matrix of this label space answers: name -> classes that are averaged.
 
     A protocol is known by the names of its classes, in whichever order the space has them. The 19 and the 16 classes
-    answer the smaller protocols of SYNTHIA's papers besides. Any other space answers "own", the mean over all of it.
+    answer the smaller protocols of SYNTHIA's papers besides. Digits are classes of whole pictures and answer
+    "accuracy". Any other space answers "own", the mean over all of it.
     """
+    if space.names == digits.CLASSES:
+        return {ACCURACY: tuple(range(len(space.names)))}
     for family in (("19", "16", "13"), ("10",), ("7",), ("camvid",)):
         for place, protocol in enumerate(family):
             if set(space.names) == set(label_spaces.label_space(protocol).names):
@@ -120,13 +161,15 @@ def summarise(matrix: np.ndarray, space: label_spaces.LabelSpace) -> dict[str, A
     Returns:
       {"miou": {protocol: fraction}, "iou": {class: fraction or None}, "pixel_accuracy": fraction}. A protocol's mean
       covers its classes that are labelled in the split; a class that is neither labelled nor predicted is None.
+      "accuracy" is no mean, but the share of labels that are right.
     """
     iou = metrics.iou(matrix)
     labelled = np.flatnonzero(matrix.sum(axis=1))
     means = {}
     for protocol, classes in protocols(space).items():
         present = [c for c in classes if c in labelled]
-        means[protocol] = metrics.mean_iou(matrix, present) if present else None
+        score = metrics.pixel_accuracy(matrix) if protocol == ACCURACY else metrics.mean_iou(matrix, present)
+        means[protocol] = score if present else None
     return {
         "miou": means,
         "iou": {name: None if np.isnan(value) else float(value) for name, value in zip(space.names, iou, strict=True)},

@@ -267,6 +267,16 @@ def _start_from(stage: stages.Stage, state: Any, workdir: Path) -> Any:
         target = sharding.abstract(target, state.step.sharding)
         with contextlib.closing(Checkpoints(origin.stage.folder(workdir) / "checkpoints")) as checkpoints:
             found = checkpoints.restore_networks(checkpoints.latest_step(), target)
+        absent = [
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for path, leaf in jax.tree_util.tree_leaves_with_path(found)
+            if isinstance(leaf, jax.ShapeDtypeStruct)
+        ]
+        if absent:
+            raise UserError(
+                f"start_from.{network}: stage {origin.stage.name} lacks {len(absent)} arrays of stage {stage.name}, the "
+                f"first is {absent[0]}; give both stages the same network"
+            )
         state = state.replace(**{part: tree | {network: found[part][origin.network]} for part, tree in trees.items()})
     return state
 

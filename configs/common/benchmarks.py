@@ -148,8 +148,8 @@ def parse(setting: str, variants: Mapping[str, Any]) -> tuple[str, Any]:
 def with_labels(experiment: Experiment, count: int | None) -> Experiment:
     """Returns an experiment that knows the labels of so many target images, chosen at random; None = of all.
 
-    A smaller choice is part of a larger one. In a folder of one's own, all labelled images are what there is, and in
-    smoke a few are enough.
+    A smaller choice is part of a larger one, but that streets has a list of its own for 50 and fewer. In a folder of
+    one's own, all labelled images are what there is, and in smoke a few are enough.
     """
     domain = experiment.data["labelled_target"]
     if count is not None and experiment.benchmark == "smoke":
@@ -157,7 +157,6 @@ def with_labels(experiment: Experiment, count: int | None) -> Experiment:
     if count == FEW_LABELS and experiment.benchmark == "folder":
         count = None
     if count is not None and count <= FEW_LABELS and domain.dataset == "streets":
-        # The built-in camera comes with a list of labelled frames.
         domain = dataclasses.replace(domain, split="camera_labelled")
     domain = dataclasses.replace(domain, count=count)
     return dataclasses.replace(experiment, data=experiment.data | {"labelled_target": domain})

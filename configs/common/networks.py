@@ -77,6 +77,5 @@ def discriminator(setting: str) -> Discriminator:
 def schedule(setting: str, steps: int) -> Schedule:
     """Returns the decay of a benchmark: down to 0 at its last step, or the papers' longer horizon."""
     if published(setting):
-        # GTA5 stops at 120000 of 250000; for SYNTHIA the authors name 90000 as both.
-        return Schedule(horizon=90_000 if setting.startswith("synthia") else 250_000)
+        return Schedule(horizon=250_000)
     return Schedule(horizon=None, warmup=min(50, steps // 10))

@@ -159,7 +159,8 @@ class OutputAlignment:
           state: the state before.
           segmenter_loss: (segmenter's params, judges' params) -> (weighted losses, what the judges shall see, the
             segmenter's model state after its forwards).
-          judge_loss: (judges' params, what they see) -> (losses, metrics); None where nobody judges.
+          judge_loss: (judges' params, what they see) -> (losses, metrics); None where nobody judges, and judges that
+            the state may hold all the same stay as they are.
 
         Returns:
           The state after, and the metrics: every loss, the segmenter's total, each player's gradient norm.
@@ -184,6 +185,8 @@ class OutputAlignment:
             gradients |= judge_gradients
             metrics |= base.loss_metrics(judge_losses) | seen
         for player, (optimizer, names) in self.transformations(state.params).items():
+            if not gradients.keys() >= set(names):
+                continue
             state, norm = base.apply_player(state, player, {name: gradients[name] for name in names}, optimizer)
             metrics[f"norm/{player}"] = norm
         return state.replace(step=state.step + 1, model_state=state.model_state | {"segmenter": model_state}), metrics

@@ -7,7 +7,7 @@ import pytest
 
 from uda_jax.data.label_spaces import PROTOCOL_CLASSES, label_space, lookup_table
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / "advent-intrada/label_maps.npz")
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/advent-intrada/label_maps.npz")
 IDS = GOLDEN["ids"]
 
 

@@ -1,0 +1,78 @@
+"""IntraDA's last stage: AdvEnt from easy to hard, AdaptSegNet where its discriminators see probabilities."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from uda_jax.methods import base
+from uda_jax.methods.adaptsegnet import AdaptSegNet
+from uda_jax.methods.adversarial import Discriminator
+from uda_jax.methods.intrada import IntraDA
+from uda_jax.methods.source_only import SourceOnly
+from uda_jax.training.optimizers import Sgd
+
+SHARED = {
+    "num_classes": 3,
+    "segmenter": base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb"),
+    "optimizer": Sgd(learning_rate=0.1, head_multiplier=1.0, train_norm_affine=True),
+}
+JUDGED = {"discriminator": Discriminator(width=4), "target_weight": 0.5}
+
+
+@pytest.fixture(scope="module")
+def batch():
+    generator = np.random.default_rng(0)
+    image = lambda: generator.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)  # noqa: E731
+    label = generator.integers(0, 3, (2, 32, 64), dtype=np.uint8)
+    return {"source": {"image": image(), "label": label}, "target": {"image": image()}}
+
+
+def after_a_step(method, batch):
+    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    return jax.device_get(jax.jit(method.train_step)(state, batch)[0].replace(key=None))
+
+
+def equal(left, right):
+    return all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+
+
+def test_with_probabilities_both_players_lose_what_adaptsegnets_lose(batch):
+    """Easy frames take the place of the source, hard ones that of the target; nothing else differs."""
+    methods = [IntraDA(**fields, **SHARED, **JUDGED) for fields in ({}, {"judged": "probabilities"})]
+    methods.append(AdaptSegNet(**SHARED, **JUDGED))
+    state = jax.jit(lambda key: methods[0].init(key, batch))(jax.random.key(0))
+    wanted = ("loss/segmentation", "loss/adversarial", "loss/discriminator", "loss/total")
+
+    @jax.jit
+    def losses(state):
+        steps = [method.train_step(state, batch)[1] for method in methods]
+        return [[metrics[name] for name in wanted] for metrics in steps]
+
+    information, probabilities, theirs = np.array(losses(state))
+    np.testing.assert_allclose(probabilities, theirs, rtol=1e-6)
+    assert information[0] == theirs[0] and (np.abs(information - theirs)[1:] > 1e-5).all()
+
+
+def test_without_hard_frames_it_is_supervised_by_the_pseudo_labels(batch):
+    """And the discriminator, which a longer recipe would need, stays as it is."""
+    easy = {"source": batch["source"]}
+    method = IntraDA(**SHARED, **JUDGED)
+    ours, theirs = after_a_step(method, easy), after_a_step(SourceOnly(**SHARED), easy)
+    assert equal(ours.params["segmenter"], theirs.params["segmenter"])
+    assert equal(ours.model_state["segmenter"], theirs.model_state["segmenter"])
+    fresh = jax.jit(lambda key: method.init(key, easy))(jax.random.key(0))
+    assert equal(ours.params["discriminator"], fresh.params["discriminator"])
+    assert equal(ours.opt_state["discriminator"], fresh.opt_state["discriminator"])
+
+
+def test_the_two_maps_differ(batch):
+    """Otherwise the option would have no effect to test."""
+    method = IntraDA(**SHARED, **JUDGED)
+    p = np.full((1, 1, 1, 3), 1 / 3, np.float32)
+    np.testing.assert_allclose(method.judged_map(p), 1 / 3, rtol=1e-6)
+    sure = np.array([[[[1.0, 0.0, 0.0]]]], np.float32)
+    np.testing.assert_allclose(method.judged_map(sure), 0.0, atol=1e-6)
+    probabilities = dataclasses.replace(method, judged="probabilities")
+    np.testing.assert_array_equal(probabilities.judged_map(sure), sure)
