@@ -103,6 +103,13 @@ class Rank:
     rare_classes: tuple[str, ...] | None = described(
         None, "Names of the rare classes; None = IntraDA's eleven, as far as the label space has them."
     )
+    # Not in the paper: batch norm's running averages hold both domains, which a network trained from scratch pays for.
+    statistics: str = described(
+        "training",
+        "Batch statistics that the ranked predictions are normalised by: the running averages of training, as the "
+        "released code, or averages over the target's frames alone.",
+        choices=("training", "target"),
+    )
     batch_size: int = described(8, "Frames that are scored at once.", low=1)
     pictures: int = described(3, "Easiest and hardest frames that are kept for the report, of each so many.", low=0)
 

@@ -12,6 +12,8 @@ A run that is interrupted goes on after the last batch whose frames were all wri
 """
 
 import dataclasses
+import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +29,7 @@ from uda_jax import losses, workdirs
 from uda_jax.config import Rank
 from uda_jax.data import label_spaces, streams, views
 from uda_jax.errors import UserError
+from uda_jax.methods import base
 from uda_jax.report import pictures
 from uda_jax.report.files import write_atomically
 from uda_jax.stages import HARD_LIST, Stage, Stopped
@@ -105,6 +108,8 @@ class Ranker:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+        if self.section.statistics == "target":
+            state = self._with_target_statistics(origin.method, state, batches)
         size = views.label_size(batches.dataset)
         for batch, scored in self._predictions(origin.method, state, self._unfinished(batches, folder), size):
             self._write_frames(folder, batches.dataset, batch, scored)
@@ -120,6 +125,19 @@ class Ranker:
             names = [frames[k]["name"] for k in chosen[: self.section.pictures]]
             self._write_pictures(folder / name, origin.method, state, domain, names)
         return {"seconds": time.monotonic() - began, "easy": len(easy), "hard": len(hard)}
+
+    def _with_target_statistics(self, method: Any, state: Any, batches: streams.EvaluationBatches) -> Any:
+        """Returns the state with running averages over the target's frames, from one pass over them."""
+        everywhere, split = sharding.replicated(self.mesh), sharding.split_over_batch(self.mesh)
+        step = jax.jit(
+            functools.partial(base.update_statistics, method),
+            in_shardings=(everywhere, split),
+            out_shardings=everywhere,
+        )
+        # The last batch may be padded with frames that are none.
+        for batch in itertools.islice(batches, max(1, len(batches.dataset) // self.section.batch_size)):
+            state = step(state, sharding.to_global(batch["image"], split))
+        return state
 
     def _predictions(
         self, method: Any, state: Any, batches: streams.EvaluationBatches, size: tuple[int, int] | None
@@ -187,7 +205,11 @@ class Ranker:
         for file, chosen in ((EASY_LIST, easy), (HARD_LIST, hard)):
             write_atomically(folder / file, "".join(f"{frames[k]['name']}\n" for k in chosen))
         about = {"stage": origin.name, "step": origin.train.steps, "fraction": self.section.fraction}
-        about |= {"normalise": self.section.normalise, "rare_classes": [self.space.names[k] for k in self.rare]}
+        about |= {
+            "statistics": self.section.statistics,
+            "normalise": self.section.normalise,
+            "rare_classes": [self.space.names[k] for k in self.rare],
+        }
         ranked = [frames[k] for k in (*easy, *hard)]
         write_atomically(folder / "ranking.json", json.dumps(about | {"frames": ranked}, indent=1) + "\n")
 

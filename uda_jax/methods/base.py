@@ -137,6 +137,17 @@ def forward(
     return module.apply({"params": params, **model_state}, inputs, train=True, mutable=list(model_state), rngs=rngs)
 
 
+def update_statistics(method: Any, state: TrainState, images: jax.Array) -> TrainState:
+    """Returns the state after one training-mode forward of uint8 images [B, H, W, 3]: only running averages change.
+
+    Over many batches of one domain the averages become that domain's own (AdaBN, arXiv 1603.04779).
+    """
+    inputs = ops.normalise(images, method.segmenter.input_norm)
+    params, before = state.params["segmenter"], state.model_state["segmenter"]
+    _, after = forward(method.network, params, before, inputs, train=True, key=dropout_key(state, 0))
+    return state.replace(model_state=state.model_state | {"segmenter": after})
+
+
 def dropout_key(state: TrainState, forward: int) -> jax.Array:
     """Returns what the dropout of the step's n-th forward draws from; the same in a resumed run."""
     return jax.random.fold_in(jax.random.fold_in(state.key, state.step), forward)
