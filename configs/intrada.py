@@ -37,9 +37,9 @@ PUBLISHED_INTER_STEPS = 70_000
 
 # Elsewhere the three stages together may take as many steps as any other method: this share of them is the last's.
 # Found on streets' dev split (seed 0): after 667 steps of AdvEnt (13.3 mIoU) the last stage falls to 12.4 in 333 steps,
-# at a tenth of the rate to 12.3, with the rare-class factor to 12.2, but rises to 15.7 at a rate of nearly 0. So the gain
-# is that of batch statistics which hold the target alone, and the pseudo-labels, made with those of both domains, undo
-# it. Made with the target's statistics, and learnt at a tenth of the rate, they lead to 14.8.
+# at a tenth of the rate to 12.3, with the rare-class factor to 12.2, but rises to 15.7 at a rate of nearly 0. So what
+# gains are batch statistics of the target alone, and the pseudo-labels, made with those of both domains, undo it. Made
+# with the target's statistics, and learnt at a tenth of the rate, they lead to 14.8.
 INTRA_SHARE = 1 / 5
 SCRATCH_RANK = Rank(statistics="target")
 SCRATCH_INTRA_RATE = 0.02

@@ -204,12 +204,12 @@ class Ranker:
     ) -> None:
         for file, chosen in ((EASY_LIST, easy), (HARD_LIST, hard)):
             write_atomically(folder / file, "".join(f"{frames[k]['name']}\n" for k in chosen))
-        about = {"stage": origin.name, "step": origin.train.steps, "fraction": self.section.fraction}
-        about |= {
-            "statistics": self.section.statistics,
-            "normalise": self.section.normalise,
+        about = {
+            "stage": origin.name,
+            "step": origin.train.steps,
             "rare_classes": [self.space.names[k] for k in self.rare],
         }
+        about |= {name: getattr(self.section, name) for name in ("fraction", "statistics", "normalise")}
         ranked = [frames[k] for k in (*easy, *hard)]
         write_atomically(folder / "ranking.json", json.dumps(about | {"frames": ranked}, indent=1) + "\n")
 

@@ -274,8 +274,8 @@ def _start_from(stage: stages.Stage, state: Any, workdir: Path) -> Any:
         ]
         if absent:
             raise UserError(
-                f"start_from.{network}: stage {origin.stage.name} lacks {len(absent)} arrays of stage {stage.name}, the "
-                f"first is {absent[0]}; give both stages the same network"
+                f"start_from.{network}: stage {origin.stage.name} lacks {len(absent)} arrays of stage {stage.name}, "
+                f"the first is {absent[0]}; give both stages the same network"
             )
         state = state.replace(**{part: tree | {network: found[part][origin.network]} for part, tree in trees.items()})
     return state
