@@ -4,24 +4,28 @@
     python -m benchmarks.adaptation camvid_day2dusk --seeds 0 1 2
     python -m benchmarks.adaptation digits --rows mnist_usps/inter mnist_usps/intra
 
-Each run is `uda train` in a folder of its own, so that running this again goes on where it stopped and passes
-over what is done. After every run the rows so far go to benchmarks/results/<benchmark>.json, the file behind
-the published table. CamVid is expected in data/camvid, MNIST and USPS in data/digits (see `uda datasets`).
+Each run is `uda train` in a folder of its own, so that running this again goes on where it stopped and passes over
+what is done. Stages that a run of another row began with, on the same seed and settings, are copied from there. After
+every run the rows so far go to benchmarks/results/<benchmark>.json, the file behind the published table. CamVid is
+expected in data/camvid, MNIST and USPS in data/digits (see `uda datasets`).
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from uda_jax import report
+from uda_jax import config, report
 from uda_jax.report.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 
 # Rows of each pair of digit sets; digits:<pair> alone is the whole recipe, its row "intra".
-DIGIT_ROWS = {"source_only": ",source_only", "inter": ",inter", "self_training": ",self_training", "intra": ""}
+DIGIT_ROWS = {"source_only": ",source_only", "inter": ",inter", "intra": ""}
 
 # Benchmark -> row -> config.
 ROWS = {
@@ -67,11 +71,39 @@ def main() -> int:
             workdir = options.runs / options.benchmark / label / f"seed{seed}"
             words = ["train", "--config", references[label], "--workdir", str(workdir), f"--config.seed={seed}"]
             print("uda", *words, file=sys.stderr, flush=True)
+            if not workdir.exists():
+                others = (options.runs / options.benchmark / other / f"seed{seed}" for other in references)
+                copy_stages(references[label], seed, others, workdir)
             if status := subprocess.run([sys.executable, "-m", "uda_jax.cli", *words]).returncode:
                 return status
             merge(target, json.loads((workdir / "result.json").read_text()))
     print(report.markdown(report.read_rows(target)))
     return 0
+
+
+def copy_stages(reference: str, seed: int, others: Iterable[Path], workdir: Path) -> None:
+    """Starts a run with the stages that it has in common with finished runs, from the first one on.
+
+    What a stage computes depends on its own settings, those before it, the seed and the files it starts from.
+    """
+    wanted = config.to_plain(config.experiment(config.load(reference, [f"--config.seed={seed}"])))
+    for other in others:
+        if not (other / "result.json").exists():
+            continue
+        found = json.loads((other / "config.json").read_text())
+        for name, done in zip(wanted["recipe"], found.get("recipe", ()), strict=False):
+            if name != done or _settings(wanted, name) != _settings(found, name):
+                break
+            if not (workdir / name).exists():
+                shutil.copytree(other / name, workdir / name)
+
+
+def _settings(plain: Mapping[str, Any], stage: str) -> tuple:
+    """Returns what a stage of an experiment depends on besides the stages before it."""
+    plan = plain["stages"][stage]
+    inherited = {key: plan[key] or plain[key] for key in ("method", "data", "train")}
+    rank = plain["rank"] if plan["run"] == "rank" else None
+    return plan | inherited, rank, plain["seed"], plain["init_from"], plain["evaluation"]
 
 
 def merge(target: Path, rows: list[dict]) -> None:

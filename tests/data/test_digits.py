@@ -11,7 +11,7 @@ import pytest
 
 from uda_jax.data import get_dataset
 from uda_jax.data.domains import Domain
-from uda_jax.data.streams import evaluation_batches
+from uda_jax.data.streams import evaluation_batches, train_stream
 from uda_jax.errors import UserError
 
 GENERATOR = np.random.default_rng(0)
@@ -121,13 +121,89 @@ def test_the_label_of_one_pixel_stays_when_pictures_are_resized(tmp_path):
     assert batch["label"].ravel().tolist() == LABELS.tolist() and batch["label"].shape == (5, 1, 1)
 
 
+def drawn(which, split="train", **options):
+    """Returns grey pictures [N, 28, 28] and labels [N] of a drawn set."""
+    examples = list(get_dataset("digits", None, split, "own", which=which, **options))
+    pictures = np.stack([example["image"] for example in examples])
+    np.testing.assert_array_equal(pictures, pictures[..., :1].repeat(3, axis=-1))
+    return pictures[..., 0], [int(example["label"][0, 0]) for example in examples]
+
+
+@pytest.mark.parametrize("which", ["segments", "faded"])
+def test_drawn_sets_need_no_files_and_are_always_the_same(which):
+    pictures, labels = drawn(which)
+    assert pictures.shape == (200, 28, 28) and labels == [k % 10 for k in range(200)]
+    few, _ = drawn(which, limit=7)
+    np.testing.assert_array_equal(few, pictures[:7])
+    again = pickle.loads(pickle.dumps(get_dataset("digits", None, "train", "own", which=which)))
+    np.testing.assert_array_equal(again[199]["image"][..., 0], pictures[199])
+    test, _ = drawn(which, "test")
+    assert len({picture.tobytes() for picture in (*pictures, *test)}) > 300
+
+
+def test_drawn_digits_are_made_of_seven_segments():
+    pictures, labels = drawn("segments")
+    assert set(np.unique(pictures)) == {0, 255}
+    # Lit segments, upright ones of 9 further lines each, level ones of 10 further columns; 18 and 10 to the far ends.
+    area = {
+        1: lambda t: (18 + t) * t,
+        7: lambda t: (10 + t) * t + 18 * t,
+        0: lambda t: 2 * (10 + t) * t + 2 * (18 - t) * t,
+        8: lambda t: 3 * (10 + t) * t + 2 * (18 - 2 * t) * t,
+    }
+    for digit, expected in area.items():
+        lit = {int((pictures[k] > 0).sum()) for k in range(digit, 200, 10)}
+        assert lit == {expected(3), expected(4)}
+    for digit in range(10):
+        rows, columns = np.nonzero(pictures[labels.index(digit)])
+        assert np.ptp(rows) in (20, 21) and np.ptp(columns) in ((2, 3) if digit == 1 else (12, 13))
+
+
+def test_the_looks_are_two_domains():
+    plain, faded = drawn("segments")[0], drawn("faded")[0]
+    assert plain.max() - plain.min() == 255 and faded.std() < plain.std() / 2
+    # The noise: half of a faded picture is ground.
+    assert 15 < np.std(faded[:, 0]) < 30 and np.std(plain[:, 0]) == 0
+    with pytest.raises(UserError, match="segments, faded, got 'neon'"):
+        get_dataset("digits", None, "train", "own", which="neon")
+
+
+def test_a_margin_lets_crops_shift_the_strokes(tmp_path):
+    write_npz(tmp_path / "mnist.npz", MNIST, LABELS)
+    write_mat(tmp_path, SVHN, LABELS)
+    framed = get_dataset("digits", tmp_path, "train", "own", margin=2)[3]["image"]
+    assert framed.shape == (32, 32, 3) and framed[:2].max() == framed[:, -2:].max() == 0
+    np.testing.assert_array_equal(framed[2:-2, 2:-2, 0], MNIST[3])
+    colour = get_dataset("digits", tmp_path, "train", "own", which="svhn", margin=1)[3]["image"]
+    np.testing.assert_array_equal(colour[1:-1, 1:-1], SVHN[3])
+    assert colour.shape == (34, 34, 3) and colour[0].max() == colour[:, 0].max() == 0
+    domain = Domain("digits", str(tmp_path), "train", "own", options={"margin": 2}, crop=(28, 28))
+    stream = train_stream({"source": domain}, global_batch=5, seed=0)
+    places = set()
+    for _ in range(8):
+        batch = next(stream)["source"]
+        for picture, index, label in zip(batch["image"][..., 0], batch["index"], batch["label"], strict=True):
+            frame = np.pad(MNIST[index], 2)
+            found = [
+                (top, left)
+                for top in range(5)
+                for left in range(5)
+                if np.array_equal(picture, frame[top : top + 28, left : left + 28])
+            ]
+            assert len(found) == 1 and label.tolist() == [[LABELS[index]]]
+            places.update(found)
+    stream.close()
+    assert len(places) > 12
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"split": "val"}, r"digits: unknown split 'val'"),
         ({"label_space": "19"}, r"digits: label_space: expected 'own', since the classes are digits, got '19'"),
-        ({"which": "emnist"}, r"digits: which: expected one of mnist, usps, svhn, got 'emnist'"),
+        ({"which": "emnist"}, r"digits: which: expected one of mnist, usps, svhn, segments, faded, got 'emnist'"),
         ({"limit": 0}, r"digits: limit: expected an integer >= 1, got 0"),
+        ({"margin": -1}, r"digits: margin: expected an integer >= 0, got -1"),
         ({"which": "svhn"}, r"digits: no file of svhn train in .*: expected train_32x32\.mat"),
         (
             {"which": "usps"},

@@ -215,3 +215,20 @@ def test_semantic_size_and_start():
             assert leaf.dtype == jnp.float32
             assert np.abs(leaf).max() <= fan_in**-0.5
         np.testing.assert_allclose(np.std(variables["params"][name]["kernel"]), (3 * fan_in) ** -0.5, rtol=0.1)
+
+
+def test_scores_by_hand():
+    network = networks.build("score_discriminator", 10)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 1, 1, 10)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 5_500 + 250_500 + 1_002
+    network = networks.build("score_discriminator", 10, hidden=50)
+    scores = jax.random.normal(jax.random.key(1), (2, 3, 4, 10))
+    logits, variables = jax.jit(network.init_with_output)(jax.random.key(0), scores)
+    x = np.asarray(scores, np.float64)
+    for name, fan_in in (("fc1", 10), ("fc2", 50), ("fc3", 50)):
+        layer = variables["params"][name]
+        assert max(np.abs(leaf).max() for leaf in layer.values()) <= fan_in**-0.5
+        np.testing.assert_allclose(np.std(layer["kernel"]), (3 * fan_in) ** -0.5, rtol=0.15)
+        x = (x if name == "fc1" else np.maximum(x, 0)) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+    assert (logits.shape, logits.dtype) == ((2, 3, 4, 2), jnp.float32)
+    np.testing.assert_allclose(logits, x, rtol=1e-4, atol=1e-5)

@@ -24,6 +24,8 @@ from uda_jax.networks.discriminators import (
     DiscriminatorOptions,
     PatchDiscriminator,
     PixelDiscriminator,
+    ScoreDiscriminator,
+    ScoreDiscriminatorOptions,
     SemanticDiscriminator,
     SemanticDiscriminatorOptions,
 )
@@ -63,9 +65,10 @@ _NETWORKS = {
     "dada_resnet14": _segmenter(DADA, DADAOptions, "resnet14"),
     "corda_resnet101": _segmenter(CorDA, CorDAOptions, "resnet101"),
     "corda_resnet14": _segmenter(CorDA, CorDAOptions, "resnet14"),
-    # These three read their input channels from the map they are given, so the number of classes plays no part.
+    # These four read their input channels from the map they are given, so the number of classes plays no part.
     "pixel_discriminator": _Entry(lambda _, options: PixelDiscriminator(options), DiscriminatorOptions),
     "patch_discriminator": _Entry(lambda _, options: PatchDiscriminator(options), DiscriminatorOptions),
+    "score_discriminator": _Entry(lambda _, options: ScoreDiscriminator(options), ScoreDiscriminatorOptions),
     "translator": _Entry(lambda _, options: Translator(options), TranslatorOptions),
     "semantic_discriminator": _Entry(SemanticDiscriminator, SemanticDiscriminatorOptions),
     "lenet": _Entry(LeNet, DigitOptions),

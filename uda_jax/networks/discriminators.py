@@ -33,6 +33,16 @@ class SemanticDiscriminatorOptions:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ScoreDiscriminatorOptions:
+    """What `networks.build` accepts for "score_discriminator"."""
+
+    hidden: int = described(500, "Units of each of the two hidden layers.", low=1)
+    dtype: Any = described(
+        FLOAT32, "Type of the computation; parameters and logits stay float32.", choices=COMPUTE_DTYPES
+    )
+
+
 class PixelDiscriminator(nn.Module):
     """Five 4x4 convolutions of stride 2 with LeakyReLU 0.2 between them; no normalisation, no sigmoid.
 
@@ -114,14 +124,37 @@ class SemanticDiscriminator(nn.Module):
     def __call__(self, means: jax.Array) -> jax.Array:
         """Returns float32 logits `[B, K, 2K]` for class means `[B, K, D]`; in general `[..., 2K]` for `[..., D]`."""
         o = self.options
+        x = nn.leaky_relu(_dense(o.hidden, "fc1", means, o.dtype), 0.2)
+        x = nn.leaky_relu(_dense(o.hidden, "fc2", x, o.dtype), 0.2)
+        return _dense(2 * self.num_classes, "fc3", x, o.dtype).astype(jnp.float32)
 
-        def dense(features, name, x):
-            init = uniform_fan_in(x.shape[-1])
-            return nn.Dense(features, kernel_init=init, bias_init=init, dtype=o.dtype, name=name)(x)
 
-        x = nn.leaky_relu(dense(o.hidden, "fc1", means), 0.2)
-        x = nn.leaky_relu(dense(o.hidden, "fc2", x), 0.2)
-        return dense(2 * self.num_classes, "fc3", x).astype(jnp.float32)
+class ScoreDiscriminator(nn.Module):
+    """Three dense layers with ReLU between them, which judge the class scores of a pixel.
+
+    The two outputs are the logits of the two domains. Kernels and biases start at PyTorch's default.
+
+    Source: the digit experiments of CyCADA (arXiv 1711.03213) in its released code.
+
+    Attributes:
+      options: hidden units and type.
+    """
+
+    options: ScoreDiscriminatorOptions = ScoreDiscriminatorOptions()
+
+    @nn.compact
+    def __call__(self, scores: jax.Array) -> jax.Array:
+        """Returns float32 logits `[B, H, W, 2]` for class scores `[B, H, W, C]`; in general `[..., 2]`."""
+        o = self.options
+        x = nn.relu(_dense(o.hidden, "fc1", scores, o.dtype))
+        x = nn.relu(_dense(o.hidden, "fc2", x, o.dtype))
+        return _dense(2, "fc3", x, o.dtype).astype(jnp.float32)
+
+
+def _dense(features: int, name: str, x: jax.Array, dtype: Any) -> jax.Array:
+    """Applies a dense layer of the calling module, started at PyTorch's default."""
+    init = uniform_fan_in(x.shape[-1])
+    return nn.Dense(features, kernel_init=init, bias_init=init, dtype=dtype, name=name)(x)
 
 
 def _check_size(x: jax.Array, name: str, smallest: int) -> None:

@@ -1,4 +1,4 @@
-"""Handwritten digits and house numbers: MNIST, USPS and SVHN, for classification.
+"""Handwritten digits and house numbers: MNIST, USPS and SVHN, for classification; and drawn ones to try things on.
 
 To classify is to segment a map of one pixel: the label of a picture is 1x1. Grey pictures get three equal channels,
 and each set keeps its own size: MNIST 28x28, USPS 16x16 and SVHN 32x32 pixels. A domain's `size` brings them together;
@@ -9,6 +9,12 @@ The option `which` names the set. Its files lie in the root or in `<set>`, `<SET
   y_train, x_test, y_test); or IDX files, {train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte, also .gz.
 - usps: also zip.train and zip.test, also .gz: lines of a label and 256 grey values between -1 and 1.
 - svhn: {train,test}_32x32.mat, in which the label of zero is 10.
+- segments, faded: no files and no root. Seven-segment digits of 28x28 pixels, drawn by code at random places and in
+  random thickness: white on black, and grey in noise. A recipe runs on them in seconds where nothing was downloaded;
+  their accuracy says nothing about handwriting.
+
+The option `margin` frames every picture in black. Handwritten digits reach the border, or nearly so; only with a margin
+does a random crop shift the strokes instead of cutting them off.
 """
 
 import gzip
@@ -18,7 +24,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +37,34 @@ from uda_jax.errors import UserError
 SPLITS = ("train", "test")
 CLASSES = tuple("0123456789")
 # Height and width of the pictures as published.
-SIDES = {"mnist": 28, "usps": 16, "svhn": 32}
+SIDES = {"mnist": 28, "usps": 16, "svhn": 32, "segments": 28, "faded": 28}
+# Samples that are drawn for a split.
+DRAWN = 200
+
+
+class _Look(NamedTuple):
+    """How drawn digits look: bounds of their thickness in pixels, grey levels of strokes and ground, noise."""
+
+    thickness: tuple[int, int]
+    stroke: int
+    ground: int
+    noise: float
+
+
+_LOOKS = {"segments": _Look((3, 4), 255, 0, 0.0), "faded": _Look((1, 3), 170, 50, 25.0)}
+
+# Rows and columns of a digit of 19x11 pixels that each segment joins, and the segments of each digit, in the usual
+# letters: a at the top, then clockwise, g in the middle.
+_SEGMENTS = {
+    "a": ((0, 0), (0, 10)),
+    "b": ((0, 9), (10, 10)),
+    "c": ((9, 18), (10, 10)),
+    "d": ((18, 18), (0, 10)),
+    "e": ((9, 18), (0, 0)),
+    "f": ((0, 9), (0, 0)),
+    "g": ((9, 9), (0, 10)),
+}
+_SHAPES = ("abcdef", "bc", "abdeg", "abcdg", "bcfg", "acdfg", "acdefg", "abc", "abcdefg", "abcdfg")
 _IDX = {"train": "train", "test": "t10k"}
 _NPZ = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train")),
@@ -40,24 +73,29 @@ _NPZ = {
 
 
 class Digits:
-    """One split of MNIST, USPS or SVHN: a random-access sequence as `uda_jax.data` describes it.
+    """One split of MNIST, USPS, SVHN or a drawn set: a random-access sequence as `uda_jax.data` describes it.
 
     Pictures are uint8 `[H, W, 3]`, labels uint8 `[1, 1]`. All samples are held in memory, 47 MB of MNIST or 225 MB of
     SVHN; a copy in another process reads the files again.
 
     Args:
-      root: the folder of the files.
+      root: the folder of the files; not used by the drawn sets.
       split: "train" or "test".
       label_space: "own", the ten digits.
-      which: "mnist", "usps" or "svhn".
+      which: "mnist", "usps" or "svhn"; "segments" or "faded" for drawn digits.
       limit: only the first samples of the split.
+      margin: black pixels added on each side of a picture, in its own size.
 
     Attributes:
       label_space: names and colours of the label values.
+      label_size: that of a label, which is no map of its image.
 
     Raises:
-      UserError: an unknown split, label space or set, a limit below 1, or files that are missing or damaged.
+      UserError: an unknown split, label space or set, a limit below 1, a margin below 0, or files that are missing or
+        damaged.
     """
+
+    label_size = (1, 1)
 
     def __init__(
         self,
@@ -67,17 +105,19 @@ class Digits:
         *,
         which: str = "mnist",
         limit: int | None = None,
+        margin: int = 0,
     ):
         check_split("digits", split, SPLITS)
         if label_space != "own":
             raise UserError(f"digits: label_space: expected 'own', since the classes are digits, got '{label_space}'")
         if which not in SIDES:
             raise UserError(f"digits: which: expected one of {', '.join(SIDES)}, got {which!r}")
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise UserError(f"digits: limit: expected an integer >= 1, got {limit!r}")
+        for name, value, low in (("limit", 1 if limit is None else limit, 1), ("margin", margin, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise UserError(f"digits: {name}: expected an integer >= {low}, got {value!r}")
         self.label_space = LabelSpace(CLASSES, distinct_colours(len(CLASSES)))
-        self._which, self._split, self._limit = which, split, limit
-        self._files = _find(Tree("digits", root), which, split)
+        self._which, self._split, self._limit, self._margin = which, split, limit, margin
+        self._files = () if which in _LOOKS else _find(Tree("digits", root), which, split)
         self._load()
 
     def __len__(self) -> int:
@@ -114,7 +154,18 @@ class Digits:
         return example
 
     def _load(self) -> None:
-        """Reads the samples, and checks that they are those of the set."""
+        """Draws the samples, or reads them and checks that they are those of the set."""
+        if self._which in _LOOKS:
+            images, labels = _drawn(self._which, self._split, self._limit)
+        else:
+            images, labels = self._read_files()
+        self._images = images[: self._limit]
+        if self._margin:
+            border = [(self._margin, self._margin)] * 2
+            self._images = np.pad(self._images, [(0, 0), *border, (0, 0)][: images.ndim])
+        self._labels = labels[: self._limit].astype(np.uint8)
+
+    def _read_files(self) -> tuple[np.ndarray, np.ndarray]:
         images, labels = _samples(self._files, self._split)
         side, source = SIDES[self._which], self._files[0]
         expected = (side, side, 3) if self._which == "svhn" else (side, side)
@@ -132,7 +183,29 @@ class Digits:
             raise UserError(f"{source}: expected pictures, found none; copy it again")
         if not np.isin(labels, np.arange(len(CLASSES))).all():
             raise UserError(f"{self._files[-1]}: expected labels from 0 to 9, got others; copy it again")
-        self._images, self._labels = images[: self._limit], labels[: self._limit].astype(np.uint8)
+        return images, labels
+
+
+def _drawn(which: str, split: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pictures `[N, 28, 28]` and labels `[N]`: the digits in turn, each drawn from its own index alone."""
+    look, number = _LOOKS[which], (list(_LOOKS).index(which), SPLITS.index(split))
+    labels = np.arange(min(limit or DRAWN, DRAWN)) % len(CLASSES)
+    pictures = [_draw(label, look, np.random.default_rng((*number, index))) for index, label in enumerate(labels)]
+    return np.stack(pictures), labels
+
+
+def _draw(label: int, look: _Look, generator: np.random.Generator) -> np.ndarray:
+    """Returns a seven-segment digit, uint8 `[28, 28]`, somewhere in the picture."""
+    side = SIDES["segments"]
+    thickness = int(generator.integers(*look.thickness, endpoint=True))
+    top, left = generator.integers(1, (side - 18 - thickness, side - 10 - thickness))
+    picture = np.full((side, side), look.ground, np.float64)
+    for segment in _SHAPES[label]:
+        rows, columns = _SEGMENTS[segment]
+        lines = slice(top + rows[0], top + rows[1] + thickness)
+        picture[lines, left + columns[0] : left + columns[1] + thickness] = look.stroke
+    picture += generator.normal(0, look.noise, picture.shape)
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
 def _find(tree: Tree, which: str, split: str) -> tuple[File, ...]:

@@ -1,0 +1,159 @@
+"""ADDA: a network adapts until a discriminator takes its class scores for the source network's.
+
+Source: Tzeng et al., "Adversarial Discriminative Domain Adaptation" (CVPR 2017, arXiv 1702.05464) on class scores, as
+CyCADA's released code (arXiv 1711.03213) trains it and IntraDA (arXiv 2004.07703) uses it for digits. With the scores
+z = G(x), the constant source network G_s and the network G_t that adapts:
+
+    D:    min  CE(D([G_s(x_s); G_t(x_t)]), [source; target])
+    G_t:  min  CE(D(G_t(x_t)), source)        only while D is right on more than 60 % of the batch
+
+No label takes part, neither the target's nor the source's: G_s and G_t start from a network that an earlier stage
+trained on the source. A digit is a map of one pixel, but maps of any size are judged, pixel by pixel.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from uda_jax import networks, ops
+from uda_jax.errors import UserError
+from uda_jax.losses import cross_entropy
+from uda_jax.methods import base
+from uda_jax.sections import described
+from uda_jax.training import optimizers
+from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.training.precision import compute_dtype
+from uda_jax.training.schedules import Schedule
+
+# The classes of the discriminator's softmax, numbered as CyCADA's code does; `adversarial.py` has them reversed.
+TARGET, SOURCE = 0, 1
+
+PLAYERS = ("segmenter", "discriminator")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreDiscriminator:
+    """Section: the discriminator of class scores and how it learns."""
+
+    hidden: int = described(500, "Units of each of its two hidden layers.", low=1)
+    optimizer: Adam = described(Adam(learning_rate=1e-5, beta2=0.999), "Its optimiser.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adda:
+    """Adversarial adaptation of class scores to those of a constant source network."""
+
+    num_classes: int = described(10, "Classes of the head.", low=2)
+    precision: str = described("fp32", "Compute type of the networks.", choices=("fp32", "bf16"))
+    accumulation: int = described(1, "Batches whose gradients are averaged into one update.", low=1)
+    segmenter: base.Segmenter = described(base.Segmenter(name="lenet", input_norm="tanh"), "Both networks.")
+    optimizer: Sgd | Adam = described(Adam(learning_rate=1e-5, beta2=0.999), "Optimiser of the network that adapts.")
+    # A player's schedule counts its own updates: while the gate is shut, the segmenter's stands still.
+    schedule: Schedule = described(Schedule(name="constant"), "Decay of both learning rates.")
+    discriminator: ScoreDiscriminator = described(ScoreDiscriminator(), "The discriminator.")
+    update_above: float = described(
+        0.6, "Accuracy on a batch above which the discriminator is good enough to adapt against.", low=0.0, high=1.0
+    )
+
+    @property
+    def network(self) -> nn.Module:
+        """The Flax module of both networks."""
+        return self.segmenter.build(self.num_classes, self.precision)
+
+    @property
+    def judge(self) -> nn.Module:
+        """The Flax module of the discriminator."""
+        dtype = compute_dtype(self.precision)
+        return networks.build("score_discriminator", self.num_classes, hidden=self.discriminator.hidden, dtype=dtype)
+
+    def _optimizer(self, player: str, params: dict[str, Any]) -> optax.GradientTransformation:
+        section = self.optimizer if player == "segmenter" else self.discriminator.optimizer
+        frozen = self.segmenter.frozen
+        return optimizers.build(section, self.schedule, params, accumulation=self.accumulation, frozen=frozen)
+
+    def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
+        """Returns the first state: "segmenter" adapts, "source_segmenter" is constant and equal to it at first.
+
+        A recipe starts both from the same earlier stage, "source_segmenter" from "<stage>.segmenter".
+
+        Raises:
+          UserError: a domain is missing, such as the hard images where all of them were ranked as easy.
+        """
+        if missing := {"source", "target"} - set(example_batch):
+            raise UserError(
+                f"config.data: expected the domains source and target for adda, got no {min(missing)}; without hard "
+                "images (rank.fraction = 1) end the recipe before this stage"
+            )
+        images = ops.normalise(example_batch["target"]["image"][:1], self.segmenter.input_norm)
+        start = self.network.init(jax.random.fold_in(key, 0), images, train=False)
+        judge = self.judge.init(jax.random.fold_in(key, 1), jnp.zeros((1, 1, 1, self.num_classes)))
+        # Copies, since a step may not be given one buffer twice to write into.
+        variables = {"segmenter": start, "source_segmenter": jax.tree.map(jnp.copy, start), "discriminator": judge}
+        opt_state = {}
+        for player in PLAYERS:
+            params = {player: variables[player]["params"]}
+            opt_state[player] = self._optimizer(player, params).init(params)
+        return base.initial_state(key, variables, opt_state, {"updates": jnp.zeros((), jnp.int32)})
+
+    def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
+        """One iteration: first the discriminator, then the segmenter against the discriminator as it is now.
+
+        Both networks run in training mode, dropout included, each once: the updated discriminator judges the scores
+        that it has learnt from. Its accuracy, which decides whether the segmenter is updated, is that before its own
+        update. A shut gate leaves the segmenter and its optimiser's state as they were, but for batch statistics.
+        CyCADA's code ends the training after an epoch without an update; a stage has a fixed number of steps instead
+        and logs "segmenter/update_share", the share of its batches so far that updated the segmenter.
+        """
+        constant, adapting = state.params["source_segmenter"], state.params["segmenter"]
+        scores_s, _ = self._scores(state, "source_segmenter", constant, batch["source"]["image"])
+        scores_t, pull, model_state = jax.vjp(
+            lambda params: self._scores(state, "segmenter", params, batch["target"]["image"]), adapting, has_aux=True
+        )
+        judge_loss = jax.value_and_grad(self._judge_loss, has_aux=True)
+        (loss, accuracy), gradient = judge_loss(state.params["discriminator"], scores_s, scores_t)
+        metrics = {"loss/discriminator": loss, "discriminator/accuracy": accuracy}
+        state, metrics["norm/discriminator"] = self._updated(state, "discriminator", gradient)
+
+        loss, to_scores = jax.value_and_grad(self._fooling_loss)(scores_t, state.params["discriminator"])
+        metrics |= {"loss/adversarial": loss, "loss/total": loss}
+        moved, metrics["norm/segmenter"] = self._updated(state, "segmenter", pull(to_scores)[0])
+        enough = accuracy > self.update_above
+        updates = state.extra["updates"] + enough
+        state = jax.tree.map(lambda new, old: jnp.where(enough, new, old), moved, state)
+        state = state.replace(step=state.step + 1, extra={"updates": updates})
+        metrics["segmenter/update_share"] = updates / state.step
+        return state.replace(model_state=state.model_state | {"segmenter": model_state}), metrics
+
+    def _scores(self, state: base.TrainState, name: str, params: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+        """Returns the scores `[B, h, w, C]` of one of the two networks in training mode, and its next statistics."""
+        inputs = ops.normalise(images, self.segmenter.input_norm)
+        key = base.dropout_key(state, ("source_segmenter", "segmenter").index(name))
+        outputs, model_state = base.forward(self.network, params, state.model_state[name], inputs, train=True, key=key)
+        return outputs["logits"], model_state
+
+    def _judge_loss(self, params: Any, source: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The discriminator's cross entropy over the scores of both domains, and the share that it gets right."""
+        logits = [self.judge.apply({"params": params}, scores).reshape(-1, 2) for scores in (source, target)]
+        truth = [jnp.full(len(part), label) for part, label in zip(logits, (SOURCE, TARGET), strict=True)]
+        logits, truth = jnp.concatenate(logits), jnp.concatenate(truth)
+        return cross_entropy(logits, truth), jnp.mean(jnp.argmax(logits, axis=-1) == truth)
+
+    def _fooling_loss(self, target: jax.Array, judge: Any) -> jax.Array:
+        """The segmenter's side: its scores shall be taken for the source's."""
+        logits = self.judge.apply({"params": judge}, target)
+        return cross_entropy(logits, jnp.full(logits.shape[:-1], SOURCE))
+
+    def _updated(self, state: base.TrainState, player: str, gradient: Any) -> tuple[base.TrainState, jax.Array]:
+        optimizer = self._optimizer(player, {player: state.params[player]})
+        return base.apply_player(state, player, {player: gradient}, optimizer)
+
+    def predict(self, state: base.TrainState, images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
+        """Returns {"scores": logits [B, *size, C]} of the adapted network for uint8 RGB images [B, H, W, 3]."""
+        return base.predict_scores(self.segmenter, self.network, state, images, size)
+
+
+METHOD = Adda
