@@ -19,6 +19,7 @@ lint: $(VENV)/installed-test
 table: $(VENV)/installed
 	$(BIN)/python -m benchmarks.adaptation streets
 	$(BIN)/python -m benchmarks.adaptation camvid_day2dusk
+	$(BIN)/python -m benchmarks.adaptation digits
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

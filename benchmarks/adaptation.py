@@ -44,6 +44,7 @@ ROWS = {
     "camvid_day2dusk": {
         "source_only": "source_only:camvid_day2dusk",
         "oracle": "source_only:camvid_day2dusk,oracle",
+        "adaptsegnet": "adaptsegnet:camvid_day2dusk",
         "advent": "advent:camvid_day2dusk",
     },
     "digits": {
