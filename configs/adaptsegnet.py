@@ -26,30 +26,18 @@ VARIANTS = {
     "small_weights": ("adaptsegnet/small_weights", "bce", 2, (0.0005, 0.00005)),
 }
 
-# The released schedule decays over 250000 steps and stops here.
-PUBLISHED_STEPS = 150_000
-
 
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (label, kind, levels, weights) = benchmarks.parse(setting, VARIANTS)
     experiment = benchmarks.get(benchmark, label, ("source", "target"))
-    published = networks.published(benchmark)
-    if published:
-        experiment = dataclasses.replace(
-            experiment,
-            init_from={"segmenter": networks.ADAPTSEGNET_WEIGHTS},
-            train=dataclasses.replace(experiment.train, steps=PUBLISHED_STEPS),
-        )
-    else:
-        experiment = dataclasses.replace(experiment, init_from=networks.init_from(benchmark))
+    if not networks.published(benchmark):
         weights = tuple(networks.SCRATCH_ADVERSARIAL_SCALE * weight for weight in weights)
         # The small network has one head, the same for every method.
         levels = levels if benchmark == "folder" else 1
-    # Its classifiers sum two of their four branches: a bug of the released code that its weights and rates contain.
-    segmenter = networks.ADAPTSEGNET if published else networks.segmenter(benchmark)
+    experiment, segmenter = networks.adaptsegnet(experiment, multi_level=levels == 2)
     method = AdaptSegNet(
-        segmenter=dataclasses.replace(segmenter, multi_level=levels == 2),
+        segmenter=segmenter,
         optimizer=networks.optimizer(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
         discriminator=dataclasses.replace(networks.discriminator(benchmark), kind=kind),

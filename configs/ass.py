@@ -11,8 +11,6 @@ No code, weights or schedule were published: on the papers' benchmarks the setti
 the method is built. Published there: 54.2 mIoU with 100 labels, 69.1 with all, on GTA5 -> Cityscapes.
 """
 
-import dataclasses
-
 from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks, networks
 
@@ -27,9 +25,6 @@ VARIANTS = {
     "all": ("ass_all", None),
 }
 
-# AdaptSegNet's schedule decays over 250000 steps and stops here.
-PUBLISHED_STEPS = 150_000
-
 # The small network's features have 96 channels, not 2048.
 SCRATCH_SEMANTIC = SemanticLevel(weight=0.03, hidden=64, optimizer=Adam(learning_rate=2e-3))
 
@@ -39,18 +34,10 @@ def get_config(setting: str = "streets") -> ConfigDict:
     benchmark, (label, count) = benchmarks.parse(setting, VARIANTS)
     experiment = benchmarks.get(benchmark, label, ("source", "labelled_target", "target"))
     experiment = benchmarks.with_labels(experiment, count)
+    experiment, segmenter = networks.adaptsegnet(experiment, multi_level=False)
     published = networks.published(benchmark)
-    if published:
-        experiment = dataclasses.replace(
-            experiment,
-            init_from={"segmenter": networks.ADAPTSEGNET_WEIGHTS},
-            train=dataclasses.replace(experiment.train, steps=PUBLISHED_STEPS),
-        )
-    else:
-        experiment = dataclasses.replace(experiment, init_from=networks.init_from(benchmark))
-    segmenter = networks.ADAPTSEGNET if published else networks.segmenter(benchmark)
     method = ASS(
-        segmenter=dataclasses.replace(segmenter, multi_level=False),
+        segmenter=segmenter,
         optimizer=networks.optimizer(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
         discriminator=networks.discriminator(benchmark),

@@ -73,7 +73,7 @@ SHIFT = 2
 # 28 of 32 pixels are 16 of 18, as nearly as whole pixels go.
 MARGINS = {"mnist": 2, "usps": 1}
 
-STEPS = {"source": 1000, "inter": 800, "easy": 800, "intra": 100}
+STEPS = {"source": 600, "inter": 800, "easy": 600, "intra": 100}
 
 SETTINGS = {
     "mnist_usps": Pair("mnist", "usps", "lenet", 28, STEPS, MARGINS),

@@ -44,12 +44,10 @@ class ScoreDiscriminator:
 
 
 @dataclasses.dataclass(frozen=True)
-class Adda:
+class Adda(base.SegmentationMethod):
     """Adversarial adaptation of class scores to those of a constant source network."""
 
     num_classes: int = described(10, "Classes of the head.", low=2)
-    precision: str = described("fp32", "Compute type of the networks.", choices=("fp32", "bf16"))
-    accumulation: int = described(1, "Batches whose gradients are averaged into one update.", low=1)
     segmenter: base.Segmenter = described(base.Segmenter(name="lenet", input_norm="tanh"), "Both networks.")
     optimizer: Sgd | Adam = described(Adam(learning_rate=1e-5, beta2=0.999), "Optimiser of the network that adapts.")
     # A player's schedule counts its own updates: while the gate is shut, the segmenter's stands still.
@@ -58,11 +56,6 @@ class Adda:
     update_above: float = described(
         0.6, "Accuracy on a batch above which the discriminator is good enough to adapt against.", low=0.0, high=1.0
     )
-
-    @property
-    def network(self) -> nn.Module:
-        """The Flax module of both networks."""
-        return self.segmenter.build(self.num_classes, self.precision)
 
     @property
     def judge(self) -> nn.Module:
@@ -150,10 +143,6 @@ class Adda:
     def _updated(self, state: base.TrainState, player: str, gradient: Any) -> tuple[base.TrainState, jax.Array]:
         optimizer = self._optimizer(player, {player: state.params[player]})
         return base.apply_player(state, player, {player: gradient}, optimizer)
-
-    def predict(self, state: base.TrainState, images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
-        """Returns {"scores": logits [B, *size, C]} of the adapted network for uint8 RGB images [B, H, W, 3]."""
-        return base.predict_scores(self.segmenter, self.network, state, images, size)
 
 
 METHOD = Adda

@@ -21,7 +21,6 @@ from uda_jax.sections import described
 from uda_jax.training import optimizers
 from uda_jax.training.optimizers import Adam, Sgd
 from uda_jax.training.precision import compute_dtype
-from uda_jax.training.schedules import Schedule
 
 SOURCE, TARGET = 0, 1
 
@@ -39,24 +38,14 @@ class Discriminator:
 
 
 @dataclasses.dataclass(frozen=True)
-class OutputAlignment:
+class OutputAlignment(base.SegmentationMethod):
     """Fields and networks of a method whose discriminators judge maps of class probabilities, one per head."""
 
-    num_classes: int = described(19, "Classes of the head.", low=2)
-    precision: str = described("fp32", "Compute type of the networks.", choices=("fp32", "bf16"))
-    accumulation: int = described(1, "Batches whose gradients are averaged into one update.", low=1)
-    segmenter: base.Segmenter = described(base.Segmenter(), "The segmentation network.")
     optimizer: Sgd = described(Sgd(), "Optimiser of the segmenter.")
-    schedule: Schedule = described(Schedule(), "Decay of all learning rates.")
     discriminator: Discriminator = described(Discriminator(), "One per head; unused without an adversarial loss.")
     aux_weight: float = described(0.1, "Weight of the earlier head's cross entropy, lambda_seg.", low=0.0)
     target_weight: float = described(0.001, "Weight of the main head's loss on the target, lambda_adv.", low=0.0)
     target_aux_weight: float = described(0.0002, "Weight of the earlier head's loss on the target.", low=0.0)
-
-    @property
-    def network(self) -> nn.Module:
-        """The Flax module of the segmenter."""
-        return self.segmenter.build(self.num_classes, self.precision)
 
     @property
     def judge(self) -> nn.Module:
@@ -190,10 +179,6 @@ class OutputAlignment:
             state, norm = base.apply_player(state, player, {name: gradients[name] for name in names}, optimizer)
             metrics[f"norm/{player}"] = norm
         return state.replace(step=state.step + 1, model_state=state.model_state | {"segmenter": model_state}), metrics
-
-    def predict(self, state: base.TrainState, images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
-        """Returns {"scores": logits [B, *size, C]} of the main head for uint8 RGB images [B, H, W, 3]."""
-        return base.predict_scores(self.segmenter, self.network, state, images, size)
 
 
 def named(loss: str, head: str) -> str:

@@ -14,6 +14,7 @@ from uda_jax import networks, ops
 from uda_jax.losses import cross_entropy
 from uda_jax.sections import described
 from uda_jax.training.precision import compute_dtype
+from uda_jax.training.schedules import Schedule
 
 Batch = Mapping[str, Mapping[str, jax.Array]]
 Metrics = dict[str, jax.Array]
@@ -96,6 +97,32 @@ class Segmenter:
     def _given(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self).items()
         return {name: value for name, value in fields if name not in ("name", "input_norm") and value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationMethod:
+    """The fields of every method, the module of its segmenter, and the usual prediction."""
+
+    num_classes: int = described(19, "Classes of the head.", low=2)
+    precision: str = described("fp32", "Compute type of the networks.", choices=("fp32", "bf16"))
+    accumulation: int = described(1, "Batches whose gradients are averaged into one update.", low=1)
+    segmenter: Segmenter = described(Segmenter(), "The segmentation network.")
+    schedule: Schedule = described(Schedule(), "Decay of all learning rates.")
+
+    @property
+    def network(self) -> nn.Module:
+        """The Flax module of the segmenter."""
+        return self.segmenter.build(self.num_classes, self.precision)
+
+    def predict(self, state: TrainState, images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
+        """Returns {"scores": logits [B, *size, C]} for uint8 RGB images [B, H, W, 3].
+
+        They are the main head's in evaluation mode, interpolated once, corners aligned.
+        """
+        inputs = ops.normalise(images, self.segmenter.input_norm)
+        params, model_state = state.params["segmenter"], state.model_state["segmenter"]
+        outputs, _ = forward(self.network, params, model_state, inputs, train=False)
+        return {"scores": ops.resize_bilinear(outputs["logits"].astype(jnp.float32), size, align_corners=True)}
 
 
 def initial_state(
@@ -192,12 +219,3 @@ def apply_player(
 def loss_metrics(losses: Mapping[str, jax.Array]) -> Metrics:
     """Returns {"loss/<name>": value} for a dict of weighted losses."""
     return {f"loss/{name}": value for name, value in losses.items()}
-
-
-def predict_scores(
-    segmenter: Segmenter, module: nn.Module, state: TrainState, images: jax.Array, size: tuple[int, int]
-) -> dict:
-    """The usual `predict`: evaluation-mode logits of the main head, interpolated once, corners aligned."""
-    inputs = ops.normalise(images, segmenter.input_norm)
-    outputs, _ = forward(module, state.params["segmenter"], state.model_state["segmenter"], inputs, train=False)
-    return {"scores": ops.resize_bilinear(outputs["logits"].astype(jnp.float32), size, align_corners=True)}

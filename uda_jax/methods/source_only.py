@@ -15,28 +15,17 @@ from uda_jax.methods import base
 from uda_jax.sections import described
 from uda_jax.training import optimizers
 from uda_jax.training.optimizers import Adam, Sgd
-from uda_jax.training.schedules import Schedule
 
 # Batch statistics are threaded in this order wherever several domains are forwarded.
 LABELLED_DOMAINS = ("source", "labelled_target")
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceOnly:
+class SourceOnly(base.SegmentationMethod):
     """Cross entropy on every labelled domain of the batch."""
 
-    num_classes: int = described(19, "Classes of the head.", low=2)
-    precision: str = described("fp32", "Compute type of the network.", choices=("fp32", "bf16"))
-    accumulation: int = described(1, "Batches whose gradients are averaged into one update.", low=1)
-    segmenter: base.Segmenter = described(base.Segmenter(), "The segmentation network.")
     optimizer: Sgd | Adam = described(Sgd(), "Optimiser of the segmenter.")
-    schedule: Schedule = described(Schedule(), "Decay of the learning rate.")
     aux_weight: float = described(0.1, "Weight of the earlier head's cross entropy (AdaptSegNet, lambda_seg).", low=0.0)
-
-    @property
-    def network(self):
-        """The Flax module of the segmenter."""
-        return self.segmenter.build(self.num_classes, self.precision)
 
     def _optimizer(self, params: dict) -> optax.GradientTransformation:
         return optimizers.build(
@@ -72,10 +61,6 @@ class SourceOnly:
         state, norm = base.apply_player(state, "segmenter", {"segmenter": gradient}, self._optimizer(state.params))
         state = state.replace(step=state.step + 1, model_state={"segmenter": model_state})
         return state, base.loss_metrics(losses) | {"loss/total": total, "norm/segmenter": norm}
-
-    def predict(self, state: base.TrainState, images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
-        """Returns {"scores": logits [B, *size, C]} of the main head for uint8 RGB images [B, H, W, 3]."""
-        return base.predict_scores(self.segmenter, self.network, state, images, size)
 
 
 METHOD = SourceOnly
