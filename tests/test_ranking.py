@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uda_jax import config, losses, ranking, results, stages, train, workdirs
+from uda_jax import config, losses, ops, ranking, results, stages, train, workdirs
 from uda_jax.errors import UserError
 from uda_jax.training import sharding
 from uda_jax.training.logging import read_metrics
@@ -123,7 +123,8 @@ def test_frames_are_sorted_and_split(uninterrupted):
     # int(8 * 0.67)
     assert listed(uninterrupted, "easy") == order[:5] and listed(uninterrupted, "hard") == order[5:]
     about = {key: found[key] for key in found if key != "frames"}
-    assert about == {"stage": "inter", "step": 4, "fraction": 0.67, "normalise": False, "rare_classes": ["wall"]}
+    settings = {"fraction": 0.67, "statistics": "training", "normalise": False, "rare_classes": ["wall"]}
+    assert about == {"stage": "inter", "step": 4} | settings
     marker = json.loads((uninterrupted / "rank" / "finished.json").read_text())
     assert (marker["easy"], marker["hard"]) == (5, 3)
     for group, name in (("easiest", order[0]), ("hardest", order[-1])):
@@ -149,6 +150,29 @@ def test_scores_and_labels_are_those_of_the_first_stages_network(uninterrupted, 
         np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), palette[label])
         shown |= set(np.unique(label).tolist())
     assert len(shown) > 1, "a network that predicts one class tests nothing"
+
+
+def test_the_targets_own_statistics_come_from_one_pass_over_its_whole_batches(uninterrupted, experiment, tmp_path):
+    """Eight frames in batches of three: the third batch, which would be padded, does not count."""
+    changed = with_rank(experiment, statistics="target", batch_size=3)
+    workdir = until("rank", uninterrupted, changed, tmp_path / "run")
+    rank(changed, workdir)
+    inter = stages.recipe(experiment, {}, num_classes=3)[0]
+    state = workdirs.last_state(inter, uninterrupted, sharding.data_mesh())
+    folder = Path(experiment.data["target"].root) / "val" / "images"
+    images = np.stack([np.asarray(Image.open(folder / f"{i:03}.png")) for i in range(8)])
+    stats = state.model_state["segmenter"]
+    for batch in (images[:3], images[3:6]):
+        inputs = ops.normalise(batch, inter.method.segmenter.input_norm)
+        variables = {"params": state.params["segmenter"], **stats}
+        _, stats = inter.method.network.apply(variables, inputs, train=True, mutable=["batch_stats"])
+    state = state.replace(model_state=state.model_state | {"segmenter": stats})
+    scores = jax.jit(lambda images: inter.method.predict(state, images, (32, 64))["scores"])(images)
+    expected = losses.entropy_score(jax.nn.softmax(scores))
+    plain = {frame["name"]: frame["score"] for frame in ranked(uninterrupted)["frames"]}
+    for frame in ranked(workdir)["frames"]:
+        assert frame["score"] == pytest.approx(float(expected[int(frame["name"])]), rel=1e-4)
+        assert frame["score"] != pytest.approx(plain[frame["name"]], rel=1e-3)
 
 
 def test_the_factor_favours_frames_with_rare_classes(uninterrupted, experiment, tmp_path):

@@ -96,7 +96,7 @@ class StagePlan:
 
 @dataclasses.dataclass(frozen=True)
 class Rank:
-    """How a stage that ranks splits the target into easy and hard frames (IntraDA, section 3.2)."""
+    """How a stage that ranks splits the target into easy and hard frames (IntraDA)."""
 
     fraction: float = described(0.67, "lambda, the share of easy frames; 1 = all, which is self-training.", high=1.0)
     normalise: bool = described(False, "Multiply the score by the rare-class factor of IntraDA's released code.")

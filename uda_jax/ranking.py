@@ -1,4 +1,4 @@
-"""Ranking the target's frames by entropy, the second of IntraDA's three stages (Pan et al., CVPR 2020, section 3.2).
+"""Ranking the target's frames by entropy, the second of IntraDA's three stages (Pan et al., CVPR 2020).
 
 A network of an earlier stage predicts every frame of the domain "target". Frames whose prediction has little entropy
 are easy: what is predicted there serves the next stage as labels. The stage's folder then holds

@@ -22,7 +22,7 @@ class AdaptSegNet(OutputAlignment):
     """Adversarial learning on softmax maps, at one or two levels."""
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
-        """One iteration of the released training script (section 3 of the paper, eqs. 1, 3, 4 and 5)."""
+        """One iteration, in the order of the released script for PyTorch 0.4."""
         source, target = batch["source"], batch["target"]
 
         def segmenter_loss(params, judges):
