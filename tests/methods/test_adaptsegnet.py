@@ -73,18 +73,7 @@ def judge(method, params, z):
     return method.judge.apply({"params": params}, jax.nn.softmax(z))
 
 
-def flat(tree):
-    tree = jax.device_get(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def same(left, right):
-    left, right = flat(left), flat(right)
-    assert left.keys() == right.keys()
-    return all(np.array_equal(leaf, right[path]) for path, leaf in left.items())
-
-
-def test_the_objectives_of_both_sides_written_out(played, batch):
+def test_the_objectives_of_both_sides_written_out(played, batch, flat):
     method, _, state, (after, metrics) = played
     labels = batch["source"]["label"].astype(np.int32)
 
@@ -156,7 +145,7 @@ def test_least_squares_on_a_single_level(batch):
     assert found == pytest.approx(expected | {"loss/total": total}, rel=1e-4)
 
 
-def test_neither_side_learns_from_the_others_loss(played, batch):
+def test_neither_side_learns_from_the_others_loss(played, batch, flat, same):
     """Without the adversarial weights the discriminators learn the same, and the segmenter nothing of them."""
     _, _, state, (after, _) = played
     method = make(target_weight=0.0, target_aux_weight=0.0)
@@ -173,7 +162,7 @@ def test_neither_side_learns_from_the_others_loss(played, batch):
     assert same(judged_otherwise.params["segmenter"], alone.params["segmenter"])
 
 
-def test_unused_branches_stay_bit_for_bit(played, batch):
+def test_unused_branches_stay_bit_for_bit(played, batch, flat):
     """Their gradient is zero, but weight decay would shrink them; and they hold no optimiser state."""
     _, step, state, (after, _) = played
     for _ in range(2):

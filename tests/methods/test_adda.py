@@ -194,13 +194,5 @@ def test_prediction_is_that_of_the_adapted_network(lenet):
     assert scores.shape == (4, 1, 1, 3)
 
 
-def test_one_trace_and_donation(lenet):
-    method, _, _ = lenet
-    state = jax.jit(lambda key: method.init(key, BATCH))(jax.random.key(0))
-    step = jax.jit(method.train_step, donate_argnums=0)
-    with jax.transfer_guard("disallow"):
-        arrays = jax.device_put(BATCH)
-        for _ in range(3):
-            old, (state, _) = state, step(state, arrays)
-            assert jax.tree.leaves(old.params)[0].is_deleted()
-    assert step._cache_size() == 1
+def test_one_trace_and_donation(check_one_trace, lenet):
+    check_one_trace(lenet[0], BATCH)

@@ -151,16 +151,8 @@ def test_a_single_head_needs_a_single_discriminator(batch):
     assert "loss/adversarial_aux" not in metrics and 0 <= metrics["discriminator/accuracy"] <= 1
 
 
-def test_one_trace_and_donation(batch):
-    method = make("adversarial")
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
-    step = jax.jit(method.train_step, donate_argnums=0)
-    with jax.transfer_guard("disallow"):
-        arrays = jax.device_put(batch)
-        for _ in range(3):
-            old, (state, _) = state, step(state, arrays)
-            assert jax.tree.leaves(old.params)[0].is_deleted()
-    assert step._cache_size() == 1
+def test_one_trace_and_donation(check_one_trace, batch):
+    check_one_trace(make("adversarial"), batch)
 
 
 def test_the_prior_is_the_share_of_the_labels_so_far_and_hard_pixels_are_those_of_the_loss(batch):

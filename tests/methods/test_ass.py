@@ -99,18 +99,7 @@ def decisions(method, params, vectors, label, domain):
     return sum(terms) / len(terms), len(terms)
 
 
-def flat(tree):
-    tree = jax.device_get(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def same(left, right):
-    left, right = flat(left), flat(right)
-    assert left.keys() == right.keys()
-    return all(np.array_equal(leaf, right[path]) for path, leaf in left.items())
-
-
-def test_the_objectives_of_the_three_players_written_out(played, batch):
+def test_the_objectives_of_the_three_players_written_out(played, batch, flat):
     method, state, (after, metrics) = played
     labels = {name: batch[name]["label"].astype(np.int32) for name in ("source", "labelled_target")}
     judges = {name: tree for name, tree in state.params.items() if name != "segmenter"}
@@ -164,7 +153,7 @@ def test_the_objectives_of_the_three_players_written_out(played, batch):
             np.testing.assert_allclose((now[path] - before[path])[clear], -0.01 * np.sign(slope)[clear], rtol=2e-2)
 
 
-def test_statistics_come_from_source_labelled_and_target_in_this_order(played, batch):
+def test_statistics_come_from_source_labelled_and_target_in_this_order(played, batch, flat):
     """Each forward keeps 0.9 of the running statistics and adds 0.1 of its own."""
     method, state, (after, _) = played
 
@@ -182,7 +171,7 @@ def test_statistics_come_from_source_labelled_and_target_in_this_order(played, b
         np.testing.assert_allclose(leaf, expected[path], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
-def test_neither_semantic_player_learns_from_the_others_loss(played, batch):
+def test_neither_semantic_player_learns_from_the_others_loss(played, batch, flat, same):
     """Without its weight S learns the same, and the segmenter nothing of S."""
     _, state, (after, _) = played
     step = jax.jit(make(weight=0.0).train_step)
@@ -199,7 +188,7 @@ def test_neither_semantic_player_learns_from_the_others_loss(played, batch):
     assert not same(judged_otherwise.params["semantic_discriminator"], alone.params["semantic_discriminator"])
 
 
-def test_without_labels_it_is_adaptsegnet_bit_for_bit(batch):
+def test_without_labels_it_is_adaptsegnet_bit_for_bit(batch, same):
     unlabelled = {name: maps for name, maps in batch.items() if name != "labelled_target"}
     ends = []
     for method in (make(weight=0.0), AdaptSegNet(**SHARED)):

@@ -1,0 +1,48 @@
+"""What tests of methods compare states with."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+
+def _flat(tree: Any) -> dict[str, np.ndarray]:
+    leaves = jax.tree.leaves_with_path(jax.device_get(tree))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+@pytest.fixture(scope="session")
+def flat() -> Callable[[Any], dict[str, np.ndarray]]:
+    """A function from a tree to {path: leaf on the host}."""
+    return _flat
+
+
+@pytest.fixture(scope="session")
+def same() -> Callable[[Any, Any], bool]:
+    """A function that tells whether two trees of the same structure are equal bit for bit."""
+
+    def compare(left: Any, right: Any) -> bool:
+        left, right = _flat(left), _flat(right)
+        assert left.keys() == right.keys()
+        return all(np.array_equal(leaf, right[path]) for path, leaf in left.items())
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def check_one_trace() -> Callable[[Any, Mapping], None]:
+    """A function that runs three donated steps of a method and checks that they were compiled once."""
+
+    def check(method: Any, batch: Mapping) -> None:
+        state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+        step = jax.jit(method.train_step, donate_argnums=0)
+        with jax.transfer_guard("disallow"):
+            arrays = jax.device_put(batch)
+            for _ in range(3):
+                old, (state, _) = state, step(state, arrays)
+                assert jax.tree.leaves(old.params)[0].is_deleted()
+        assert step._cache_size() == 1
+
+    return check
