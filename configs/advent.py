@@ -3,9 +3,10 @@
     uda train --config advent:streets --workdir runs/advent
     uda train --config advent:streets,minent --workdir runs/minent
 
-Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes. The last two hold the
-released code's values: one GPU of 11 GB, published 43.8 (AdvEnt) and 42.3 (MinEnt) mIoU on GTA5 -> Cityscapes,
-and need the ImageNet weights that its authors start from, as weights/DeepLab_resnet_pretrained_imagenet.pth.
+Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes. Those to
+Cityscapes hold the released code's values: one GPU of 11 GB, published 43.8 (AdvEnt) and 42.3 (MinEnt) mIoU on GTA5 ->
+Cityscapes, and need the ImageNet weights that its authors start from, as
+weights/DeepLab_resnet_pretrained_imagenet.pth.
 """
 
 import dataclasses

@@ -25,7 +25,7 @@ VARIANTS = {
     "all": ("ass_all", None),
 }
 
-# The small network's features have 96 channels, not 2048.
+# The small network's features have 384 channels, not 2048.
 SCRATCH_SEMANTIC = SemanticLevel(weight=0.03, hidden=64, optimizer=Adam(learning_rate=2e-3))
 
 

@@ -20,7 +20,9 @@ from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax import config
 from uda_jax.config import Experiment, Rank, StagePlan
+from uda_jax.methods.base import Segmenter
 from uda_jax.methods.intrada import IntraDA
+from uda_jax.sections import build
 
 # Per variant: config and variant of the first stage, and whether the last stage starts from its network.
 VARIANTS = {
@@ -71,7 +73,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
             "intra": StagePlan(data=_easy_and_hard(experiment), start_from=start_from),
         },
     )
-    return config.with_method(experiment, "intrada", _method(benchmark, steps, name))
+    return config.with_method(experiment, "intrada", _method(benchmark, steps, inter))
 
 
 def _easy_and_hard(experiment: Experiment) -> dict:
@@ -84,19 +86,14 @@ def _easy_and_hard(experiment: Experiment) -> dict:
     }
 
 
-def _method(benchmark: str, steps: int, inter: str) -> IntraDA:
-    adaptsegnet = inter == "adaptsegnet"
-    segmenter = networks.segmenter(benchmark)
-    if networks.published(benchmark) and adaptsegnet:
-        segmenter = networks.ADAPTSEGNET
-    elif adaptsegnet:
-        segmenter = dataclasses.replace(segmenter, multi_level=benchmark == "folder")
+def _method(benchmark: str, steps: int, inter: Experiment) -> IntraDA:
+    """Returns the last stage's method, on the network of the first one."""
     method = IntraDA(
-        segmenter=segmenter,
+        segmenter=build(Segmenter, inter.method["segmenter"]),
         optimizer=networks.optimizer(benchmark),
         schedule=networks.schedule(benchmark, steps),
         discriminator=networks.discriminator(benchmark),
-        judged="probabilities" if adaptsegnet else "self_information",
+        judged="probabilities" if inter.method["name"] == "adaptsegnet" else "self_information",
     )
     if networks.published(benchmark):
         return method

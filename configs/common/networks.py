@@ -39,7 +39,6 @@ REFERENCE_SGD = Sgd(learning_rate=2.5e-4, head_multiplier=10.0, update_multiplic
 # From scratch everything trains at one rate, scale and shift included.
 SCRATCH_SGD = Sgd(learning_rate=0.2, head_multiplier=1.0, train_norm_affine=True)
 
-
 # Found on streets' dev split (seed 0, 1500 steps) with AdvEnt; other methods and benchmarks that train from scratch
 # take them over. Discriminator at rate 1e-4: 12.9 mIoU at weight 0.001; at 5e-4: 15.4 at 0.03, 15.7 at 0.1; at 2e-3:
 # 16.2 at 0.03.

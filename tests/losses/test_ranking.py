@@ -71,19 +71,6 @@ def test_score_by_hand():
     np.testing.assert_allclose(jax.jit(losses.entropy_score)(images), expected, rtol=1e-6)
     # The mean over images is the MinEnt loss divided by the number of classes.
     np.testing.assert_allclose(scores.mean(), losses.entropy(images) / 4, rtol=1e-6)
-    mask = np.array([[[False, True]], [[True, False]], [[False, False]]])
-    np.testing.assert_allclose(losses.entropy_score(images, pixel_mask=mask), [0.5 / 4, 1 / 4, 0], rtol=1e-6)
-    whole = losses.entropy_score(images, pixel_mask=np.ones((3, 1, 2), bool))
-    np.testing.assert_allclose(whole, expected, rtol=1e-6)
-
-
-def test_masked_pixels_have_no_influence():
-    images, mask = probabilities(0, 2, 3, 4, 5), np.random.RandomState(1).rand(2, 3, 4) < 0.5
-    expected = losses.entropy_score(images, pixel_mask=mask)
-    broken = np.where(mask[..., None], images, np.float32(np.nan))
-    np.testing.assert_array_equal(losses.entropy_score(broken, pixel_mask=mask), expected)
-    with pytest.raises(ValueError, match=r"pixel_mask: expected shape \(2, 3, 4\), got \(3, 4\)"):
-        losses.entropy_score(images, pixel_mask=mask[0])
 
 
 def test_bfloat16_is_scored_in_float32():

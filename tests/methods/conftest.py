@@ -1,4 +1,4 @@
-"""What tests of methods compare states with."""
+"""A batch for tests of methods, and what they compare states with."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +11,15 @@ import pytest
 def _flat(tree: Any) -> dict[str, np.ndarray]:
     leaves = jax.tree.leaves_with_path(jax.device_get(tree))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+@pytest.fixture(scope="session")
+def batch() -> dict[str, dict[str, np.ndarray]]:
+    """Two dark labelled source images and two bright target images of 32x64 pixels, three classes."""
+    generator = np.random.default_rng(0)
+    image = lambda low, high: generator.integers(low, high, (2, 32, 64, 3), dtype=np.uint8)  # noqa: E731
+    label = generator.integers(0, 3, (2, 32, 64), dtype=np.uint8)
+    return {"source": {"image": image(0, 120), "label": label}, "target": {"image": image(100, 256)}}
 
 
 @pytest.fixture(scope="session")

@@ -37,14 +37,6 @@ def make(kind="bce", **fields):
 
 
 @pytest.fixture(scope="module")
-def batch():
-    generator = np.random.default_rng(0)
-    image = lambda low, high: generator.integers(low, high, (2, 32, 64, 3), dtype=np.uint8)  # noqa: E731
-    label = generator.integers(0, 3, (2, 32, 64), dtype=np.uint8)
-    return {"source": {"image": image(0, 120), "label": label}, "target": {"image": image(100, 256)}}
-
-
-@pytest.fixture(scope="module")
 def played(batch):
     """The method, its jitted step, the first state, and what one step makes of it."""
     method = make()

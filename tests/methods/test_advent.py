@@ -33,14 +33,6 @@ def make(objective, **fields):
     )
 
 
-@pytest.fixture(scope="module")
-def batch():
-    generator = np.random.default_rng(0)
-    image = lambda low, high: generator.integers(low, high, (2, 32, 64, 3), dtype=np.uint8)  # noqa: E731
-    label = generator.integers(0, 3, (2, 32, 64), dtype=np.uint8)
-    return {"source": {"image": image(0, 120), "label": label}, "target": {"image": image(100, 256)}}
-
-
 def maps(method, params, state, batch):
     """Source and target outputs at image size, in the paper's order, and the statistics after both."""
     stats, outputs = state.model_state["segmenter"], {}

@@ -12,28 +12,18 @@ import numpy as np
 from uda_jax.losses.entropy import self_information
 
 
-def entropy_score(probabilities: jax.Array, *, pixel_mask: jax.Array | None = None) -> jax.Array:
+def entropy_score(probabilities: jax.Array) -> jax.Array:
     """Mean self-information of each image, over classes and pixels; the lower, the easier.
 
     The paper's score sums over the classes and is therefore C times as large; the order is the same.
 
     Args:
       probabilities: `[B, H, W, C]`, summing to 1 over the last axis.
-      pixel_mask: bool `[B, H, W]`, the pixels that count; all of them by default.
 
     Returns:
-      float32 scores `[B]` in [0, 1 / C]; 0 for an image without a pixel that counts.
-
-    Raises:
-      ValueError: the mask's shape is not that of the pixels.
+      float32 scores `[B]` in [0, 1 / C].
     """
-    scores = jnp.mean(self_information(probabilities), axis=-1)
-    if pixel_mask is None:
-        return jnp.mean(scores, axis=(1, 2))
-    if pixel_mask.shape != scores.shape:
-        raise ValueError(f"pixel_mask: expected shape {scores.shape}, got {pixel_mask.shape}")
-    counts = jnp.sum(pixel_mask, axis=(1, 2))
-    return jnp.sum(jnp.where(pixel_mask, scores, 0.0), axis=(1, 2)) / jnp.maximum(counts, 1)
+    return jnp.mean(self_information(probabilities), axis=(1, 2, 3))
 
 
 def rare_class_count(predictions: jax.Array, rare: Sequence[int], num_classes: int) -> jax.Array:

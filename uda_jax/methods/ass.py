@@ -41,9 +41,10 @@ class SemanticLevel:
         "mean", "mean: judge each class's mean vector; pixel: judge every labelled location.", choices=("mean", "pixel")
     )
     source: str = described(
-        "features", "Vectors it sees: the last stage's features, or class probabilities at the network's stride.",
+        "features",
+        "Vectors it sees: the last stage's features, or class probabilities at the network's stride.",
         choices=("features", "probabilities"),
-    )  # fmt: skip
+    )
     head: str = described(
         "class_conditional",
         "class_conditional: 2K outputs, domain and class; binary: one decision on the domain per class.",
