@@ -162,6 +162,36 @@ def with_labels(experiment: Experiment, count: int | None) -> Experiment:
     return dataclasses.replace(experiment, data=experiment.data | {"labelled_target": domain})
 
 
+def with_depth(experiment: Experiment, *, exact: bool = False) -> Experiment:
+    """Returns an experiment whose training domains hold depth, as far as the benchmark has any.
+
+    Streets' simulator knows its depth; that of its camera comes from block matching on a stereo pair, unless `exact`
+    asks for the renderer's. GTA5 has the relative disparity of CorDA's monocular network instead, Cityscapes the
+    completed stereo depth that CorDA takes.
+
+    Raises:
+      UserError: a benchmark without depth.
+    """
+    sources = {
+        "gta5": {"fields": ("disparity",), "options": {"depth": "monocular"}, "disparity_resampling": "bilinear"},
+        "cityscapes": {"fields": ("depth",), "options": {"depth": "stereo"}},
+        "synthia": {"fields": ("depth",), "options": {}},
+        "streets": {"fields": ("depth",), "options": {}},
+        "folder": {"fields": ("depth",), "options": {}},
+    }
+    data = {}
+    for name, domain in experiment.data.items():
+        if domain.dataset not in sources:
+            raise UserError(f"--config: expected a setting whose frames have depth, got '{experiment.benchmark}'")
+        change = dict(sources[domain.dataset])
+        options = (domain.options or {}) | change.pop("options")
+        if domain.dataset == "streets" and domain.split.startswith("camera") and not exact:
+            options["depth"] = "stereo"
+        fields = (*domain.fields, *change.pop("fields"))
+        data[name] = dataclasses.replace(domain, fields=fields, options=options or None, **change)
+    return dataclasses.replace(experiment, data=data)
+
+
 def get(setting: str, label: str, domains: tuple[str, ...]) -> Experiment:
     """Returns a benchmark without a method.
 
