@@ -26,6 +26,7 @@ from uda_jax.config import Experiment
 from uda_jax.data import streams
 from uda_jax.errors import UserError
 from uda_jax.evaluate import Evaluator, protocols
+from uda_jax.illustrations import Illustrator
 from uda_jax.report import pictures
 from uda_jax.report.files import write_atomically
 from uda_jax.stages import Stopped
@@ -41,6 +42,7 @@ class Context:
 
     experiment: Experiment
     mesh: jax.sharding.Mesh
+    palette: np.ndarray
     stop: Callable[[], bool]
 
     @property
@@ -71,7 +73,7 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
     experiment = _with_protocol(experiment, protocols(space))
     workdirs.check(workdir, experiment)
     with _stop_on_sigterm() as stop:
-        context = Context(experiment, sharding.data_mesh(), stop)
+        context = Context(experiment, sharding.data_mesh(), space.palette, stop)
         ranker = ranking.Ranker(experiment.rank, space, context.mesh, stop)
         runners = {"train": lambda *job: train_stage(*job, context), "rank": ranker.run}
         recipe = stages.recipe(experiment, runners, len(space.names))
@@ -147,6 +149,14 @@ class Job:
         images = plan.batch_size * len(stage.streams)
         self.progress = ProgressLine(plan.steps, images, first_step=self.start, active=context.first_process)
         self.guard = Guard(self._frame_name, self.folder / "nonfinite.json", write=context.first_process)
+        self.illustrator = Illustrator(
+            stage.method,
+            self.folder,
+            context.palette,
+            batch_sharding=self.batch_sharding,
+            everywhere=self.everywhere,
+            write=context.first_process,
+        )
         self.began = time.monotonic()
 
     def loop(self) -> None:
@@ -169,7 +179,8 @@ class Job:
         for step in range(self.start + 1, plan.steps + 1):
             with self.progress.waiting():
                 batch = next(self.iterator)
-            self.state, metrics = train_step(self.state, sharding.to_global(batch, self.batch_sharding))
+            on_device = sharding.to_global(batch, self.batch_sharding)
+            self.state, metrics = train_step(self.state, on_device)
             self.guard.add(step, metrics, {name: maps["index"] for name, maps in batch.items()})
             last = step == plan.steps
             stopping = self.context.stop() or (jax.process_count() > 1 and self.checkpoints.reached_preemption(step))
@@ -180,6 +191,8 @@ class Job:
                 scalars = self.guard.check()
                 self.writer.write_scalars(step, scalars | self.progress.update(step, _losses(scalars)))
             miou = self.evaluate(step) if evaluating else None
+            if evaluating or last:
+                self.writer.write_images(step, self.illustrator.draw(self.state, on_device))
             if saving:
                 self.save(step, miou)
             if stopping and not last:
@@ -195,9 +208,9 @@ class Job:
         miou = results.headline(summary, section.protocol)
         scalars = {"evaluation/miou": miou, "evaluation/pixel_accuracy": summary["pixel_accuracy"]}
         self.writer.write_scalars(step, scalars)
-        palette = self.dev.dataset.label_space.palette
         frames = self.dev.pictures(self.state, section.pictures)
-        self.writer.write_images(step, {f"dev/{frame['name']}": _panel(frame, palette) for frame in frames})
+        panels = {f"dev/{frame['name']}": _panel(frame, self.context.palette) for frame in frames}
+        self.writer.write_images(step, panels)
         self.best = miou if self.best is None else max(self.best, miou)
         return miou
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,8 @@ import pytest
 from uda_jax.data import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.report import collect, curves, markdown, read_rows, write
-from uda_jax.report.pictures import save_frame
+from uda_jax.report.files import write_atomically
+from uda_jax.report.pictures import png, save_frame
 from uda_jax.training.logging import MetricWriter
 
 
@@ -94,6 +96,16 @@ def test_pictures_curves_and_unfinished_runs(workdirs, tmp_path, read_page):
     colours = list(dict.fromkeys(line["stroke"] for line in page.lines))
     of_killed = [line for line in page.lines if line["stroke"] == colours[3]]
     assert len(of_killed) == 2 * 2  # raw and smooth, in either chart
+
+
+def test_illustrations_are_shown_by_stage_and_name(workdirs, tmp_path):
+    folder = pathlib.Path(workdirs[0]) / "train" / "illustrations" / "translated"
+    for i in range(2):
+        write_atomically(folder / f"{i}.png", png(np.full((8, 100, 3), 50 * i, np.uint8)))
+    text = write(workdirs, tmp_path / "r.html").read_text()
+    assert "<h2>Training batches</h2>" in text and text.count("of train: translated") == 2
+    shutil.rmtree(folder)
+    assert "Training batches" not in write(workdirs, tmp_path / "r.html").read_text()
 
 
 def test_an_earlier_report_among_the_folders_is_passed_over(workdirs, tmp_path):

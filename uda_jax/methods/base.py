@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import flax.struct
@@ -43,8 +43,28 @@ class TrainState:
     extra: dict[str, Any]
 
 
+class Pairs(NamedTuple):
+    """Associated pixels of image pairs, for a picture that joins them by lines.
+
+    Attributes:
+      left, right: uint8 RGB [B, H, W, 3].
+      points: int32 [B, N, 4]: row and column in the left image, row and column in the right one; -1 where there is
+        no pair.
+      classes: int32 [B, N], the class of each pair, which gives its line the colour.
+    """
+
+    left: jax.Array
+    right: jax.Array
+    points: jax.Array
+    classes: jax.Array
+
+
 class Method(Protocol):
-    """Three pure functions of a frozen dataclass; the loop jits them, a method never does."""
+    """Three pure functions of a frozen dataclass; the loop jits them, a method never does.
+
+    A method may have a fourth, `illustrate(state, batch) -> {name: uint8 RGB [B, H, W, 3] or Pairs}`: what it makes of
+    a training batch and its scores do not show. The loop calls it when it scores and keeps the pictures.
+    """
 
     def init(self, key: jax.Array, example_batch: Batch) -> TrainState:
         """Returns the first state; `example_batch` fixes the shapes."""

@@ -62,6 +62,7 @@ def render(runs: Sequence[Run]) -> str:
         ),
         _curves(runs, colours),
         _pictures(runs),
+        _illustrations(runs),
         ranking.section([(run.title, found) for run in runs for found in run.rankings]),
         _provenance(runs),
     ]
@@ -217,6 +218,14 @@ def _pictures(runs: Sequence[Run]) -> str:
         ]
         parts.append(f'<h3>{text(frame)}</h3><div class="frame">{"".join(figures)}</div>')
     return "".join(parts)
+
+
+def _illustrations(runs: Sequence[Run]) -> str:
+    parts = ["<h2>Training batches</h2>", '<p class="soft">What a method made of its last batch.</p>']
+    for run in (run for run in runs if run.illustrations):
+        figures = "".join(figure(name, files) for name, files in run.illustrations.items())
+        parts.append(f'<h3>{text(run.title)}</h3><div class="frame">{figures}</div>')
+    return "".join(parts) if len(parts) > 2 else ""
 
 
 def _class_key(runs: Sequence[Run]) -> str:

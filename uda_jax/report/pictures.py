@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from uda_jax.report.files import write_atomically
 
@@ -70,6 +70,33 @@ def panel(images: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
     """
     space = np.full((images[0].shape[0], gap, 3), 255, np.uint8)
     return np.concatenate([part for image in images for part in (space, image)][1:], axis=1)
+
+
+def joined(left: np.ndarray, right: np.ndarray, points: np.ndarray, colours: np.ndarray, gap: int = 4) -> np.ndarray:
+    """Sets two images of the same height side by side and joins associated pixels by lines.
+
+    Args:
+      left, right: uint8 RGB `[H, W, 3]` and `[H, W', 3]`.
+      points: int `[N, 4]`, row and column in the left image, row and column in the right one; rows of -1 are no pair.
+      colours: uint8 `[N, 3]`, RGB of each line.
+      gap: pixels between the images.
+
+    Returns:
+      uint8 RGB `[H, W + gap + W', 3]`.
+    """
+    picture = Image.fromarray(panel([left, right], gap))
+    draw = ImageDraw.Draw(picture)
+    shift = left.shape[1] + gap
+    for (row, column, other_row, other_column), colour in zip(points.tolist(), colours.tolist(), strict=True):
+        if row < 0:
+            continue
+        ends = ((column, row), (other_column + shift, other_row))
+        # White below the colour keeps a line visible on ground of its own class's colour.
+        draw.line(ends, fill=(255, 255, 255), width=3)
+        draw.line(ends, fill=tuple(colour), width=1)
+        for x, y in ends:
+            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=tuple(colour), outline=(255, 255, 255))
+    return np.array(picture)
 
 
 def label_picture(label: np.ndarray, palette: np.ndarray) -> Image.Image:

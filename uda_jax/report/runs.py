@@ -25,6 +25,7 @@ class Run:
       metrics: stage name to the rows of its metrics.jsonl, stages in the order in which they were logged.
       pictures: frame name to {"image" | "label" | "prediction" | "entropy": file}.
       rankings: what its stages ranked, by stage folder.
+      illustrations: "stage: name" of what the method made of a training batch to the files of its images.
     """
 
     folder: pathlib.Path
@@ -32,6 +33,7 @@ class Run:
     metrics: Mapping[str, list[dict[str, Any]]]
     pictures: Mapping[str, Mapping[str, pathlib.Path]]
     rankings: tuple[Ranking, ...] = ()
+    illustrations: Mapping[str, list[pathlib.Path]] = dataclasses.field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -91,4 +93,8 @@ def _read(folder: pathlib.Path) -> Run:
             metrics.setdefault(row.get("stage") or ("" if path.parent == folder else path.parent.name), []).append(row)
     rows = tuple(read_rows(result)) if result.exists() else ()
     rankings = tuple(read_ranking(path) for path in sorted(folder.glob("*/ranking.json")))
-    return Run(folder, rows, metrics, saved_frames(folder / "pictures"), rankings)
+    illustrations: dict[str, list[pathlib.Path]] = {}
+    for path in sorted(folder.glob("*/illustrations/*/*.png")):
+        stage, _, name, _ = path.relative_to(folder).parts
+        illustrations.setdefault(f"{stage}: {name}", []).append(path)
+    return Run(folder, rows, metrics, saved_frames(folder / "pictures"), rankings, illustrations)
