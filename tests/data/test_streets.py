@@ -1,4 +1,4 @@
-"""The rendered streets: geometry held to hand formulas, the two looks, and the cache under damage and races."""
+"""The rendered streets: geometry held to hand formulas, the two looks, depth, and the cache under damage and races."""
 
 import dataclasses
 import errno
@@ -9,7 +9,8 @@ import pickle
 import numpy as np
 import pytest
 
-from uda_jax.data import get_dataset, rendering
+from uda_jax import cli
+from uda_jax.data import get_dataset, rendering, stereo
 from uda_jax.data.datasets import streets
 from uda_jax.data.datasets.streets import SPLITS, Streets
 from uda_jax.data.rendering import layout, render, render_drive, render_stereo
@@ -223,6 +224,57 @@ def test_label_protocols_share_one_cache(tmp_path):
     assert set(np.unique(merged[0]["label"])) <= {*range(7), 255}
 
 
+@pytest.mark.parametrize("split", ["simulator_dev", "camera_labelled"])
+def test_stereo_depth_replaces_the_exact_one(tmp_path, capsys, split):
+    exact, measured = (Streets(tmp_path, split, size=SIZE, limit=2, depth=depth) for depth in ("exact", "stereo"))
+    assert f"streets: rendering {split} 2 stereo pairs 48x96 ..." in capsys.readouterr().err
+    assert exact.folder != measured.folder
+    for one, other in zip(exact, measured, strict=True):
+        np.testing.assert_array_equal(one["image"], other["image"])
+        np.testing.assert_array_equal(one["label"], other["label"])
+        assert one["name"] == other["name"] and other["depth"].dtype == np.float32
+        both = (one["depth"] > 0) & (other["depth"] > 0)
+        assert 0.3 < both.mean() and (other["depth"] == 0).any()
+        assert 0 < np.median(np.abs(other["depth"][both] / one["depth"][both] - 1)) < 0.12
+    assert Streets(tmp_path, split, size=SIZE, limit=2, depth="stereo").folder == measured.folder
+    assert capsys.readouterr().err == ""
+
+
+def test_stereo_depth_sees_the_images_alone(tmp_path, monkeypatch):
+    honest = Streets(tmp_path / "honest", "camera_dev", size=SIZE, limit=1, depth="stereo")[0]
+    draw = rendering.render
+
+    def lying(*arguments, **options):
+        frame = draw(*arguments, **options)
+        return dataclasses.replace(frame, depth=np.full(SIZE, 7, np.float32), label=np.zeros(SIZE, np.uint8))
+
+    monkeypatch.setattr("uda_jax.data.rendering.frames.render", lying)
+    lied_to = Streets(tmp_path / "lied_to", "camera_dev", size=SIZE, limit=1, depth="stereo")[0]
+    assert not lied_to["label"].any()
+    np.testing.assert_array_equal(lied_to["depth"], honest["depth"])
+
+
+def test_stereo_depth_leaves_caches_of_exact_depth_valid(tmp_path, monkeypatch):
+    """The name under which frames with exact depth have always been stored; a new renderer gives a new one."""
+    for method in ("_render", "_open"):
+        monkeypatch.setattr(Streets, method, lambda *_: None)
+    assert Streets(tmp_path, "camera_train").folder.name == "camera_train-2000-96x192-08e9a7d2c904"
+
+
+def test_stereo_depth_is_an_option_of_the_commands(tmp_path, capsys):
+    options = {"depth": "stereo", "limit": 1, "size": list(SIZE)}
+    words = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    common = ["streets", "--root", str(cache), "--split", "camera_dev", *words]
+    assert cli.main(["check", *common, "--workers", "0"]) == 0
+    assert cli.main(["prepare", *common, "--out", str(out), "--workers", "1"]) == 0
+    prepared = get_dataset("streets", out, "camera_dev", **options)[0]
+    np.testing.assert_array_equal(prepared["depth"], Streets(cache, "camera_dev", **options)[0]["depth"])
+    assert len(os.listdir(cache)) == 1
+    with pytest.raises(UserError, match="option 'depth': .* was prepared with 'stereo', got 'exact'"):
+        get_dataset("streets", out, "camera_dev", depth="exact")
+
+
 def test_processes_and_one_process_write_the_same_frames(tmp_path):
     alone, together = (
         Streets(tmp_path / name, "simulator_dev", size=(24, 48), limit=12, workers=n)
@@ -254,6 +306,8 @@ def test_user_errors_of_the_dataset(tmp_path):
         Streets(tmp_path, "train")
     with pytest.raises(UserError, match="unknown protocol '12'"):
         Streets(tmp_path, "camera_val", "12")
+    with pytest.raises(UserError, match="depth: expected one of exact, stereo, got 'lidar'"):
+        Streets(tmp_path, "camera_val", depth="lidar")
     with pytest.raises(UserError, match="limit: expected an integer >= 1, got 0"):
         Streets(tmp_path, "camera_val", limit=0)
 
@@ -317,4 +371,7 @@ def test_new_constants_of_a_look_make_a_new_cache(tmp_path, monkeypatch):
     folders.append(Streets(tmp_path, "camera_val", size=SIZE, limit=1).folder)
     monkeypatch.setattr(rendering, "RENDERER_VERSION", "streets-0")
     folders.append(Streets(tmp_path, "camera_val", size=SIZE, limit=1).folder)
-    assert len(set(folders)) == 3
+    folders.append(Streets(tmp_path, "camera_val", size=SIZE, limit=1, depth="stereo").folder)
+    monkeypatch.setattr(stereo, "MATCHER_VERSION", "matcher-0")
+    folders.append(Streets(tmp_path, "camera_val", size=SIZE, limit=1, depth="stereo").folder)
+    assert len(set(folders)) == 5

@@ -1,4 +1,6 @@
-"""The built-in data set: procedurally rendered street scenes in two looks, with labels, exact depth and no download.
+"""The built-in data set: procedurally rendered street scenes in two looks, with labels, depth and no download.
+
+Depth is the renderer's, exact, or as a real camera gets it: by block matching on a rendered stereo pair.
 
 Frames are rendered once per split and size into one ArrayRecord file in a cache folder and read from there. A
 record is `MAGIC`, three little-endian uint32 lengths, then the image (PNG), the label (PNG) and the depth: zlib of
@@ -26,7 +28,8 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from uda_jax.data import label_spaces, rendering
+from uda_jax.data import label_spaces, rendering, stereo
+from uda_jax.data.depth import metres_from_disparity
 from uda_jax.data.files import cache_folder
 from uda_jax.data.frames import check_split
 from uda_jax.errors import UserError
@@ -35,6 +38,10 @@ MAGIC = b"STR1"
 _HEADER = struct.Struct("<4sIII")
 _FILE = "frames.array_record"
 _IN_PROCESS = 64  # below this many frames, starting worker processes costs more than it saves
+DEPTHS = ("exact", "stereo")
+# With a wider baseline distances are more exact, but more of a frame has no counterpart in the other.
+BASELINE = 0.5  # metres from the left camera, whose frames these are, to the right one
+NEAREST = 2.5  # metres; what is nearer gets no stereo depth
 
 # Spread over camera_train; every class occurs, which tests/data/test_streets.py checks.
 LABELLED = tuple(range(20, 2000, 40))
@@ -57,7 +64,7 @@ class Streets:
     `[H, W]` metres (0 = invalid). Instances are cheap to pickle: the file is opened again where they arrive.
 
     Attributes:
-      split, size: as given.
+      split, size, depth: as given.
       label_space: names and colours of the label values, of which a few never occur.
       intrinsics: float64 `[3, 3]`, pixels, the same for every frame.
       folder: the cache folder of this split and size.
@@ -70,6 +77,7 @@ class Streets:
         label_space: str = "19",
         *,
         size: tuple[int, int] = (96, 192),
+        depth: str = "exact",
         limit: int | None = None,
         workers: int | None = None,
     ):
@@ -80,16 +88,20 @@ class Streets:
           split: a key of `SPLITS`.
           label_space: "19" (the Cityscapes train ids), "16", "13", "10" or "7".
           size: height and width in pixels.
+          depth: "exact", the renderer's, or "stereo", matched on the frame and one `BASELINE` metres to its right:
+            with holes and errors, and from the two images alone. All else is the same.
           limit: only the first frames of the split.
           workers: rendering processes; by default one per core, and none for fewer than 64 frames.
 
         Raises:
-          UserError: unknown split or protocol, a limit below 1, a full disk, or an unreadable cache.
+          UserError: unknown split, protocol or depth, a limit below 1, a full disk, or an unreadable cache.
         """
         check_split("streets", split, SPLITS)
         if limit is not None and limit < 1:
             raise UserError(f"streets: limit: expected an integer >= 1, got {limit!r}")
-        self.split, self.size = split, (int(size[0]), int(size[1]))
+        if depth not in DEPTHS:
+            raise UserError(f"streets: depth: expected one of {', '.join(DEPTHS)}, got {depth!r}")
+        self.split, self.size, self.depth = split, (int(size[0]), int(size[1])), depth
         self.label_space, self._table = (
             label_spaces.label_space(label_space),
             label_spaces.lookup_table("streets", label_space),
@@ -126,18 +138,18 @@ class Streets:
     def _key(self) -> str:
         """Returns the content key: everything that decides the bytes of the file."""
         look, first, _ = SPLITS[self.split]
-        content = repr(
-            (
-                rendering.RENDERER_VERSION,
-                MAGIC,
-                rendering.LOOKS[look],
-                rendering.WEATHERS,
-                first,
-                self._indices,
-                self.size,
-            )
+        content = (
+            rendering.RENDERER_VERSION,
+            MAGIC,
+            rendering.LOOKS[look],
+            rendering.WEATHERS,
+            first,
+            self._indices,
+            self.size,
         )
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+        if self.depth == "stereo":
+            content += (stereo.MATCHER_VERSION, BASELINE, NEAREST)
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
     def _unreadable(self, error: object) -> UserError:
         reason = " ".join(str(error).split())[:120]
@@ -168,7 +180,7 @@ class Streets:
                 _rename(temporary, self.folder)
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                need = f"free {len(self) // 12 + 1} MB or set UDA_JAX_CACHE to another disk"
+                need = f"free {len(self) // 11 + 1} MB or set UDA_JAX_CACHE to another disk"
                 raise UserError(f"streets: no space left for {self.folder}; {need}") from error
             raise UserError(
                 f"streets: cannot write {self.folder} ({error}); set UDA_JAX_CACHE to a writable folder"
@@ -179,8 +191,9 @@ class Streets:
 
     def _write(self, path: pathlib.Path, workers: int | None) -> None:
         look, first, _ = SPLITS[self.split]
-        jobs = [(look, first + index, self.size) for index in self._indices]
-        title = f"streets: rendering {self.split} {len(jobs)} frames {self.size[0]}x{self.size[1]} ..."
+        jobs = [(look, first + index, self.size, self.depth) for index in self._indices]
+        kind = "frames" if self.depth == "exact" else "stereo pairs"
+        title = f"streets: rendering {self.split} {len(jobs)} {kind} {self.size[0]}x{self.size[1]} ..."
         start, shown = time.monotonic(), 0.0
         # Only a terminal can rewrite its line; elsewhere the last state is enough.
         start_of_line = "\r" if sys.stderr.isatty() else ""
@@ -228,9 +241,29 @@ def _png(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _frame(job: tuple[str, int, tuple[int, int]]) -> bytes:
-    frame = rendering.render(*job)
-    return encode(frame.image, frame.label, frame.depth)
+def stereo_depth(left: np.ndarray, right: np.ndarray, focal_length: float, *, baseline: float = BASELINE) -> np.ndarray:
+    """Measures the depth of a frame by matching it to that of the right camera.
+
+    Args:
+      left, right: uint8 `[H, W, 3]`, rectified.
+      focal_length: pixels.
+      baseline: distance of the two cameras, metres.
+
+    Returns:
+      float32 `[H, W]`, metres, 0 = invalid.
+    """
+    candidates = int(baseline * focal_length / NEAREST) + 2
+    disparity = stereo.disparity(left, right, candidates=candidates)
+    return metres_from_disparity(disparity, baseline=baseline, focal_length=focal_length)
+
+
+def _frame(job: tuple[str, int, tuple[int, int], str]) -> bytes:
+    look, seed, size, depth = job
+    if depth == "exact":
+        frame = rendering.render(look, seed, size)
+        return encode(frame.image, frame.label, frame.depth)
+    left, right = rendering.render_stereo(look, seed, size, BASELINE)
+    return encode(left.image, left.label, stereo_depth(left.image, right.image, left.intrinsics[0, 0]))
 
 
 @contextlib.contextmanager
