@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from uda_jax import cli
+from uda_jax.methods.advent import Advent
 
 
 @pytest.fixture
@@ -105,7 +106,33 @@ def test_lists(capsys):
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} >= {"camvid", "folder", "streets"}
 
 
-def test_a_run_is_trained_scored_predicted_and_reported(tiny_config, tiny_folder, tmp_path, capsys):
+def check_overrides(workdir, row, monkeypatch, capsys):
+    """What a trained run is scored with may change where that acts on its score, and nowhere else."""
+
+    def evaluate(*words):
+        status = cli.main(["evaluate", "--workdir", str(workdir), *words])
+        printed = capsys.readouterr()
+        return json.loads(printed.out) if status == 0 else printed.err.strip().removeprefix("uda: error: ")
+
+    # No other field of this method acts in predictions alone; this one would serve as well.
+    monkeypatch.setattr(Advent, "PREDICTION_FIELDS", ("segmenter.input_norm",), raising=False)
+    changed = evaluate("--config.method.segmenter.input_norm=tanh", "--config.evaluation.batch_size=8")
+    assert changed["pixel_accuracy"] != row["pixel_accuracy"] and changed["iou"].keys() == row["iou"].keys()
+    monkeypatch.delattr(Advent, "PREDICTION_FIELDS")
+    refused = "cannot change with it any more"
+    for word, message in {
+        "--config.train.steps=4": f"config.train.steps: the predictions of {workdir} {refused}; leave it out",
+        "--config.method.target_weight=0.1": f"config.method.target_weight: the predictions of {workdir} {refused}",
+        "--config.evaluation.dev.split=val": f"config.evaluation.dev.split: the score on final {refused}; set config.",
+        "--config.evaluation.pictures=1": f"config.evaluation.pictures: the score on final {refused}",
+        "--config.method.objectve=entropy": "config.method.objectve: unknown field; did you mean 'objective'?",
+        "--config.evaluation.batch_size=some": "--config.evaluation.batch_size=some: flag --config",
+    }.items():
+        error = evaluate(word)
+        assert error.startswith(message) and "\n" not in error
+
+
+def test_a_run_is_trained_scored_predicted_and_reported(tiny_config, tiny_folder, tmp_path, monkeypatch, capsys):
     workdir = tmp_path / "run"
     assert cli.main(["train", "--config", tiny_config, "--workdir", str(workdir), "--config.train.steps=2"]) == 0
     printed = capsys.readouterr().out
@@ -114,6 +141,7 @@ def test_a_run_is_trained_scored_predicted_and_reported(tiny_config, tiny_folder
 
     assert cli.main(["evaluate", "--workdir", str(workdir)]) == 0
     assert json.loads(capsys.readouterr().out)["iou"] == row["iou"]
+    check_overrides(workdir, row, monkeypatch, capsys)
 
     images = shutil.copytree(tiny_folder / "val" / "images", tmp_path / "images")
     truncate(images / "004.png")

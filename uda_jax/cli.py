@@ -143,19 +143,20 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     _prepare_jax()
-    from uda_jax import config
+    from uda_jax import config, workdirs
     from uda_jax.evaluate import Evaluator
     from uda_jax.training import sharding
 
-    method, state, _ = _open(options.workdir)
-    stored = config.as_config(config.from_json(options.workdir[0] / "config.json"))
-    config.override(stored, options.overrides)
-    section = config.experiment(stored).evaluation
-    domain = getattr(section, options.on)
-    if domain is None:
-        raise UserError(f"{options.workdir[0]}: its config has no config.evaluation.{options.on}; leave out --on")
-    sharding.check_batch_size(section.batch_size, "config.evaluation.batch_size")
+    scoring = [word for word in options.overrides if word.startswith("--config.evaluation.")]
+    method, state, _ = _open(options.workdir, [word for word in options.overrides if word not in scoring])
     path = f"config.evaluation.{options.on}"
+    stored = config.from_json(options.workdir[0] / "config.json")
+    if getattr(stored.evaluation, options.on) is None:
+        raise UserError(f"{options.workdir[0]}: its config has no {path}; leave out --on")
+    acting = ("evaluation.batch_size", f"evaluation.{options.on}")
+    section = workdirs.overridden(stored, scoring, acting, f"the score on {options.on}").evaluation
+    domain = getattr(section, options.on)
+    sharding.check_batch_size(section.batch_size, "config.evaluation.batch_size")
     evaluator = Evaluator(method, domain, section.batch_size, sharding.data_mesh(), path=path)
     if not evaluator.labelled:
         raise UserError(f"{path}: no frame of the split has a label to score on; name another split")
@@ -189,12 +190,15 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if summary.failed else 0
 
 
-def _open(folders: Sequence[Path]) -> tuple[Any, Any, Any]:
-    """Returns the method, the state and the label space of a run, or of several as an ensemble."""
+def _open(folders: Sequence[Path], overrides: Sequence[str] = ()) -> tuple[Any, Any, Any]:
+    """Returns the method, the state and the label space of a run, or of several as an ensemble.
+
+    Overrides of fields that act in predictions alone hold for each of them.
+    """
     from uda_jax import workdirs
     from uda_jax.evaluate import Ensemble
 
-    methods, states, spaces = zip(*map(workdirs.restore, folders), strict=True)
+    methods, states, spaces = zip(*(workdirs.restore(folder, overrides) for folder in folders), strict=True)
     if len(folders) == 1:
         return methods[0], states[0], spaces[0]
     return Ensemble(list(zip(folders, methods, spaces, strict=True))), states, spaces[0]

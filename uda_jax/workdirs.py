@@ -8,10 +8,12 @@ import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import flags
 
 from uda_jax import config, stages
 from uda_jax.config import Experiment
@@ -62,21 +64,59 @@ def check_space(folder: Path, size: int) -> None:
         )
 
 
-def restore(workdir: Path) -> tuple[Any, Any, label_spaces.LabelSpace]:
+def restore(workdir: Path, overrides: Sequence[str] = ()) -> tuple[Any, Any, label_spaces.LabelSpace]:
     """Opens a run for evaluation, prediction or a notebook; needs none of the data it was trained on.
+
+    Args:
+      workdir: the folder of the run.
+      overrides: words such as "--config.method.test_aggregation=True", for the fields that the last stage's method
+        lists as its `PREDICTION_FIELDS`: they act in `predict` alone, and the state stays what it is.
 
     Returns:
       The last stage's method, the state of the run's last checkpoint, and the label space of its classes.
 
     Raises:
-      UserError: the workdir holds no run, no checkpoint yet, or one that cannot be read.
+      UserError: the workdir holds no run, no checkpoint yet, or one that cannot be read; an override of another field.
     """
     experiment = config.from_json(Path(workdir) / "config.json")
     stored = json.loads((Path(workdir) / "label_space.json").read_text())
     colours = tuple(tuple(colour) for colour in stored["colours"])
     space = label_spaces.LabelSpace(tuple(stored["names"]), colours, stored["ignore"])
     recipe = stages.recipe(experiment, {}, len(space.names))
+    if overrides:
+        name = recipe[-1].name
+        own = bool(experiment.stages) and experiment.stages[name].method is not None
+        section = f"stages.{name}.method" if own else "method"
+        acting = [f"{section}.{field}" for field in getattr(recipe[-1].method, "PREDICTION_FIELDS", ())]
+        experiment = overridden(experiment, overrides, acting, f"the predictions of {workdir}")
+        recipe = stages.recipe(experiment, {}, len(space.names))
     return recipe[-1].method, last_state(recipe[-1], Path(workdir), sharding.data_mesh()), space
+
+
+def overridden(experiment: Experiment, words: Sequence[str], acting: Sequence[str], what: str) -> Experiment:
+    """Returns the experiment of a finished run with some fields changed that still act.
+
+    Args:
+      experiment: what the run was trained with.
+      words: overrides such as "--config.evaluation.batch_size=2".
+      acting: the fields and sections that act, such as "evaluation.batch_size".
+      what: on what they act, for messages.
+
+    Raises:
+      UserError: an unknown field, a wrong value, or a field that does not act.
+    """
+    stored = config.as_config(experiment)
+    for word in words:
+        try:
+            config.override(stored, [word])
+        except (flags.Error, TypeError, ValueError) as error:
+            raise UserError(f"{word}: {' '.join(str(error).split())}") from error
+        name = word.partition("=")[0].removeprefix("--config.")
+        if not any(name == field or name.startswith(f"{field}.") for field in acting):
+            known = " or ".join(f"config.{field}" for field in acting)
+            remedy = f"set {known}, or leave it out" if known else "leave it out"
+            raise UserError(f"config.{name}: {what} cannot change with it any more; {remedy}")
+    return config.experiment(stored)
 
 
 def last_state(stage: stages.Stage, workdir: Path, mesh: jax.sharding.Mesh) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from uda_jax.errors import UserError
 from uda_jax.sections import closest
 
-_NOT_METHODS = ("adversarial", "base")
+_NOT_METHODS = ("adversarial", "base", "self_training")
 
 
 def names() -> list[str]:

@@ -63,7 +63,8 @@ class Method(Protocol):
     """Three pure functions of a frozen dataclass; the loop jits them, a method never does.
 
     A method may have a fourth, `illustrate(state, batch) -> {name: uint8 RGB [B, H, W, 3] or Pairs}`: what it makes of
-    a training batch and its scores do not show. The loop calls it when it scores and keeps the pictures.
+    a training batch and its scores do not show. The loop calls it when it scores and keeps the pictures. A class
+    attribute `PREDICTION_FIELDS` names fields that act in `predict` alone, which a finished run can be scored with.
     """
 
     def init(self, key: jax.Array, example_batch: Batch) -> TrainState:
@@ -98,11 +99,17 @@ class Segmenter:
     aspp_bias: bool | None = described(None, "Whether the heads' convolutions have a bias.")
     width: int | None = described(None, "Channels of the stem.", low=1)
     output_stride: int | None = described(None, "Image pixels per pixel of the maps.", choices=(4, 8, None))
+    initial_head: str | None = described(
+        None,
+        "What predicts first in CorDA's networks: aspp (GTA5) or linear (SYNTHIA).",
+        choices=("aspp", "linear", None),
+    )
     remat: bool | None = described(None, "Recompute activations in the backward pass to save memory.")
 
-    def build(self, num_classes: int, precision: str) -> nn.Module:
-        """Returns the Flax module."""
-        return networks.build(self.name, num_classes, dtype=compute_dtype(precision), **self._given())
+    def build(self, num_classes: int, precision: str, **decided: Any) -> nn.Module:
+        """Returns the Flax module; `decided` are options that the method decides rather than this section."""
+        options = self._given() | decided
+        return networks.build(self.name, num_classes, dtype=compute_dtype(precision), **options)
 
     @property
     def options(self) -> Any:
@@ -200,8 +207,10 @@ def dropout_key(state: TrainState, forward: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(state.key, state.step), forward)
 
 
-def segmentation_losses(outputs: Mapping[str, jax.Array], labels: jax.Array, aux_weight: float) -> dict[str, jax.Array]:
-    """Cross entropy at the label's size for each head, the earlier head weighted.
+def segmentation_losses(
+    outputs: Mapping[str, jax.Array], labels: jax.Array, aux_weight: float = 0.0
+) -> dict[str, jax.Array]:
+    """Cross entropy at the label's size for each head, the earlier head, if there is one, weighted.
 
     Logits are interpolated with corners aligned, as AdaptSegNet and ADVENT do.
     """

@@ -29,7 +29,27 @@ def normalise(images: jax.Array, convention: str) -> jax.Array:
     Raises:
       ValueError: an unknown convention.
     """
-    pixels = images.astype(jnp.float32)
+    return _by_convention(images.astype(jnp.float32), convention)
+
+
+def from_tanh(images: jax.Array, convention: str) -> jax.Array:
+    """Turns images as a translator draws them into what another network was trained on; differentiable.
+
+    Args:
+      images: float RGB images `[B, H, W, 3]` in -1..1.
+      convention: see `normalise`.
+
+    Returns:
+      float32 images `[B, H, W, 3]`, those of `normalise` for the same pixels, up to rounding.
+
+    Raises:
+      ValueError: an unknown convention.
+    """
+    return _by_convention((images.astype(jnp.float32) + 1.0) * 127.5, convention)
+
+
+def _by_convention(pixels: jax.Array, convention: str) -> jax.Array:
+    """Returns float32 RGB pixels on the 0..255 scale as a convention has them."""
     if convention == "caffe_bgr":
         return pixels[..., ::-1] - _CAFFE_MEAN_BGR
     if convention == "imagenet_rgb":

@@ -1,0 +1,24 @@
+"""DACS with PLCA's association: self-training on mixed images, and cycles between the images that are mixed.
+
+    uda train --config dacs_plca:streets --workdir runs/dacs_plca
+
+Settings: those of dacs, whose values it has; the association's weights are PLCA's. It is no paper's method, but shows
+how one method takes a loss of another: `uda_jax/methods/dacs_plca.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from uda_jax.config import as_config
+from uda_jax.configs import dacs
+from uda_jax.methods.plca import Association
+
+VARIANTS = {"": "dacs_plca"}
+
+
+def get_config(setting: str = "streets") -> ConfigDict:
+    """Returns the config of a benchmark."""
+    config = dacs.get_config(setting)
+    config.label = config.method.name = "dacs_plca"
+    with config.unlocked():
+        config.method.association = as_config(Association())
+    return config

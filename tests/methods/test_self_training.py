@@ -1,0 +1,199 @@
+"""The mean teacher, pseudo-labels, weights and the augmentation that methods of self-training share."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uda_jax import ops
+from uda_jax.errors import UserError
+from uda_jax.methods import base
+from uda_jax.methods.dacs import Dacs
+from uda_jax.methods.self_training import StrongAugmentation, average, pseudo_labels
+from uda_jax.sections import build
+from uda_jax.training.optimizers import Sgd
+from uda_jax.training.schedules import Schedule
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden/dacs-corda"
+PLAIN = StrongAugmentation(jitter=0.0, blur=0.0)
+
+
+def nhwc(x):
+    return np.moveaxis(x, 1, -1)
+
+
+def make(**fields):
+    segmenter = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb")
+    sgd = Sgd(learning_rate=0.1, head_multiplier=1.0, train_norm_affine=True)
+    defaults = {"segmenter": segmenter, "optimizer": sgd, "schedule": Schedule(name="constant"), "augmentation": PLAIN}
+    return Dacs(num_classes=3, **defaults | fields)
+
+
+@pytest.fixture(scope="module")
+def state(batch):
+    return jax.jit(lambda key: make().init(key, batch))(jax.random.key(0))
+
+
+def test_golden_pseudo_labels():
+    golden = np.load(GOLDEN / "pseudo_label.npz")
+    labels, confidence = pseudo_labels(nhwc(golden["teacher_logits"]), tuple(golden["output_size"].tolist()))
+    np.testing.assert_array_equal(labels, golden["pseudo_label"])
+    np.testing.assert_allclose(confidence, golden["max_prob"], rtol=0, atol=1e-5)
+    method = make(threshold=float(golden["threshold"]))
+    weights = np.asarray(method.pixel_weights(golden["mask"].astype(bool), confidence))
+    np.testing.assert_allclose(weights, golden["mixed_pixel_weight"], rtol=1e-6)
+    share, one = np.unique(weights) * confidence.size
+    assert one == confidence.size and np.rint(share) == np.rint(golden["confident_fraction"] * confidence.size)
+    assert share == pytest.approx(np.rint(share), rel=1e-6)
+
+
+def test_golden_average():
+    golden = np.load(GOLDEN / "ema.npz")
+    for alpha, name in ((0.99, "99"), (0.999, "999")):
+        for k, t in enumerate(golden["iterations"]):
+            before, student = golden["teacher_before"][k], golden["student"][k]
+            after = average(before, student, t, alpha)
+            np.testing.assert_allclose(after, golden[f"teacher_after_{name}"][k], rtol=0, atol=1e-6)
+
+
+def test_the_average_starts_as_the_student_and_remembers_more_and_more():
+    kept = lambda t, alpha: float(average(jnp.float32(1), jnp.float32(0), jnp.int32(t), alpha))  # noqa: E731
+    assert kept(0, 0.99) == 0.0 and kept(1, 0.99) == 0.5 and kept(9, 0.99) == pytest.approx(0.9)
+    for alpha, cap in ((0.99, 99), (0.999, 999)):
+        assert kept(cap - 2, alpha) < np.float32(alpha) == kept(cap, alpha) == kept(10 * cap, alpha)
+
+
+def test_confidence_at_its_ends():
+    method = make()
+    mask = np.zeros((1, 8, 8), bool)
+    for logits, fraction in ((np.zeros((1, 4, 4, 3)), 0.0), (np.tile([1000.0, 0, 0], (1, 4, 4, 1)), 1.0)):
+        labels, confidence = pseudo_labels(logits, (8, 8))
+        assert not labels.any()
+        np.testing.assert_array_equal(method.pixel_weights(mask, confidence), np.full(mask.shape, fraction))
+    # A probability of exactly the threshold is confident.
+    exactly = np.full(mask.shape, 0.968, np.float32)
+    np.testing.assert_array_equal(method.pixel_weights(mask, exactly), np.ones(mask.shape))
+    np.testing.assert_array_equal(method.pixel_weights(mask, np.nextafter(exactly, 0)), np.zeros(mask.shape))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("threshold_uniform", [1, 0.75, 0.75, 0.75]), ("threshold", [1, 1, 1, 0]), ("none", [1, 1, 1, 1])],
+)
+def test_weights_by_hand(kind, expected):
+    """The share counts all pixels of the target, also those that the source covers."""
+    mask, confidence = np.array([[[True, False, False, False]]]), np.array([[[0.99, 0.98, 0.97, 0.9]]], np.float32)
+    weights = make(pixel_weight=kind).pixel_weights(mask, confidence)
+    np.testing.assert_array_equal(np.asarray(weights)[0, 0], np.float32(expected))
+
+
+def test_mixed_batch(batch, state):
+    """Without augmentation every pixel is bit for bit one of the two, and label and weight come from the same one."""
+    method = make(threshold=0.5)
+    labels = np.full((2, 32, 64), 2, np.int32)
+    confidence = np.zeros((2, 32, 64), np.float32)
+    confidence[0] = 0.9
+    mixed = jax.device_get(jax.jit(lambda s: method.mix(s, batch, labels, confidence))(state))
+    source, target = batch["source"], batch["target"]
+    for b in range(2):
+        pasted = set(np.unique(source["label"][b][mixed.mask[b]]))
+        assert len(pasted) == 2 and not pasted & set(np.unique(source["label"][b][~mixed.mask[b]]))
+    np.testing.assert_array_equal(mixed.image, np.where(mixed.mask[..., None], source["image"], target["image"]))
+    np.testing.assert_array_equal(mixed.label, np.where(mixed.mask, source["label"], 2))
+    np.testing.assert_array_equal(mixed.weight, np.where(mixed.mask, 1, np.float32(0.5)))
+    again = jax.device_get(jax.jit(lambda s: method.mixed_images(s, batch))(state.replace(step=state.step + 1)))
+    assert (again[0] != mixed.mask).any()
+
+
+def test_the_augmentation_changes_colours_only(batch, state):
+    """Off it is the identity; on it is kornia's jitter and blur of numbers within the section's bounds."""
+    images = batch["target"]["image"]
+    apply = jax.jit(StrongAugmentation.apply, static_argnums=0)
+    np.testing.assert_array_equal(apply(PLAIN, jax.random.key(0), images), images)
+    for section in (StrongAugmentation(jitter=1.0, blur=0.0), StrongAugmentation(jitter=0.0, blur=1.0)):
+        changed = np.asarray(apply(section, jax.random.key(0), images))
+        assert changed.min() >= 0 and changed.max() <= 255 + 1e-3 and np.abs(changed - images).max() > 10
+    still = StrongAugmentation(jitter=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, blur=0.0)
+    np.testing.assert_allclose(apply(still, jax.random.key(0), images), images, atol=1e-3)
+    # A Gaussian of one width for all is what is left of the blur.
+    one = StrongAugmentation(jitter=0.0, blur=1.0, blur_sigma=(0.6, 0.6))
+    expected = ops.gaussian_blur(images, jnp.full(2, 0.6), ops.blur_kernel_size((32, 64)))
+    np.testing.assert_allclose(apply(one, jax.random.key(0), images), expected, atol=1e-3)
+
+
+def test_the_switches_are_thrown_for_the_whole_batch():
+    images = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3), dtype=np.uint8)
+    section = StrongAugmentation(blur_sigma=(0.5, 1.0))
+    apply = jax.jit(jax.vmap(lambda key: section.apply(key, images)))
+    changed = np.asarray(apply(jax.random.split(jax.random.key(1), 400)))
+    # Neither of the two leaves noise as it is.
+    identical = (changed == images).reshape(400, 3, -1).all(axis=2)
+    assert (identical.all(axis=1) == identical.any(axis=1)).all()
+    assert identical[:, 0].mean() == pytest.approx(0.2 * 0.5, abs=0.05)
+
+
+def test_the_teacher_is_the_student_at_step_0_and_itself_later(state, same):
+    """Weights of files and of earlier stages are put into the student alone."""
+    method = make()
+    doubled = jax.tree.map(lambda leaf: 2 * leaf + 1, state.params)
+    found = jax.jit(method.teacher)(state.replace(params=doubled))
+    assert same(found["params"], doubled["segmenter"])
+    assert same(found["model_state"], state.model_state["segmenter"])
+    later = state.replace(params=doubled, step=state.step + 1)
+    assert same(jax.jit(method.teacher)(later), state.teacher)
+
+
+def test_predictions_of_either_network(batch, state, same):
+    """The student's unless asked for the teacher's, in evaluation mode, upsampled with corners aligned."""
+    images = batch["target"]["image"]
+    student = jax.tree.map(lambda leaf: 1.1 * leaf, state.params["segmenter"])
+    later = state.replace(step=state.step + 1, params={"segmenter": student})
+    scores, apply = {}, jax.jit(make().network.apply)
+    for which, params in (("student", student), ("teacher", state.params["segmenter"])):
+        method = make(predict_with=which)
+        scores[which] = jax.jit(lambda s, m=method: m.predict(s, images, (16, 48))["scores"])(later)
+        variables = {"params": params, **state.model_state["segmenter"]}
+        logits = apply(variables, ops.normalise(images, "imagenet_rgb"))["logits"]
+        expected = ops.resize_bilinear(logits, (16, 48), align_corners=True)
+        np.testing.assert_allclose(scores[which], expected, rtol=1e-4, atol=1e-5)
+    assert not same(scores["student"], scores["teacher"])
+
+
+def test_picture_of_a_step(batch, state):
+    method = make(augmentation=StrongAugmentation(jitter=1.0, blur=1.0))
+    pictures, (_, image) = jax.jit(lambda s: (method.illustrate(s, batch), method.mixed_images(s, batch)))(state)
+    assert set(pictures) == {"mixed"} and pictures["mixed"].dtype == np.uint8
+    np.testing.assert_allclose(pictures["mixed"], image, atol=0.501)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"segmenter": {"multi_level": True}}, "method.segmenter.multi_level: expected False: this method trains one"),
+        ({"augmentation": {"blur_sigma": (1.0, 0.5)}}, r"method.augmentation.blur_sigma: expected \(low, high\), got"),
+        ({"pixel_weight": "uniform"}, "method.pixel_weight: expected one of 'threshold_uniform', 'threshold', 'none'"),
+        ({"teacher_alpha": 1.5}, "method.teacher_alpha: "),
+        ({"predict_with": "both"}, "method.predict_with: expected one of 'student', 'teacher', got 'both'"),
+    ],
+)
+def test_mistakes_in_the_section(fields, message):
+    with pytest.raises(UserError, match=message) as caught:
+        build(Dacs, fields, "method")
+    assert "\n" not in str(caught.value)
+
+
+def test_frames_of_two_sizes_cannot_be_mixed(batch):
+    other = batch | {"target": {"image": np.zeros((2, 32, 48, 3), np.uint8)}}
+    with pytest.raises(UserError, match=r"frames of one size, .* got \(32, 64\) and \(32, 48\); give both the same"):
+        jax.eval_shape(lambda key: make().init(key, other), jax.random.key(0))
+    state = jax.eval_shape(lambda key: make().init(key, batch), jax.random.key(0))
+    with pytest.raises(UserError, match="give both the same size or crop"):
+        jax.eval_shape(make().train_step, state, other)
+
+
+def test_every_field_is_described():
+    for section in (Dacs, StrongAugmentation):
+        assert all(field.metadata["text"] for field in dataclasses.fields(section))

@@ -1,0 +1,148 @@
+"""CorDA: domain adaptation with self-supervised depth (Wang et al., ICCV 2021, arXiv 2104.13613).
+
+DACS with a second task. The network predicts classes S and inverse depth z, before (i) and after the exchange of
+features between the tasks, and depth with one head per domain, D_s for the source and D_t for the target:
+
+    source          L_s = CE(S, y_s) + CE(S_i, y_s) + lambda_s [ berHu(D_s, z_s) + berHu(D_si, z_s) ]
+    mixing          M, x_m, y_m, w as in DACS;  z_m = M z_s + (1 - M) z_t,  D_m = M D_s + (1 - M) D_t
+    difficulty      dw = clip(relu(1 - |D_s - D_t| / z_m) + 0.001, 0, 1),  1 without depth;  W = w dw / mean(dw)
+    mixed           L_m = W CE(S, y_m) + W CE(S_i, y_m) + lambda_m [ berHu(D_m, z_m) + berHu(D_mi, z_m) ]
+
+Where the two depth heads disagree the domains are taken to be far apart, and the pseudo-label counts less.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from uda_jax import ops
+from uda_jax.errors import UserError
+from uda_jax.losses import berhu, cross_entropy
+from uda_jax.methods import base
+from uda_jax.methods.dacs import Dacs, up
+from uda_jax.methods.self_training import Mixed
+from uda_jax.sections import described
+
+# The least weight of a pixel with depth.
+_FLOOR = 0.001
+
+
+@dataclasses.dataclass(frozen=True)
+class CorDA(Dacs):
+    """DACS with depth as a second task and as a measure of difficulty."""
+
+    teacher_alpha: float = described(
+        0.999, "Share of the teacher that an update keeps; in the first steps t less, 1 - 1 / (t + 1).", low=0, high=1
+    )
+    source_depth_weight: float = described(0.01, "lambda_s, of each depth loss on source images.", low=0.0)
+    mixed_depth_weight: float = described(0.001, "lambda_m, of each depth loss on mixed images.", low=0.0)
+    # The released code multiplies arrays of different ranks: its weights broadcast over the images of a batch.
+    depth_weight_mode: str = described(
+        "per_image",
+        "Weight of pixels by difficulty. per_image: their own, as the paper says; reference: the mean over the batch's "
+        "images at their place, as the released code; none: all the same.",
+        choices=("per_image", "reference", "none"),
+    )
+    initial_steps: int = described(
+        0, "First steps in which pseudo-labels come from the prediction before the exchange (GTA5: 25001).", low=0
+    )
+    # The paper's targets run to hundreds near the camera, which a small network without pretrained weights and with a
+    # large learning rate does not survive.
+    depth_unit: float = described(
+        1.0, "Unit of the inverse depth that is regressed: targets are divided by it. 1 is the paper's.", low=1e-3
+    )
+    source_nearest: float = described(
+        0.1,
+        "Metres; source depth below it is invalid. 0, the released code's for SYNTHIA, takes every value as it is.",
+        low=0.0,
+    )
+
+    def check(self, path: str) -> None:
+        """Raises a UserError for a network without the heads, or what the base class refuses."""
+        super().check(path)
+        if not self.segmenter.name.startswith("corda_"):
+            raise UserError(
+                f"{path}.segmenter.name: expected a network with depth heads for each domain, such as "
+                f"corda_resnet101, got {self.segmenter.name!r}"
+            )
+
+    def taught(self, state: base.TrainState, outputs: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns those of the teacher's maps that become pseudo-labels, logits `[B, h, w, C]`."""
+        if not self.initial_steps:
+            return outputs["logits"]
+        return jnp.where(state.step < self.initial_steps, outputs["aux_logits"], outputs["logits"])
+
+    def objective(
+        self, outputs: Mapping[str, Mapping[str, jax.Array]], batch: base.Batch, mixed: Mixed
+    ) -> dict[str, jax.Array]:
+        """Returns the weighted losses by name, as functions of what the network says about both batches."""
+        labels = batch["source"]["label"]
+        source, target = self.inverse_depth(batch, "source"), self.inverse_depth(batch, "target")
+        known = source > ops.NO_SUPERVISION, ops.mix(mixed.mask, source, target) > ops.NO_SUPERVISION
+        depth = source / self.depth_unit, ops.mix(mixed.mask, source, target) / self.depth_unit
+        at_source, at_mixed = (
+            {name: up(maps, labels.shape[1:3]) for name, maps in outputs[which].items() if name != "features"}
+            for which in ("source", "mixed")
+        )
+        weight = mixed.weight * self.difficulty(at_mixed["source_depth"], at_mixed["depth"], depth[1], known[1])
+        losses = {}
+        for before, suffix in (("", ""), ("aux_", "_aux")):
+            losses[f"segmentation{suffix}"] = cross_entropy(at_source[f"{before}logits"], labels)
+            depth_s = at_source[f"{before}source_depth"][..., 0]
+            losses[f"depth{suffix}"] = self.source_depth_weight * berhu(depth_s, depth[0], known[0])
+            loss = cross_entropy(at_mixed[f"{before}logits"], mixed.label, pixel_weights=weight)
+            losses[f"mixed{suffix}"] = self.mixed_weight * loss
+            # Each half of a mixed image teaches the head of the domain that it comes from.
+            depth_m = ops.mix(mixed.mask, at_mixed[f"{before}source_depth"], at_mixed[f"{before}depth"])[..., 0]
+            losses[f"mixed_depth{suffix}"] = self.mixed_depth_weight * berhu(depth_m, depth[1], known[1])
+        return losses
+
+    def difficulty(self, source_depth: jax.Array, depth: jax.Array, target: jax.Array, known: jax.Array) -> jax.Array:
+        """Returns dw / mean(dw) `[B, H, W]`, by which a pixel's weight is multiplied; no gradient passes.
+
+        Args:
+          source_depth, depth: what the heads of the source and of the target predict for the mixed images
+            `[B, H, W, 1]`.
+          target: z_m in the same unit `[B, H, W]`.
+          known: bool `[B, H, W]`, where there is a target.
+        """
+        if self.depth_weight_mode == "none":
+            return jnp.ones_like(target)
+        weight = depth_weight(source_depth[..., 0], depth[..., 0], target, known)
+        if self.depth_weight_mode == "reference":
+            weight = jnp.broadcast_to(jnp.mean(weight, axis=0, keepdims=True), weight.shape)
+        return jax.lax.stop_gradient(weight / jnp.mean(weight))
+
+    def inverse_depth(self, batch: base.Batch, domain: str) -> jax.Array:
+        """Returns z `[B, H, W]` of a domain, at least 1, 1 = unknown: from metres, or from relative disparity."""
+        maps = batch[domain]
+        if "depth" in maps:
+            nearest = {"nearest": self.source_nearest} if domain == "source" else {}
+            return ops.inverse_depth(maps["depth"], **nearest)
+        if "disparity" in maps:
+            return ops.relative_inverse_depth(maps["disparity"])
+        raise UserError(
+            f"config.data.{domain}.fields: expected 'depth' or 'disparity' among them, got {tuple(sorted(maps))}; add "
+            "the one that the data set has"
+        )
+
+
+def depth_weight(source_depth: jax.Array, depth: jax.Array, target: jax.Array, known: jax.Array) -> jax.Array:
+    """Weighs pixels by how well the depth heads of the two domains agree, relative to the depth itself.
+
+    Args:
+      source_depth, depth: predictions of the two heads `[B, H, W]`.
+      target: inverse depth `[B, H, W]`, > 0, in the same unit.
+      known: bool `[B, H, W]`, where there is a target.
+
+    Returns:
+      dw `[B, H, W]`: 1 where the heads agree or depth is unknown, down to 0.001 where they are further apart than the
+      depth is large.
+    """
+    score = jax.nn.relu(1.0 - jnp.abs(source_depth - depth) / target) + _FLOOR
+    return jnp.where(known, jnp.minimum(score, 1.0), 1.0)
+
+
+METHOD = CorDA
