@@ -7,9 +7,10 @@ how one method takes a loss of another: `uda_jax/methods/dacs_plca.py`.
 """
 
 from ml_collections import ConfigDict
+from uda_jax.configs.common import networks
 
 from uda_jax.config import as_config
-from uda_jax.configs import dacs
+from uda_jax.configs import dacs, plca
 from uda_jax.methods.plca import Association
 
 VARIANTS = {"": "dacs_plca"}
@@ -18,7 +19,8 @@ VARIANTS = {"": "dacs_plca"}
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark."""
     config = dacs.get_config(setting)
+    weights = {} if networks.published(config.benchmark) else plca.SCRATCH_ASSOCIATION
     config.label = config.method.name = "dacs_plca"
     with config.unlocked():
-        config.method.association = as_config(Association())
+        config.method.association = as_config(Association(**weights))
     return config
