@@ -13,7 +13,7 @@ import pytest
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
 from uda_jax.networks import translators
-from uda_jax.networks.translators import instance_norm, narrow_convolve, reflect, transposed_convolve
+from uda_jax.networks.translators import grouped_convolve, instance_norm, narrow_convolve, reflect, transposed_convolve
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 FILES = sorted((GOLDEN / "gio-ada").glob("resnet_generator*.npz"))
@@ -100,6 +100,15 @@ def test_forms_agree(monkeypatch, function, kernel_shape, shape):
     assert (plain, convolution) == (False, True)
     assert products[0].shape == shape
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), products, convolved)
+
+
+@pytest.mark.parametrize(("channels", "features", "groups"), [(23, 5, 2), (16, 5, 1), (23, 17, 1)])
+def test_groups_of_channels_agree_with_one_convolution(channels, features, groups):
+    x, kernel = random(0, 2, 9, 8, channels), random(1, 3, 3, channels, features)
+    run = lambda conv: jax.jit(jax.value_and_grad(lambda x, k: (conv(x, k) ** 2).sum(), (0, 1)))(x, kernel)  # noqa: E731
+    assert str(jax.make_jaxpr(grouped_convolve)(x, kernel)).count("conv_general_dilated") == groups
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3)
+    jax.tree.map(close, run(grouped_convolve), run(translators.convolve))
 
 
 def test_instance_norm():

@@ -53,4 +53,6 @@ def _absolute_error(prediction: jax.Array, target: jax.Array, mask: jax.Array) -
         if array.shape != prediction.shape:
             raise ValueError(f"{name}: expected shape {prediction.shape} of the prediction, got {array.shape}")
     # Masking the inputs rather than the error keeps a NaN outside the mask out of the gradient.
-    return jnp.abs(jnp.where(mask, prediction.astype(jnp.float32) - target.astype(jnp.float32), 0.0))
+    error = jnp.where(mask, prediction.astype(jnp.float32) - target.astype(jnp.float32), 0.0)
+    # |error|, but with gradient 0 where it is 0; that of `jnp.abs` is 1 there.
+    return error * jax.lax.stop_gradient(jnp.sign(error))

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from uda_jax.methods import base
-from uda_jax.methods.adversarial import OutputAlignment
+from uda_jax.methods.adversarial import MultiLevel
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptSegNet(OutputAlignment):
+class AdaptSegNet(MultiLevel):
     """Adversarial learning on softmax maps, at one or two levels."""
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:

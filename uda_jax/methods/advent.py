@@ -21,12 +21,12 @@ from uda_jax import losses
 from uda_jax.errors import UserError
 from uda_jax.losses import self_information
 from uda_jax.methods import base
-from uda_jax.methods.adversarial import OutputAlignment, named
+from uda_jax.methods.adversarial import MultiLevel, named
 from uda_jax.sections import described
 
 
 @dataclasses.dataclass(frozen=True)
-class Advent(OutputAlignment):
+class Advent(MultiLevel):
     """MinEnt and AdvEnt."""
 
     objective: str = described("adversarial", "MinEnt or AdvEnt.", choices=("entropy", "adversarial"))

@@ -1,8 +1,8 @@
-"""What methods with an output-space discriminator share: AdaptSegNet, ADVENT, IntraDA and ASS.
+"""What methods with an output-space discriminator share: AdaptSegNet, ADVENT, IntraDA, ASS, DADA and GIO-Ada.
 
 A segmenter and its discriminators play against each other. `OutputAlignment` holds the fields and networks of such a
-method, `adversarial_step` the order of one iteration, which is the same for all of them; a method file adds the
-losses of the two sides. Domain labels follow the released codes: source 0, target 1.
+method, `MultiLevel` those of a second head, `adversarial_step` the order of one iteration, which is the same for all of
+them; a method file adds the losses of the two sides. Domain labels follow the released codes: source 0, target 1.
 """
 
 import dataclasses
@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import optax
 
 from uda_jax import networks, ops
+from uda_jax.errors import UserError
 from uda_jax.losses import adversarial
 from uda_jax.methods import base
 from uda_jax.sections import described
 from uda_jax.training import optimizers
 from uda_jax.training.optimizers import Adam, Sgd
 from uda_jax.training.precision import compute_dtype
+from uda_jax.training.schedules import Schedule
 
 SOURCE, TARGET = 0, 1
 
@@ -39,13 +41,26 @@ class Discriminator:
 
 @dataclasses.dataclass(frozen=True)
 class OutputAlignment(base.SegmentationMethod):
-    """Fields and networks of a method whose discriminators judge maps of class probabilities, one per head."""
+    """Fields and networks of a method whose discriminators judge maps of what the segmenter predicts, one per head."""
 
     optimizer: Sgd = described(Sgd(), "Optimiser of the segmenter.")
     discriminator: Discriminator = described(Discriminator(), "One per head; unused without an adversarial loss.")
-    aux_weight: float = described(0.1, "Weight of the earlier head's cross entropy, lambda_seg.", low=0.0)
     target_weight: float = described(0.001, "Weight of the main head's loss on the target, lambda_adv.", low=0.0)
-    target_aux_weight: float = described(0.0002, "Weight of the earlier head's loss on the target.", low=0.0)
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """The networks on the side that is judged; all others of the state judge, or stay as they are."""
+        return ("segmenter",)
+
+    @property
+    def judged_channels(self) -> int:
+        """Channels of the maps that a discriminator sees."""
+        return self.num_classes
+
+    @property
+    def domain_weight(self) -> float:
+        """Weight of each domain in the discriminators' loss."""
+        return 0.5
 
     @property
     def judge(self) -> nn.Module:
@@ -55,7 +70,13 @@ class OutputAlignment(base.SegmentationMethod):
 
     def weight(self, head: str) -> float:
         """The weight of a head's loss on the target."""
-        return self.target_weight if head == "logits" else self.target_aux_weight
+        del head  # There is one.
+        return self.target_weight
+
+    def decay(self, player: str) -> Schedule:
+        """The decay of a player's rate: everybody's."""
+        del player
+        return self.schedule
 
     def players(self, names: list[str]) -> dict[str, tuple[Sgd | Adam, list[str]]]:
         """Groups networks by who trains them: player -> its optimiser's section and its networks."""
@@ -71,7 +92,7 @@ class OutputAlignment(base.SegmentationMethod):
         """Returns the fresh Flax variables of the segmenter and, unless `judges` is off, of one judge per head."""
         images = ops.normalise(example_batch["source"]["image"][:1], self.segmenter.input_norm)
         variables = {"segmenter": self.network.init(jax.random.fold_in(key, 0), images, train=False)}
-        maps = jnp.zeros((*images.shape[:3], self.num_classes))
+        maps = jnp.zeros((*images.shape[:3], self.judged_channels))
         heads = jax.eval_shape(lambda: self.network.apply(variables["segmenter"], images, train=False))
         for i, head in enumerate(DISCRIMINATOR_OF if judges else ()):
             if head in heads:
@@ -91,20 +112,29 @@ class OutputAlignment(base.SegmentationMethod):
         """Returns each player's transformation and the networks it trains."""
         shared = {"accumulation": self.accumulation, "frozen": self.segmenter.frozen}
         return {
-            player: (optimizers.build(section, self.schedule, {name: params[name] for name in names}, **shared), names)
+            player: (
+                optimizers.build(section, self.decay(player), {name: params[name] for name in names}, **shared),
+                names,
+            )
             for player, (section, names) in self.players(list(params)).items()
         }
 
     def forward(
-        self, params: Any, model_state: Any, images: jax.Array
+        self, params: Mapping[str, Any], model_state: Any, images: jax.Array
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], Any]:
-        """Forwards one domain in training mode.
+        """Forwards one domain through the segmenter in training mode.
+
+        Args:
+          params: network name -> parameters; the segmenter's are read.
+          model_state: the segmenter's.
+          images: uint8 RGB [B, H, W, 3], or float RGB in [-1, 1] as a translator draws them.
 
         Returns:
           The outputs at the network's stride, each head's probabilities at the image's size, and the next statistics.
         """
-        inputs = ops.normalise(images, self.segmenter.input_norm)
-        outputs, model_state = base.forward(self.network, params, model_state, inputs, train=True)
+        drawn = jnp.issubdtype(images.dtype, jnp.floating)
+        inputs = (ops.from_tanh if drawn else ops.normalise)(images, self.segmenter.input_norm)
+        outputs, model_state = base.forward(self.network, params["segmenter"], model_state, inputs, train=True)
         return outputs, probabilities(outputs, inputs.shape[1:3]), model_state
 
     def fooling_losses(self, judges: Mapping[str, Any], maps: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -118,7 +148,7 @@ class OutputAlignment(base.SegmentationMethod):
     def discriminator_losses(
         self, judges: Mapping[str, Any], source: Mapping[str, jax.Array], target: Mapping[str, jax.Array]
     ) -> tuple[dict[str, jax.Array], base.Metrics]:
-        """The discriminators' side: tell the heads' source maps from their target maps, both domains weighing half.
+        """The discriminators' side: tell the heads' source maps from their target maps, both domains weighing alike.
 
         Returns:
           The loss of each discriminator, and {"discriminator/accuracy": share of positions that they get right}.
@@ -126,9 +156,9 @@ class OutputAlignment(base.SegmentationMethod):
         losses, accuracies, kind = {}, [], self.discriminator.kind
         for head in source:
             logits_s, logits_t = (self._judged(judges, head, maps[head]) for maps in (source, target))
-            halves = adversarial(logits_s, SOURCE, kind=kind) + adversarial(logits_t, TARGET, kind=kind)
-            losses[DISCRIMINATOR_OF[head]] = 0.5 * halves
-            accuracies += [accuracy(logits_s, logits_t, threshold=0.0 if kind == "bce" else 0.5)]
+            both, share = judgement(logits_s, logits_t, kind=kind)
+            losses[DISCRIMINATOR_OF[head]] = self.domain_weight * both
+            accuracies += [share]
         return losses, {"discriminator/accuracy": sum(accuracies) / len(accuracies)}
 
     def _judged(self, judges: Mapping[str, Any], head: str, maps: jax.Array) -> jax.Array:
@@ -137,33 +167,35 @@ class OutputAlignment(base.SegmentationMethod):
     def adversarial_step(
         self,
         state: base.TrainState,
-        segmenter_loss: Callable[[Any, Mapping], tuple[dict[str, jax.Array], Any, Any]],
+        adapted_loss: Callable[[Mapping, Mapping], tuple[dict[str, jax.Array], Any, Any]],
         judge_loss: Callable[[Mapping, Any], tuple[dict[str, jax.Array], base.Metrics]] | None,
+        keep: Callable[[base.TrainState, Any], base.TrainState] | None = None,
     ) -> tuple[base.TrainState, base.Metrics]:
-        """One iteration: the segmenter against constant judges, then the judges on what it showed them, detached.
+        """One iteration: the adapted networks against constant judges, then the judges on what these showed, detached.
 
         There is no third forward, and all gradients are taken at the parameters of the iteration's start.
 
         Args:
           state: the state before.
-          segmenter_loss: (segmenter's params, judges' params) -> (weighted losses, what the judges shall see, the
-            segmenter's model state after its forwards).
-          judge_loss: (judges' params, what they see) -> (losses, metrics); None where nobody judges, and judges that
-            the state may hold all the same stay as they are.
+          adapted_loss: (adapted networks' params, other networks' params) -> (weighted losses, what the judges shall
+            see, the segmenter's model state after its forwards); params by network name.
+          judge_loss: (other networks' params, what they see) -> (losses, metrics); None where nobody judges, and judges
+            that the state may hold all the same stay as they are.
+          keep: (state, what the judges saw) -> the state with what later iterations need of it.
 
         Returns:
-          The state after, and the metrics: every loss, the segmenter's total, each player's gradient norm.
+          The state after, and the metrics: every loss, the adapted side's total, each player's gradient norm.
         """
-        judges = {name: tree for name, tree in state.params.items() if name != "segmenter"}
+        adapted = {name: state.params[name] for name in self.adapted}
+        judges = {name: tree for name, tree in state.params.items() if name not in adapted}
 
         def total(params):
-            losses, shown, model_state = segmenter_loss(params, judges)
+            losses, shown, model_state = adapted_loss(params, judges)
             return sum(losses.values()), (losses, shown, model_state)
 
-        (_, aux), gradient = jax.value_and_grad(total, has_aux=True)(state.params["segmenter"])
+        (_, aux), gradients = jax.value_and_grad(total, has_aux=True)(adapted)
         losses, shown, model_state = jax.lax.stop_gradient(aux)
         metrics = base.loss_metrics(losses | {"total": sum(losses.values())})
-        gradients = {"segmenter": gradient}
         if judge_loss is not None:
 
             def judge_total(judges):
@@ -171,14 +203,27 @@ class OutputAlignment(base.SegmentationMethod):
                 return sum(judge_losses.values()), (judge_losses, seen)
 
             (_, (judge_losses, seen)), judge_gradients = jax.value_and_grad(judge_total, has_aux=True)(judges)
-            gradients |= judge_gradients
+            gradients = gradients | judge_gradients
             metrics |= base.loss_metrics(judge_losses) | seen
         for player, (optimizer, names) in self.transformations(state.params).items():
             if not gradients.keys() >= set(names):
                 continue
             state, norm = base.apply_player(state, player, {name: gradients[name] for name in names}, optimizer)
             metrics[f"norm/{player}"] = norm
-        return state.replace(step=state.step + 1, model_state=state.model_state | {"segmenter": model_state}), metrics
+        state = state.replace(step=state.step + 1, model_state=state.model_state | {"segmenter": model_state})
+        return keep(state, shown) if keep else state, metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLevel(OutputAlignment):
+    """The fields of a method whose segmenter may have a second head, on an earlier stage."""
+
+    aux_weight: float = described(0.1, "Weight of the earlier head's cross entropy, lambda_seg.", low=0.0)
+    target_aux_weight: float = described(0.0002, "Weight of the earlier head's loss on the target.", low=0.0)
+
+    def weight(self, head: str) -> float:
+        """The weight of a head's loss on the target."""
+        return self.target_weight if head == "logits" else self.target_aux_weight
 
 
 def named(loss: str, head: str) -> str:
@@ -195,6 +240,25 @@ def probabilities(outputs: Mapping[str, jax.Array], size: tuple[int, int]) -> di
     }
 
 
+def judgement(logits_source: jax.Array, logits_target: jax.Array, *, kind: str) -> tuple[jax.Array, jax.Array]:
+    """Returns a discriminator's loss, the sum of the two domains', and the share of positions that it gets right."""
+    loss = adversarial(logits_source, SOURCE, kind=kind) + adversarial(logits_target, TARGET, kind=kind)
+    return loss, accuracy(logits_source, logits_target, threshold=0.0 if kind == "bce" else 0.5)
+
+
 def accuracy(logits_source: jax.Array, logits_target: jax.Array, *, threshold: float) -> jax.Array:
     """Share of positions that a discriminator assigns to the right domain, both domains weighing the same."""
     return 0.5 * (jnp.mean(logits_source < threshold) + jnp.mean(logits_target >= threshold))
+
+
+def depth_map(outputs: Mapping[str, jax.Array], size: tuple[int, int]) -> jax.Array:
+    """Depth [B, *size, 1] of the network's depth head, interpolated as the probabilities are."""
+    return ops.resize_bilinear(outputs["depth"].astype(jnp.float32), size, align_corners=True)
+
+
+def source_depth(batch: base.Batch) -> jax.Array:
+    """Returns the source's depth [B, H, W, 1] in metres, 0 = invalid; raises a UserError if the batch lacks it."""
+    if "depth" not in batch["source"]:
+        found = sorted(batch["source"])
+        raise UserError(f"config.data.source.fields: expected 'depth', in metres, among them, got {found}; add it")
+    return batch["source"]["depth"][..., None]

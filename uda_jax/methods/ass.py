@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from uda_jax import networks, ops
 from uda_jax.losses import semantic_adversarial, semantic_adversarial_map
 from uda_jax.methods import base
-from uda_jax.methods.adversarial import SOURCE, TARGET, OutputAlignment
+from uda_jax.methods.adversarial import SOURCE, TARGET, MultiLevel
 from uda_jax.sections import described
 from uda_jax.training.optimizers import Adam
 from uda_jax.training.precision import compute_dtype
@@ -55,7 +55,7 @@ class SemanticLevel:
 
 
 @dataclasses.dataclass(frozen=True)
-class ASS(OutputAlignment):
+class ASS(MultiLevel):
     """Global and semantic-level adversarial learning with few labelled target images."""
 
     labelled_weight: float = described(1.0, "lambda_t, weight of the labelled target's cross entropy.", low=0.0)

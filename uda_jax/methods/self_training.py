@@ -80,6 +80,8 @@ class Mixed(NamedTuple):
 class SelfTraining(base.SegmentationMethod):
     """Fields, teacher and mixing of a method that learns from its own labels on mixed images."""
 
+    PREDICTION_FIELDS = ("predict_with",)
+
     optimizer: Sgd = described(Sgd(), "Optimiser of the student.")
     teacher_alpha: float = described(
         0.99, "Share of the teacher that an update keeps; in the first steps t less, 1 - 1 / (t + 1).", low=0, high=1

@@ -17,6 +17,9 @@ from uda_jax.sections import described
 
 DILATIONS = (6, 12, 18, 24)
 
+# What follows the last convolution of a depth head.
+DEPTH_ACTIVATIONS = {"sigmoid": nn.sigmoid, "linear": lambda x: x}
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadOptions:
@@ -64,11 +67,22 @@ class ResNetOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class DeepLabOptions(HeadOptions, ResNetOptions):
+class DepthHeadOptions:
+    """Options of the depth head that a DeepLab network may have."""
+
+    depth_head: bool = described(False, "Whether a second head reads the last stage and gives depth (GIO-Ada).")
+    depth_activation: str = described(
+        "sigmoid",
+        "How that head ends: in a sigmoid, for targets in [0, 1], or linear, for targets without bounds.",
+        choices=tuple(DEPTH_ACTIVATIONS),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepLabOptions(DepthHeadOptions, HeadOptions, ResNetOptions):
     """What `networks.build` accepts for the DeepLab-v2 networks."""
 
     multi_level: bool = described(False, "Whether a second classifier reads stage 3 and gives aux_logits.")
-    depth_head: bool = described(False, "Whether a second head reads the last stage and gives depth (GIO-Ada).")
 
 
 class Classifier(nn.Module):
@@ -125,7 +139,7 @@ class DeepLabV2(nn.Module):
     """The segmentation network: `encoder`, `head` on its last stage and, as the options say, two more heads.
 
     `aux_head` reads stage 3 (multi-level). `depth_head` reads the last stage beside `head`: a classifier of one output
-    through a sigmoid, so that segmentation and depth share nothing but the encoder.
+    that ends as `depth_activation` says, so that segmentation and depth share nothing but the encoder.
 
     Attributes:
       num_classes: channels of the logits.
@@ -157,14 +171,14 @@ class DeepLabV2(nn.Module):
         Returns:
           float32 maps at the network's own stride: "logits" `[B, h, w, num_classes]`, "features" `[B, h, w, D]` (the
           last stage after its ReLU), if multi-level "aux_logits" `[B, h, w, num_classes]`, and with a depth head
-          "depth" `[B, h, w, 1]` in (0, 1), in the unit of the target that trains it.
+          "depth" `[B, h, w, 1]`, in the unit of the target that trains it; in (0, 1) if it ends in a sigmoid.
         """
         maps = self.encoder(images, train)
         outputs = {"logits": self.head(maps["layer4"]), "features": maps["layer4"].astype(jnp.float32)}
         if self.options.multi_level:
             outputs["aux_logits"] = self.aux_head(maps["layer3"])
         if self.options.depth_head:
-            outputs["depth"] = nn.sigmoid(self.depth_head(maps["layer4"]))
+            outputs["depth"] = DEPTH_ACTIVATIONS[self.options.depth_activation](self.depth_head(maps["layer4"]))
         return outputs
 
     def classify(self, features: jax.Array) -> jax.Array:

@@ -23,6 +23,9 @@ NORMAL = nn.initializers.normal(0.02)
 # Two layers of stride 2, and at least two rows at their scale, for a border of one to be reflected.
 MULTIPLE, SMALLEST = 4, 8
 
+# On the CPU, XLA's convolution of a whole image is much quicker with at most so many channels in and out.
+FEW_CHANNELS = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class TranslatorOptions:
@@ -55,6 +58,27 @@ class TransposedConv(nn.Module):
         return transposed_convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
+class InputConv(nn.Module):
+    """The first convolution, from what the translation depends on, without padding.
+
+    Attributes:
+      features: output channels.
+      size: kernel height and width.
+      dtype: type of the computation and of the result.
+    """
+
+    features: int
+    size: int
+    dtype: Any = FLOAT32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `[B, H - size + 1, W - size + 1, features]` for `x` `[B, H, W, C]`."""
+        kernel = self.param("kernel", NORMAL, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return grouped_convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
 class OutputConv(nn.Module):
     """The last convolution, from many channels to few, without padding.
 
@@ -73,7 +97,8 @@ class OutputConv(nn.Module):
         """Returns float32 `[B, H - size + 1, W - size + 1, features]` for `x` `[B, H, W, C]`."""
         kernel = self.param("kernel", NORMAL, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return narrow_convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias
+        apply = narrow_convolve if x.shape[-1] > FEW_CHANNELS else convolve
+        return apply(x.astype(self.dtype), kernel.astype(self.dtype)).astype(jnp.float32) + bias
 
 
 class ResidualBlock(nn.Module):
@@ -121,7 +146,7 @@ class Translator(nn.Module):
         """
         _check_size(x)
         o = self.options
-        x = nn.relu(instance_norm(_conv(o.width, 7, "conv1", o.dtype)(reflect(x, 3))))
+        x = nn.relu(instance_norm(InputConv(o.width, 7, o.dtype, name="conv1")(reflect(x, 3))))
         for i in (1, 2):
             x = nn.relu(instance_norm(_conv(2**i * o.width, 3, f"down_{i}", o.dtype, strides=2, padding=1)(x)))
         block_class = nn.remat(ResidualBlock) if o.remat else ResidualBlock
@@ -206,6 +231,22 @@ def interleaved_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows = [parts[1], [add_next(two, zero, 1) for two, zero in zip(parts[2], parts[0], strict=True)]]
     pixels = [jnp.stack([row[1], add_next(row[2], row[0], 2)], axis=3) for row in rows]
     return jnp.stack(pixels, axis=2).reshape(batch, 2 * height, 2 * width, kernel.shape[3])
+
+
+def grouped_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the unpadded convolution of a map, on the CPU as a sum over groups of its channels.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[k, k, C, D]`.
+
+    Returns:
+      `[B, H - k + 1, W - k + 1, D]`.
+    """
+    if jax.default_backend() != "cpu" or kernel.shape[3] > FEW_CHANNELS:
+        return convolve(x, kernel)
+    groups = [slice(start, start + FEW_CHANNELS) for start in range(0, x.shape[-1], FEW_CHANNELS)]
+    return sum(convolve(x[..., group], kernel[:, :, group]) for group in groups)
 
 
 def narrow_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

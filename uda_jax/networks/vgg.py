@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks.convolution import Conv
-from uda_jax.networks.deeplab import HeadOptions, build_classifier
+from uda_jax.networks.deeplab import DEPTH_ACTIVATIONS, DepthHeadOptions, HeadOptions, build_classifier
 from uda_jax.networks.resnet import INITIALIZERS, max_pool
 from uda_jax.sections import described
 
@@ -21,10 +21,9 @@ STAGES = ((2, 1, True), (2, 1, True), (3, 1, True), (3, 1, False), (3, 2, False)
 
 
 @dataclasses.dataclass(frozen=True)
-class VGG16Options(HeadOptions):
+class VGG16Options(DepthHeadOptions, HeadOptions):
     """What `networks.build` accepts for "deeplab_v2_vgg16"."""
 
-    depth_head: bool = described(False, "Whether a second head reads the last layer and gives depth (GIO-Ada).")
     encoder_init: str = described(
         "he",
         "Start of the encoder's kernels: 'he' (fan-in), which trains from scratch without batch norm on images of unit "
@@ -103,14 +102,14 @@ class DeepLabVGG16(nn.Module):
 
         Returns:
           float32 maps at an eighth of the image's size, rounded down: "logits" `[B, h, w, num_classes]`, "features"
-          `[B, h, w, 16 * width]` (after the last ReLU) and, with a depth head, "depth" `[B, h, w, 1]` in (0, 1), in the
-          unit of the target that trains it.
+          `[B, h, w, 16 * width]` (after the last ReLU) and, with a depth head, "depth" `[B, h, w, 1]`, in the unit of
+          the target that trains it; in (0, 1) if it ends in a sigmoid.
         """
         del train
         features = self.encoder(images)
         outputs = {"logits": self.head(features), "features": features.astype(jnp.float32)}
         if self.options.depth_head:
-            outputs["depth"] = nn.sigmoid(self.depth_head(features))
+            outputs["depth"] = DEPTH_ACTIVATIONS[self.options.depth_activation](self.depth_head(features))
         return outputs
 
     def classify(self, features: jax.Array) -> jax.Array:

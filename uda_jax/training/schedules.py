@@ -17,40 +17,45 @@ _WARMUP_START = 1e-6
 class Schedule:
     """How the learning rate changes over a stage."""
 
-    name: str = described("poly", "poly: base (1 - i / horizon)^power; constant: base", choices=("poly", "constant"))
+    name: str = described(
+        "poly",
+        "poly: base (1 - i / horizon)^power; constant: base; constant_linear: base, over the second half down to 0",
+        choices=("poly", "constant", "constant_linear"),
+    )
     horizon: int | None = described(
-        250_000, "step at which poly reaches 0; may lie beyond the last one; None = the stage's last step", low=1
+        250_000, "step at which the rate reaches 0; may lie beyond the last one; None = the stage's last step", low=1
     )
     power: float = described(0.9, "exponent of poly", low=0.0)
     warmup: int = described(0, "steps over which the rate is ramped up linearly, on top of its decay", low=0)
 
     def check(self, path: str) -> None:
         """Raises a UserError if the warm-up does not fit into the horizon."""
-        if self.name == "poly" and self.horizon is not None and self.warmup > self.horizon:
+        if self.name != "constant" and self.horizon is not None and self.warmup > self.horizon:
             raise UserError(f"{path}.warmup: expected at most horizon = {self.horizon}, got {self.warmup}; shorten it")
 
 
 def make(schedule: Schedule, base_rate: float) -> optax.Schedule:
     """Returns the function from the step's index, 0 for the first, to its learning rate.
 
-    Past the horizon "poly" stays at 0.
+    Past the horizon it stays at 0, unless it is constant.
 
     Args:
       schedule: the section that says how the rate changes.
       base_rate: the rate that the schedule multiplies.
 
     Raises:
-      ValueError: a poly schedule without a horizon; the stage that it lasts has to be filled in first.
+      ValueError: a schedule that decays without a horizon; the stage that it lasts has to be filled in first.
     """
-    if schedule.name == "poly" and schedule.horizon is None:
+    if schedule.name != "constant" and schedule.horizon is None:
         raise ValueError("schedule.horizon: expected a number of steps, got None; only configs may leave it out")
 
     def rate(count: jax.typing.ArrayLike) -> jax.Array:
         # Whole numbers are subtracted first: 1 - count / horizon, which optax's polynomial schedule computes, loses
         # digits towards the end and, compiled, does not reach 0.
         value = jnp.asarray(base_rate, jnp.float32)
-        if schedule.name == "poly":
-            value *= (jnp.maximum(schedule.horizon - count, 0) / schedule.horizon) ** schedule.power
+        if schedule.name != "constant":
+            left = jnp.maximum(schedule.horizon - count, 0) / schedule.horizon
+            value *= left**schedule.power if schedule.name == "poly" else jnp.minimum(2.0 * left, 1.0)
         if schedule.warmup:
             done = jnp.minimum(count, schedule.warmup) / schedule.warmup
             value *= done + _WARMUP_START * (1.0 - done)

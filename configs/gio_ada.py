@@ -1,0 +1,163 @@
+"""GIO-Ada (Chen et al., CVPR 2019): images redrawn by their geometry, and adversarial learning on classes and depth.
+
+    uda train --config gio_ada:streets --workdir runs/gio_ada
+    uda train --config gio_ada:streets,input_only --workdir runs/input_only
+
+Settings: streets, smoke, folder, synthia_cityscapes, virtual_kitti_kitti. The source must have depth; the target needs
+none, nor do frames that are predicted. The variants are rows of the ablation:
+
+    ,input_only           redrawn images alone            ,no_input_geometry    they are redrawn without seeing depth
+    ,output_only          the output level alone          ,no_output_geometry   it judges classes alone
+    ,non_adapt            the source as it is             ,non_adapt_depth      that, learning depth too
+    ,staged               warm-ups of the task network and of the translator before all learn together
+
+and fields combine them, such as --config.method.input_level=image+label with `,input_only`.
+
+synthia_cityscapes and virtual_kitti_kitti follow the paper as far as it is known. Its code is not public, so its
+published 37.3 mIoU (SYNTHIA -> Cityscapes) is not claimed to be reached by them. Both need torchvision's ImageNet
+weights of VGG-16, as weights/vgg16-397923af.pth.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+from uda_jax.configs.common import benchmarks, networks
+
+from uda_jax import config
+from uda_jax.config import Experiment, InitFrom, StagePlan
+from uda_jax.errors import UserError
+from uda_jax.methods.base import Segmenter
+from uda_jax.methods.gio_ada import GIOAda, Translator
+from uda_jax.sections import closest
+from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.training.schedules import Schedule
+
+SETTINGS = ("streets", "smoke", "folder", "synthia_cityscapes", "virtual_kitti_kitti")
+PUBLISHED = ("synthia_cityscapes", "virtual_kitti_kitti")
+
+
+class Row(NamedTuple):
+    """One row of the ablation: its name, the two levels, whether depth is learnt, whether there are warm-ups."""
+
+    label: str
+    input_level: str = "image+label+depth"
+    output_level: str = "seg+depth"
+    depth_head: bool = True
+    staged: bool = False
+
+
+VARIANTS = {
+    "": Row("gio_ada"),
+    "input_only": Row("gio_ada/input_only", output_level="none"),
+    "output_only": Row("gio_ada/output_only", input_level="none"),
+    "no_input_geometry": Row("gio_ada/no_input_geometry", input_level="image+label"),
+    "no_output_geometry": Row("gio_ada/no_output_geometry", output_level="seg"),
+    "non_adapt": Row("gio_ada/non_adapt", input_level="none", output_level="none", depth_head=False),
+    "non_adapt_depth": Row("gio_ada/non_adapt_depth", input_level="none", output_level="none"),
+    "staged": Row("gio_ada/staged", staged=True),
+}
+
+# The paper's network; AdaptSegNet's code trains all of it at one rate. What ImageNet's weights lack starts as there.
+VGG = Segmenter(name="deeplab_v2_vgg16", input_norm="imagenet_rgb", aspp_branches=4, encoder_init="uniform")
+VGG_SGD = Sgd(learning_rate=2.5e-4, head_multiplier=1.0)
+VGG_WEIGHTS = InitFrom(path="weights/vgg16-397923af.pth")
+VGG_FRESH = ("encoder/fc6", "encoder/fc7", "head")
+
+# Joint steps of SYNTHIA -> Cityscapes; Virtual KITTI -> KITTI has its own. Warm-ups come before.
+JOINT_STEPS = 90_000
+WARM_UPS = {"task": 20_000, "image": 10_000}
+
+# Elsewhere the three stages together take as many steps as any other method: these shares of them are warm-ups.
+WARM_UP_SHARES = {"task": 0.2, "image": 0.3}
+
+# Pixels of streets' frames, which an image pool has to know.
+STREETS_SIZE = (96, 192)
+
+# From scratch, in a thousand steps on two cores, the translator has to be small and fast, and told to copy.
+SCRATCH_IMAGE_ADAM = Adam(learning_rate=2e-3, beta1=0.5, beta2=0.999)
+SCRATCH_TRANSLATOR = {"streets": (4, 2), "smoke": (4, 1)}
+SCRATCH_IMAGE_DISCRIMINATOR_WIDTH = 8
+SCRATCH_IMAGE_WEIGHT = 0.1
+SCRATCH_SELF_WEIGHT = 1.0
+
+
+def get_config(setting: str = "streets") -> ConfigDict:
+    """Returns the config of a benchmark, optionally followed by one of the variants."""
+    benchmark, row = benchmarks.parse(setting, VARIANTS)
+    if benchmark not in SETTINGS:
+        raise UserError(f"--config: unknown setting '{benchmark}'{closest(benchmark, SETTINGS)}")
+    experiment = _experiment(benchmark, row)
+    method = _method(benchmark, experiment, row)
+    if row.staged:
+        experiment = _with_warm_ups(experiment, method)
+    return config.with_method(experiment, "gio_ada", method)
+
+
+def _experiment(benchmark: str, row: Row) -> Experiment:
+    """Returns the benchmark with depth on its source, and the weights that the task network starts from."""
+    experiment = benchmarks.with_source_depth(benchmarks.get(benchmark, row.label, ("source", "target")))
+    source, target = (experiment.data[name] for name in ("source", "target"))
+    if source.dataset == "streets":
+        source = dataclasses.replace(source, size=(source.options or {}).get("size", STREETS_SIZE))
+    if benchmark == "synthia_cityscapes":
+        source, target = (dataclasses.replace(domain, crop=(512, 512), flip=True) for domain in (source, target))
+        experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=JOINT_STEPS))
+    weights = networks.init_from(benchmark)
+    if benchmark in PUBLISHED:
+        fresh = (*VGG_FRESH, "depth_head") if row.depth_head else VGG_FRESH
+        weights = {"segmenter": dataclasses.replace(VGG_WEIGHTS, fresh=fresh)}
+    return dataclasses.replace(experiment, data={"source": source, "target": target}, init_from=weights)
+
+
+def _method(benchmark: str, experiment: Experiment, row: Row) -> GIOAda:
+    """Returns the method of a row, of the joint stage where there are several."""
+    levels = {name: getattr(row, name) for name in ("input_level", "output_level", "depth_head")}
+    if benchmark in PUBLISHED:
+        # SYNTHIA has a depth everywhere; elsewhere 0 says that there is none.
+        nearest = 0.0 if benchmark == "synthia_cityscapes" else 0.1
+        schedule = Schedule(horizon=None)
+        return GIOAda(segmenter=VGG, optimizer=VGG_SGD, schedule=schedule, nearest_depth=nearest, **levels)
+    width, blocks = SCRATCH_TRANSLATOR.get(benchmark, (Translator.width, Translator.blocks))
+    judge = GIOAda().image_discriminator
+    return GIOAda(
+        segmenter=networks.segmenter(benchmark),
+        optimizer=networks.optimizer(benchmark),
+        schedule=networks.schedule(benchmark, experiment.train.steps),
+        discriminator=networks.discriminator(benchmark),
+        translator=Translator(width=width, blocks=blocks, optimizer=SCRATCH_IMAGE_ADAM),
+        image_discriminator=dataclasses.replace(
+            judge, width=SCRATCH_IMAGE_DISCRIMINATOR_WIDTH, optimizer=SCRATCH_IMAGE_ADAM
+        ),
+        image_weight=SCRATCH_IMAGE_WEIGHT,
+        target_weight=networks.SCRATCH_ADVERSARIAL_WEIGHT,
+        self_weight=SCRATCH_SELF_WEIGHT,
+        **levels,
+    )
+
+
+def _with_warm_ups(experiment: Experiment, method: GIOAda) -> Experiment:
+    """Returns the experiment in three stages: the task network on the source, the translator, everything."""
+    steps = dict(WARM_UPS)
+    joint = experiment.train.steps
+    if experiment.benchmark not in PUBLISHED:
+        steps = {name: max(1, round(share * joint)) for name, share in WARM_UP_SHARES.items()}
+        joint -= sum(steps.values())
+    changes = {
+        "task": {"input_level": "none", "output_level": "none"},
+        "image": {"output_level": "none", "freeze_task": True},
+    }
+    trains = {name: dataclasses.replace(experiment.train, steps=count) for name, count in steps.items()}
+    sections = {
+        name: config.with_method(experiment, "gio_ada", dataclasses.replace(method, **fields)).method
+        for name, fields in changes.items()
+    }
+    stages = {
+        "task": StagePlan(method=sections["task"], data={"source": experiment.data["source"]}, train=trains["task"]),
+        "image": StagePlan(method=sections["image"], train=trains["image"], start_from={"segmenter": "task"}),
+        "joint": StagePlan(
+            start_from={"segmenter": "task", "translator": "image", "image_discriminator": "image"},
+        ),
+    }
+    train = dataclasses.replace(experiment.train, steps=joint)
+    return dataclasses.replace(experiment, train=train, stages=stages, recipe=tuple(stages))

@@ -1,0 +1,342 @@
+"""Cycle association, as whole matrices and tile by tile: golden files, properties, what passes no gradient, memory."""
+
+import functools
+import pathlib
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uda_jax import losses
+from uda_jax.losses import association_blockwise
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden/plca"
+FILES = sorted(path.name for path in GOLDEN.glob("assoc_*.npz"))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def run(source, target, labels, similarity="cosine", aggregation=0.5, block_size=None, target_labels=None):
+    """Returns the loss, its two gradients and the diagnostics; probabilities are given as logits."""
+    options = {"similarity": similarity, "aggregation": aggregation, "block_size": block_size}
+
+    def loss(source, target):
+        if similarity == "kl":
+            source, target = jax.nn.softmax(source), jax.nn.softmax(target)
+        found = losses.association_diagnostics(source, target, labels, target_labels=target_labels, **options)
+        return losses.cycle_association(source, target, labels, **options), found
+
+    (value, found), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(source, target)
+    return value, *gradients, found
+
+
+def close(actual, expected, tolerance=1e-4):
+    """Compares relative to the largest value expected."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def nhwc(x):
+    return np.moveaxis(x, 1, -1)
+
+
+@pytest.fixture(scope="module", params=FILES)
+def golden(request):
+    """A golden file as (inputs in NHWC, options, the file, the suffix-free name of the inputs)."""
+    file = np.load(GOLDEN / request.param)
+    name, similarity = ("feat", "cosine") if "feat_source" in file else ("logits", "kl")
+    inputs = [nhwc(file[f"{name}_{domain}"]) for domain in ("source", "target")]
+    return inputs, (similarity, 0.5 if "agg_weights" in file else None), file, name
+
+
+def blocks(pixels):
+    """None, a number of pixels that divides all of them, and one that does not."""
+    divisor = next(n for n in range(2, pixels + 1) if pixels % n == 0)
+    return None, divisor, next(n for n in range(max(2, pixels // 4), pixels) if pixels % n)
+
+
+def test_golden(golden):
+    inputs, options, file, name = golden
+    results = []
+    for block_size in blocks(inputs[1].shape[1] * inputs[1].shape[2]):
+        value, *gradients, found = run(*inputs, file["label_source"], *options, block_size, file["label_target"])
+        np.testing.assert_allclose(value, file["loss"], rtol=1e-5)
+        for gradient, domain in zip(gradients, ("source", "target"), strict=True):
+            close(gradient, nhwc(file[f"grad_{name}_{domain}"]))
+        for key in ("target_index", "return_index", "cycle_mask", "selected_mask"):
+            np.testing.assert_array_equal(found[key], file[key], err_msg=key)
+        for key, expected in (("cover", "cover"), ("positive", "pos"), ("correct", "correct")):
+            np.testing.assert_allclose(found[f"{key}_ratio"], file[f"{expected}_ratio"], rtol=1e-6, err_msg=key)
+        results.append((value, *gradients))
+    for result in results[1:]:
+        for actual, expected in zip(result, results[0], strict=True):
+            close(actual, expected, 1e-5)
+
+
+def test_golden_probabilities(golden):
+    (_, target), (similarity, aggregation), file, _ = golden
+    if similarity == "kl":
+        target = nhwc(file["probs_target"])
+    pixels = target.shape[1] * target.shape[2]
+    for block_size in (None, blocks(pixels)[2]) if aggregation else ():
+        mixed = losses.aggregate(target, similarity=similarity, alpha=aggregation, block_size=block_size)
+        np.testing.assert_allclose(mixed, nhwc(file["mixed_target"]), rtol=1e-4, atol=1e-6)
+
+    def factors(domain):
+        x = file[f"probs_{domain}" if similarity == "kl" and domain == "source" else domain][0]
+        x = x.reshape(len(x), -1).T
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return (unit, unit) if similarity == "cosine" else (x, np.log(x + 1e-10))
+
+    file = {**file, "source": file["feat_source"] if similarity == "cosine" else None, "target": file["mixed_target"]}
+    (query, key), (target_query, target_key) = factors("source"), factors("target")
+    deviations = [association_blockwise.deviations(query, target_key)]
+    deviations.append(association_blockwise.deviations(target_query, key))
+    for deviation, name in zip(deviations, ("std_st", "std_ts"), strict=True):
+        np.testing.assert_allclose(deviation, file[name][0], rtol=1e-4)
+    there, back = (query, target_key), (key, target_query)
+    index, log, source_index, source_log = association_blockwise.strongest(there, back, *deviations, blocks(pixels)[2])
+    for i, logs, name in ((index, log, "prob_st"), (source_index, source_log, "prob_ts")):
+        np.testing.assert_array_equal(i, file[name][0].argmax(axis=1))
+        np.testing.assert_allclose(np.exp(logs), file[name][0].max(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(np.exp(log + source_log[index]), file["pair_score"][0], rtol=1e-4)
+
+
+def test_golden_files_are_found():
+    assert sum("cos" in name for name in FILES) >= 2 and sum("kl" in name for name in FILES) >= 2
+
+
+SHAPES = (2, 4, 5, 6), (2, 3, 6, 6)
+# Similarity, aggregation, block size: each similarity in both forms, 7 and 18 pixels without a common divisor.
+FORMS = [("cosine", 0.5, None), ("cosine", 0.5, 7), ("kl", 0.5, None), ("kl", 0.5, 7)]
+
+
+def maps(similarity, seed=0):
+    """Features after a ReLU, or logits, and labels of which some are ignored."""
+    random = np.random.RandomState(seed)
+    x, y = (random.normal(size=shape).astype(np.float32) for shape in SHAPES)
+    labels = random.choice([0, 1, 255], SHAPES[0][:3], p=[0.45, 0.45, 0.1])
+    return (np.maximum(x, 0), np.maximum(y, 0), labels) if similarity == "cosine" else (2 * x, 2 * y, labels)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_properties(form):
+    source, target, labels = maps(form[0])
+    value, source_gradient, target_gradient, found = run(source, target, labels, *form)
+    assert value > 0 and found["selected_mask"].any() and not found["selected_mask"].all()
+
+    # Pixels are a set, and classes are names.
+    random = np.random.RandomState(1)
+    rows, columns = random.permutation(4), random.permutation(5)
+    mixed = lambda x: x[:, rows][:, :, columns]  # noqa: E731
+    other = run(mixed(source), target, np.where(mixed(labels) == 255, 255, 1 - mixed(labels)), *form)
+    for actual, expected in zip(other, (value, mixed(source_gradient), target_gradient), strict=False):
+        close(actual, expected, 1e-5)
+    columns = random.permutation(6)
+    other = run(source, target[:, ::-1, columns], labels, *form)
+    for actual, expected in zip(other, (value, source_gradient, target_gradient[:, ::-1][:, :, columns]), strict=False):
+        close(actual, expected, 1e-5)
+
+    # A batch is the mean over its selected pixels, not over its images.
+    singles = [run(*(np.stack([x[i], x[i]]) for x in (source, target, labels)), *form)[0] for i in range(2)]
+    counts = np.sum(found["selected_mask"], axis=(1, 2))
+    np.testing.assert_allclose(value, np.dot(counts, singles) / counts.sum(), rtol=1e-5)
+    one, one_gradient, other_gradient, _ = run(source, target, np.stack([labels[0], np.full((4, 5), 255)]), *form)
+    np.testing.assert_allclose(one, singles[0], rtol=1e-5)
+    assert not one_gradient[1].any() and not other_gradient[1].any() and other_gradient[0].any()
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_nothing_to_associate(form):
+    source, target, labels = maps(form[0])
+    value, *gradients, found = run(source, target, np.full_like(labels, 255), *form)
+    assert value == 0 and not any(gradient.any() for gradient in gradients)
+    assert found["cycle_mask"].all() and found["positive_ratio"] == -1 and found["correct_ratio"] == -1
+    # The label is unique at every start whose cycle ends elsewhere, and ignored where it ends at its start.
+    ends = run(source, target, labels, *form)[3]["return_index"].reshape(labels.shape)
+    own = np.arange(20).reshape(1, 4, 5)
+    value, *gradients, found = run(source, target, np.where(ends == own, 255, own), *form)
+    assert value == 0 and not any(gradient.any() for gradient in gradients) and found["positive_ratio"] == 0
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_degenerate_maps_stay_finite(form):
+    source, target, labels = maps(form[0])
+    source, target, labels = source.copy(), target.copy(), np.zeros_like(labels)
+    source[0, 1, 2] = target[0, 0] = 0
+    # The second pair is constant, so all pixels are equally similar and all are consistent: log 18 + log 20.
+    source[1], target[1] = 0.7, 0.3
+    value, *gradients, found = run(source, target, labels, *form)
+    assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)
+    assert max(np.abs(gradient).max() for gradient in gradients) < 10
+    if form[0] == "cosine":
+        assert not gradients[0][0, 1, 2].any()
+    labels[0] = 255
+    value, *gradients, found = run(source, target, labels, *form)
+    np.testing.assert_allclose(value, np.log(18) + np.log(20), rtol=0.05)
+    blank = run(np.zeros_like(source), np.zeros_like(target), labels, *form)
+    np.testing.assert_allclose(blank[0], np.log(18) + np.log(20), rtol=1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in blank[1:3])
+
+
+@pytest.mark.parametrize("block_size", [None, 7])
+def test_features_count_by_direction(block_size):
+    source, target, labels = maps("cosine")
+    random = np.random.RandomState(2)
+    value, *gradients, _ = run(source, target, labels, "cosine", None, block_size)
+    for x, gradient in zip((source, target), gradients, strict=True):
+        np.testing.assert_allclose(np.sum(x * gradient, axis=-1), 0, atol=1e-6)
+    scaled = [(x * random.uniform(0.1, 10, (*x.shape[:3], 1))).astype(np.float32) for x in (source, target)]
+    np.testing.assert_allclose(run(*scaled, labels, "cosine", None, block_size)[0], value, rtol=1e-5)
+    # With aggregation one factor per target image is free, one per pixel is not.
+    value = run(source, target, labels, "cosine", 0.5, block_size)[0]
+    scaled = scaled[0], (target * np.array([0.2, 5], np.float32)[:, None, None, None])
+    np.testing.assert_allclose(run(*scaled, labels, "cosine", 0.5, block_size)[0], value, rtol=1e-5)
+
+
+def test_an_image_is_associated_with_itself():
+    source = np.eye(20, 20, dtype=np.float32).reshape(1, 4, 5, 20) + 0.1
+    labels = np.arange(20).reshape(1, 4, 5)
+    for block_size in (None, 6):
+        value, _, _, found = run(source, source, labels, "cosine", None, block_size, labels)
+        for key in ("target_index", "return_index"):
+            np.testing.assert_array_equal(found[key][0], np.arange(20))
+        assert [found[f"{name}_ratio"] for name in ("cover", "positive", "correct")] == [1, 1, 1]
+        # By hand: a row has one 1 and 19 equal entries c; its deviation is (1 - c) / sqrt(20).
+        probability = np.exp(np.sqrt(20)) / (np.exp(np.sqrt(20)) + 19)
+        np.testing.assert_allclose(value, -2 * np.log(probability), rtol=1e-5)
+        # Of the first label alone is unknown whether it is right.
+        unknown = np.where(labels == 0, 255, np.where(labels == 1, 0, labels))
+        found = run(source, source, labels, "cosine", None, block_size, unknown)[3]
+        np.testing.assert_allclose(found["correct_ratio"], 18 / 19, rtol=1e-6)
+
+
+def frozen_loss(source, target, selected, index, source_index, deviations=None):
+    """The cosine loss in float64 without aggregation, for given cycles and, unless they may move, deviations."""
+    total = 0.0
+    moved = []
+    for n in range(len(source)):
+        a, b = (x[n].reshape(-1, x.shape[-1]) for x in (source, target))
+        similarities = (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
+        moved.append((similarities.std(axis=1, ddof=1), similarities.std(axis=0, ddof=1)))
+        rows, columns = moved[n] if deviations is None else deviations[n]
+        there, back = similarities / rows[:, None], similarities / columns
+        there = there - np.log(np.exp(there).sum(axis=1, keepdims=True))
+        back = back - np.log(np.exp(back).sum(axis=0))
+        starts = np.flatnonzero(selected[n])
+        ends = index[n][starts]
+        total -= there[starts, ends].sum() + back[source_index[n][starts], ends].sum()
+    return total / selected.sum(), moved
+
+
+@pytest.mark.parametrize("block_size", [None, 7])
+def test_deviations_and_cycles_pass_no_gradient(block_size):
+    source, target, labels = maps("cosine")
+    source, target = source + 0.1, target + 0.1
+    value, *gradients, found = run(source, target, labels, "cosine", None, block_size)
+    cycles = [np.asarray(found[key]) for key in ("selected_mask", "target_index", "return_index")]
+    cycles[0] = cycles[0].reshape(len(labels), -1)
+    expected, deviations = frozen_loss(source.astype(float), target.astype(float), *cycles)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    random = np.random.RandomState(3)
+    slopes = []
+    for _ in range(4):
+        steps = [random.normal(size=x.shape) for x in (source, target)]
+        own = sum(np.sum(step * gradient) for step, gradient in zip(steps, gradients, strict=True))
+        moved = [[x + sign * 1e-5 * step for x, step in zip((source, target), steps, strict=True)] for sign in (1, -1)]
+        frozen, free = (
+            (frozen_loss(*moved[0], *cycles, given)[0] - frozen_loss(*moved[1], *cycles, given)[0]) / 2e-5
+            for given in (deviations, None)
+        )
+        slopes.append((own, frozen, free))
+    own, frozen, free = np.transpose(slopes)
+    np.testing.assert_allclose(own, frozen, rtol=1e-3, atol=1e-4)
+    assert np.abs(own - free).max() > 0.05 * np.abs(own).max()
+
+
+@pytest.mark.parametrize("form", [(similarity, block) for similarity, _, block in FORMS], ids=str)
+def test_aggregation(form):
+    similarity, block_size = form
+    _, target, _ = maps(similarity)
+    options = {"similarity": similarity, "block_size": block_size}
+    x = jax.nn.softmax(target) if similarity == "kl" else target
+    if similarity == "kl":
+        np.testing.assert_allclose(jnp.sum(losses.aggregate(x, **options), axis=-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(losses.aggregate(x, alpha=1e-7, **options), x, atol=1e-5)
+    # The weights of a pixel sum to 1, so what is the same everywhere stays as it is.
+    constant = np.broadcast_to(x[:, :1, :1], x.shape)
+    np.testing.assert_allclose(losses.aggregate(constant, **options), constant, rtol=1e-5)
+    gradient = jax.grad(lambda x: losses.aggregate(x, **options)[0, 1, 2, 3])(x)
+    assert gradient[0].any(axis=-1).all() and not gradient[1].any()
+
+
+def test_labels_of_the_target_only_tell_how_good_cycles_are():
+    source, target, labels = maps("cosine")
+    plain = run(source, target, labels)
+    garbage = run(source, target, labels, "cosine", 0.5, None, np.full(SHAPES[1][:3], 7))
+    for key in ("loss", "source", "target"):
+        i = ("loss", "source", "target").index(key)
+        np.testing.assert_array_equal(plain[i], garbage[i])
+    assert plain[3]["correct_ratio"] == -1 and garbage[3]["correct_ratio"] == 0
+
+
+def test_diagnostics_pass_no_gradient():
+    source, target, labels = maps("cosine")
+    ratio = lambda x: losses.association_diagnostics(x, target, labels)["positive_ratio"]  # noqa: E731
+    assert not jax.grad(ratio)(source).any()
+
+
+def shapes_of(jaxpr):
+    """The shapes of all values in a jaxpr and in those nested in it."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.shape for variable in (*equation.invars, *equation.outvars))
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from shapes_of(inner)
+
+
+@pytest.mark.parametrize(("similarity", "channels"), [("cosine", 2048), ("kl", 19)])
+def test_blockwise_holds_no_matrix(similarity, channels):
+    pixels = jax.ShapeDtypeStruct((1, 92, 92, channels), jnp.float32)
+    labels = jax.ShapeDtypeStruct((1, 92, 92), jnp.int32)
+
+    def largest(block_size):
+        """The second largest dimension of any value."""
+
+        def loss(source, target, labels):
+            options = {"similarity": similarity, "block_size": block_size}
+            found = losses.association_diagnostics(source, target, labels, **options)
+            return losses.cycle_association(source, target, labels, **options), found
+
+        jaxpr = jax.make_jaxpr(jax.value_and_grad(loss, (0, 1), has_aux=True))(pixels, pixels, labels)
+        return max(sorted(shape)[-2] for shape in shapes_of(jaxpr.jaxpr) if len(shape) > 1)
+
+    assert largest("auto") == largest(512) == max(512, channels)
+    assert largest(None) == 92 * 92
+
+
+def test_blockwise_memory_is_linear():
+    def temporaries(rows, block_size):
+        x, y = jnp.zeros((1, rows, 32, 8)), jnp.zeros((1, rows, 32), jnp.int32)
+        function = jax.grad(lambda x, z: losses.cycle_association(x, z, y, block_size=block_size), (0, 1))
+        return jax.jit(function).lower(x, x).compile().memory_analysis().temp_size_in_bytes
+
+    small, large = (temporaries(rows, 64) for rows in (32, 64))
+    assert large < 2.2 * small < 0.5 * temporaries(32, None)
+
+
+def test_arguments_are_checked():
+    source, target, labels = maps("cosine")
+    with pytest.raises(ValueError, match="similarity: expected one of cosine, kl, got 'l2'"):
+        losses.cycle_association(source, target, labels, similarity="l2")
+    for alpha in (0, 1.0):
+        with pytest.raises(ValueError, match=r"alpha of the aggregation: expected a number in \(0, 1\), got"):
+            losses.cycle_association(source, target, labels, aggregation=alpha)
+    for block_size in (0, "dense", 2.5):
+        with pytest.raises(ValueError, match="block_size: expected 'auto', None or a positive number of pixels"):
+            losses.aggregate(target, block_size=block_size)
+    with pytest.raises(ValueError, match=r"source_labels: expected shape \(2, 4, 5\) of the maps, got \(2, 5, 4\)"):
+        losses.cycle_association(source, target, labels.swapaxes(1, 2))
+    with pytest.raises(ValueError, match=r"target: expected shape \[B, h, w, C\] of source \(2, 4, 5, 6\), got"):
+        losses.cycle_association(source, target[..., :5], labels)
+    with pytest.raises(ValueError, match=r"target_labels: expected shape \(2, 3, 6\) of the maps, got \(2, 4, 5\)"):
+        losses.association_diagnostics(source, target, labels, target_labels=labels)

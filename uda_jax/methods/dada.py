@@ -1,0 +1,92 @@
+"""DADA: depth-aware domain adaptation (Vu et al., ICCV 2019, arXiv 1904.01886).
+
+AdvEnt, with the depth that the source knows as a second thing to learn and to be judged by:
+
+    G:  min  L_seg(x_s) + lambda_depth berHu(q_s, z_s) + lambda_adv BCE(D(F_t), source)
+    D:  min  BCE(D(F_s), source) + BCE(D(F_t), target)
+
+where P is the softmax map at the image's size, I = -P log2 P / log2 C its weighted self-information, q the depth that
+the network predicts there, z the source's depth as its inverse (`ops.inverse_depth`) and F = I q, depth multiplying
+every class. The network has one segmentation head, whose features a branch for depth gates, at test time too.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from uda_jax import ops
+from uda_jax.errors import UserError
+from uda_jax.losses import berhu, self_information
+from uda_jax.methods import base
+from uda_jax.methods.adversarial import OutputAlignment, depth_map, source_depth
+from uda_jax.sections import described
+
+
+@dataclasses.dataclass(frozen=True)
+class DADA(OutputAlignment):
+    """AdvEnt that learns depth on the source and shows it to the discriminator."""
+
+    segmenter: base.Segmenter = described(base.Segmenter(name="dada_resnet101"), "The network, one of dada_*.")
+    depth_weight: float = described(0.001, "Weight of the source's depth loss, lambda_depth; 0 = off.", low=0.0)
+    nearest_depth: float = described(
+        0.1,
+        "Metres; depth below it is invalid, and its target 1 as if it were farthest away. 0, the released code's for "
+        "SYNTHIA, takes every value as it is.",
+        low=0.0,
+    )
+    # The paper's targets of hundreds suit a network that starts from ImageNet's weights and a small weight.
+    depth_unit: float = described(
+        1.0, "Unit of the inverse depth that is regressed and judged: targets are divided by it. 1 is the paper's."
+    )
+    discriminator_halves: bool = described(
+        False,
+        "Whether each domain weighs half in the discriminator's loss, as in AdvEnt's code; in DADA's it does not.",
+    )
+
+    @property
+    def domain_weight(self) -> float:
+        """Weight of each domain in the discriminator's loss."""
+        return 0.5 if self.discriminator_halves else 1.0
+
+    def check(self, path: str) -> None:
+        """Raises a UserError for a network without DADA's depth branch, or a unit that is none."""
+        if not self.segmenter.name.startswith("dada_"):
+            raise UserError(
+                f"{path}.segmenter.name: expected 'dada_resnet101' or 'dada_resnet14', whose depth branch the method "
+                f"needs, got {self.segmenter.name!r}"
+            )
+        if not self.depth_unit > 0:
+            raise UserError(f"{path}.depth_unit: expected a number above 0, got {self.depth_unit!r}")
+
+    def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
+        """One iteration, in the order of the released script."""
+        source, target = batch["source"], batch["target"]
+
+        def segmenter_loss(params, judges):
+            # Source, then target: each is normalised by its own batch statistics, which both update.
+            outputs_s, maps_s, model_state = self.forward(params, state.model_state["segmenter"], source["image"])
+            losses = base.segmentation_losses(outputs_s, source["label"].astype(jnp.int32))
+            if self.depth_weight:
+                losses["depth"] = self.depth_weight * self._depth_loss(outputs_s, source_depth(batch))
+            outputs_t, maps_t, model_state = self.forward(params, model_state, target["image"])
+            seen_s = {"logits": self.judged_map(maps_s["logits"], depth_map(outputs_s, maps_s["logits"].shape[1:3]))}
+            seen_t = {"logits": self.judged_map(maps_t["logits"], depth_map(outputs_t, maps_t["logits"].shape[1:3]))}
+            return losses | self.fooling_losses(judges, seen_t), (seen_s, seen_t), model_state
+
+        def discriminator_loss(judges, seen):
+            return self.discriminator_losses(judges, *seen)
+
+        return self.adversarial_step(state, segmenter_loss, discriminator_loss)
+
+    def judged_map(self, probabilities: jax.Array, depth: jax.Array) -> jax.Array:
+        """What the discriminator sees, F [B, H, W, C], of probabilities [B, H, W, C] and depth [B, H, W, 1]."""
+        return self_information(probabilities) * depth
+
+    def _depth_loss(self, outputs: dict[str, jax.Array], depth: jax.Array) -> jax.Array:
+        """berHu over every pixel, the sky's and invalid ones included: they count as farthest away."""
+        target = ops.inverse_depth(depth, nearest=self.nearest_depth) / self.depth_unit
+        return berhu(depth_map(outputs, depth.shape[1:3]), target, jnp.ones_like(target, bool))
+
+
+METHOD = DADA
