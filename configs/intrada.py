@@ -3,11 +3,12 @@
     uda train --config intrada:streets --workdir runs/intrada
     uda train --config intrada:streets,adaptsegnet --workdir runs/intrada_adaptsegnet --config.rank.fraction=0.5
 
-Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes. The
-variant names the first stage, AdvEnt where there is none: minent, adaptsegnet, ass or source_only. `,from_inter`
-starts the last stage from the first one's network where the released code starts from ImageNet again; without weights
-to start from, every setting does. lambda is `--config.rank.fraction`, the rare-class factor on the score
-`--config.rank.normalise=True`.
+Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes, as far as
+the first stage has them. The variant names that stage, AdvEnt where there is none: minent, adaptsegnet, ass, plca,
+dacs, dacs_plca, corda, dada, gio_ada or source_only; the last stage trains the same network on, and needs no depth.
+`,from_inter` starts the last stage from the first one's network where the released code starts from ImageNet again;
+without weights to start from, every setting does. lambda is `--config.rank.fraction`, the rare-class factor on the
+score `--config.rank.normalise=True`.
 
 On the papers' benchmarks the settings hold the released code's values, published 46.3 mIoU on GTA5 -> Cityscapes (47.0
 with the factor) and 54.2 on Synscapes -> Cityscapes, where both stages are AdaptSegNet's.
@@ -32,6 +33,7 @@ VARIANTS = {
     "adaptsegnet": ("adaptsegnet", "", False),
     "ass": ("ass", "", False),
     "source_only": ("source_only", "", False),
+    **{name: (name, "", False) for name in ("plca", "dacs", "dacs_plca", "corda", "dada", "gio_ada")},
 }
 
 # Steps of the first stage in the paper; its last stage trains for the benchmark's own 120000.

@@ -76,6 +76,10 @@ class Stage:
 
     def initialise(self, key: jax.Array) -> Any:
         """Returns the method's first state for batches of this stage's shapes; pure, and no frame is read."""
+        return self.method.init(key, self.example())
+
+    def example(self) -> dict[str, dict[str, np.ndarray]]:
+        """Returns a batch of this stage's shapes with every map that a frame may have, all zeros."""
         example = {}
         for name, domain in self.streams.items():
             # Networks whose parameters depend on the image's size have domains that fix it.
@@ -83,7 +87,7 @@ class Stage:
             maps = {"image": np.zeros((*shape, 3), np.uint8), "label": np.zeros(shape, np.uint8)}
             depths = {field: np.zeros(shape, np.float32) for field in ("depth", "disparity")}
             example[name] = {**maps, **depths, "index": np.zeros(shape[:1], np.int32)}
-        return self.method.init(key, example)
+        return example
 
 
 def recipe(experiment: Experiment, runners: Mapping[str, Callable], num_classes: int) -> list[Stage]:
