@@ -11,10 +11,18 @@ SIGNATURES = {
     "ops.resize_nearest_legacy": "(labels, size)",
     "ops.confusion_matrix": "(labels, predictions, num_classes, *, ignore_label=255)",
     "ops.class_means": "(features, labels, num_classes)",
+    "ops.classmix_mask": "(labels, chosen)",
     "losses.cross_entropy": "(logits, labels, *, ignore_label=255, class_weights=None, pixel_weights=None)",
     "losses.self_information": "(probabilities)",
     "losses.entropy": "(probabilities)",
     "losses.adversarial": "(logits, label, *, kind='bce')",
+    "losses.berhu": "(prediction, target, mask)",
+    "losses.lovasz_softmax": "(probabilities, labels)",
+    "losses.adaptive_label_smoothing": "(logits, *, strength=10.0)",
+    "losses.cycle_association": "(source, target, source_labels, *, similarity='cosine', aggregation=0.5, "
+    "block_size='auto')",
+    "losses.association_diagnostics": "(source, target, source_labels, *, similarity='cosine', aggregation=0.5, "
+    "block_size='auto', target_labels=None)",
     "training.metrics.iou": "(confusion)",
     "training.metrics.mean_iou": "(confusion, classes=None)",
     "training.metrics.dice": "(confusion)",

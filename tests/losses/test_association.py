@@ -17,18 +17,37 @@ FILES = sorted(path.name for path in GOLDEN.glob("assoc_*.npz"))
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def run(source, target, labels, similarity="cosine", aggregation=0.5, block_size=None, target_labels=None):
-    """Returns the loss, its two gradients and the diagnostics; probabilities are given as logits."""
+def _run(source, target, labels, similarity, aggregation, block_size, target_labels):
     options = {"similarity": similarity, "aggregation": aggregation, "block_size": block_size}
 
     def loss(source, target):
-        if similarity == "kl":
-            source, target = jax.nn.softmax(source), jax.nn.softmax(target)
         found = losses.association_diagnostics(source, target, labels, target_labels=target_labels, **options)
+        if aggregation:
+            found["mixed_target"] = losses.aggregate(
+                target, similarity=similarity, alpha=aggregation, block_size=block_size
+            )
         return losses.cycle_association(source, target, labels, **options), found
 
-    (value, found), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(source, target)
+    return jax.value_and_grad(loss, (0, 1), has_aux=True)(source, target)
+
+
+def run(source, target, labels, similarity="cosine", aggregation=0.5, block_size=None, target_labels=None):
+    """Returns the loss, its gradients to the features or logits of source and target, and the diagnostics."""
+    found = _run(source, target, labels, similarity, aggregation, block_size, target_labels)
+    # On the host, where comparing results compiles nothing.
+    (value, found), gradients = jax.device_get(found)
+    found["raw_gradients"] = gradients
+    if similarity == "kl":
+        gradients = [
+            p * (slope - np.sum(p * slope, axis=-1, keepdims=True))
+            for p, slope in zip((source, target), gradients, strict=True)
+        ]
     return value, *gradients, found
+
+
+def softmax(x):
+    x = np.exp(x - x.max(axis=-1, keepdims=True))
+    return x / x.sum(axis=-1, keepdims=True)
 
 
 def close(actual, expected, tolerance=1e-4):
@@ -40,65 +59,62 @@ def nhwc(x):
     return np.moveaxis(x, 1, -1)
 
 
-@pytest.fixture(scope="module", params=FILES)
-def golden(request):
-    """A golden file as (inputs in NHWC, options, the file, the suffix-free name of the inputs)."""
-    file = np.load(GOLDEN / request.param)
-    name, similarity = ("feat", "cosine") if "feat_source" in file else ("logits", "kl")
-    inputs = [nhwc(file[f"{name}_{domain}"]) for domain in ("source", "target")]
-    return inputs, (similarity, 0.5 if "agg_weights" in file else None), file, name
-
-
 def blocks(pixels):
     """None, a number of pixels that divides all of them, and one that does not."""
     divisor = next(n for n in range(2, pixels + 1) if pixels % n == 0)
     return None, divisor, next(n for n in range(max(2, pixels // 4), pixels) if pixels % n)
 
 
-def test_golden(golden):
-    inputs, options, file, name = golden
+@pytest.mark.parametrize("name", FILES)
+def test_golden(name):
+    file = np.load(GOLDEN / name)
+    similarity, kind = ("cosine", "feat") if "feat_source" in file else ("kl", "probs")
+    inputs = [nhwc(file[f"{kind}_{domain}"]) for domain in ("source", "target")]
+    options = similarity, 0.5 if "agg_weights" in file else None
     results = []
-    for block_size in blocks(inputs[1].shape[1] * inputs[1].shape[2]):
+    dense, divisor, other = blocks(inputs[1].shape[1] * inputs[1].shape[2])
+    unequal = inputs[0].shape != inputs[1].shape
+    for block_size in (dense, divisor, other) if unequal else (dense, other):
         value, *gradients, found = run(*inputs, file["label_source"], *options, block_size, file["label_target"])
         np.testing.assert_allclose(value, file["loss"], rtol=1e-5)
         for gradient, domain in zip(gradients, ("source", "target"), strict=True):
-            close(gradient, nhwc(file[f"grad_{name}_{domain}"]))
+            close(gradient, nhwc(file[f"grad_{'feat' if similarity == 'cosine' else 'logits'}_{domain}"]))
+        for gradient, domain in zip(found["raw_gradients"], ("source", "target"), strict=True):
+            close(gradient, nhwc(file[f"grad_{kind}_{domain}"]))
         for key in ("target_index", "return_index", "cycle_mask", "selected_mask"):
             np.testing.assert_array_equal(found[key], file[key], err_msg=key)
         for key, expected in (("cover", "cover"), ("positive", "pos"), ("correct", "correct")):
             np.testing.assert_allclose(found[f"{key}_ratio"], file[f"{expected}_ratio"], rtol=1e-6, err_msg=key)
+        if "mixed_target" in found:
+            np.testing.assert_allclose(found["mixed_target"], nhwc(file["mixed_target"]), rtol=1e-4, atol=1e-6)
         results.append((value, *gradients))
     for result in results[1:]:
         for actual, expected in zip(result, results[0], strict=True):
             close(actual, expected, 1e-5)
 
 
-def test_golden_probabilities(golden):
-    (_, target), (similarity, aggregation), file, _ = golden
-    if similarity == "kl":
-        target = nhwc(file["probs_target"])
-    pixels = target.shape[1] * target.shape[2]
-    for block_size in (None, blocks(pixels)[2]) if aggregation else ():
-        mixed = losses.aggregate(target, similarity=similarity, alpha=aggregation, block_size=block_size)
-        np.testing.assert_allclose(mixed, nhwc(file["mixed_target"]), rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("name", ["assoc_cos_unequal.npz", "assoc_kl_noagg.npz"])
+def test_golden_deviations_and_probabilities(name):
+    file = np.load(GOLDEN / name)
+    names = ("feat_source", "mixed_target") if "cos" in name else ("probs_source", "mixed_target")
+    source, target = (np.reshape(nhwc(file[key])[0], (-1, file[key].shape[1])) for key in names)
+    if "cos" in name:
+        source, target = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (source, target))
+        there = back = source, target
+    else:
+        there, back = (source, np.log(target + 1e-10)), (np.log(source + 1e-10), target)
 
-    def factors(domain):
-        x = file[f"probs_{domain}" if similarity == "kl" and domain == "source" else domain][0]
-        x = x.reshape(len(x), -1).T
-        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-        return (unit, unit) if similarity == "cosine" else (x, np.log(x + 1e-10))
+    @jax.jit
+    def find(there, back):
+        temperatures = association_blockwise.deviations(*there), association_blockwise.deviations(*back[::-1])
+        return temperatures, association_blockwise.strongest(there, back, *temperatures, 8)
 
-    file = {**file, "source": file["feat_source"] if similarity == "cosine" else None, "target": file["mixed_target"]}
-    (query, key), (target_query, target_key) = factors("source"), factors("target")
-    deviations = [association_blockwise.deviations(query, target_key)]
-    deviations.append(association_blockwise.deviations(target_query, key))
-    for deviation, name in zip(deviations, ("std_st", "std_ts"), strict=True):
-        np.testing.assert_allclose(deviation, file[name][0], rtol=1e-4)
-    there, back = (query, target_key), (key, target_query)
-    index, log, source_index, source_log = association_blockwise.strongest(there, back, *deviations, blocks(pixels)[2])
-    for i, logs, name in ((index, log, "prob_st"), (source_index, source_log, "prob_ts")):
-        np.testing.assert_array_equal(i, file[name][0].argmax(axis=1))
-        np.testing.assert_allclose(np.exp(logs), file[name][0].max(axis=1), rtol=1e-4)
+    temperatures, (index, log, source_index, source_log) = find(there, back)
+    for deviation, key in zip(temperatures, ("std_st", "std_ts"), strict=True):
+        np.testing.assert_allclose(deviation, file[key][0], rtol=1e-4)
+    for i, logs, key in ((index, log, "prob_st"), (source_index, source_log, "prob_ts")):
+        np.testing.assert_array_equal(i, file[key][0].argmax(axis=1))
+        np.testing.assert_allclose(np.exp(logs), file[key][0].max(axis=1), rtol=1e-4)
     np.testing.assert_allclose(np.exp(log + source_log[index]), file["pair_score"][0], rtol=1e-4)
 
 
@@ -112,11 +128,15 @@ FORMS = [("cosine", 0.5, None), ("cosine", 0.5, 7), ("kl", 0.5, None), ("kl", 0.
 
 
 def maps(similarity, seed=0):
-    """Features after a ReLU, or logits, and labels of which some are ignored."""
+    """Features after a ReLU, or probabilities, and labels of which some are ignored."""
     random = np.random.RandomState(seed)
     x, y = (random.normal(size=shape).astype(np.float32) for shape in SHAPES)
     labels = random.choice([0, 1, 255], SHAPES[0][:3], p=[0.45, 0.45, 0.1])
-    return (np.maximum(x, 0), np.maximum(y, 0), labels) if similarity == "cosine" else (2 * x, 2 * y, labels)
+    return (
+        (np.maximum(x, 0), np.maximum(y, 0), labels)
+        if similarity == "cosine"
+        else (softmax(2 * x), softmax(2 * y), labels)
+    )
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -139,7 +159,7 @@ def test_properties(form):
 
     # A batch is the mean over its selected pixels, not over its images.
     singles = [run(*(np.stack([x[i], x[i]]) for x in (source, target, labels)), *form)[0] for i in range(2)]
-    counts = np.sum(found["selected_mask"], axis=(1, 2))
+    counts = np.sum(np.asarray(found["selected_mask"]), axis=(1, 2))
     np.testing.assert_allclose(value, np.dot(counts, singles) / counts.sum(), rtol=1e-5)
     one, one_gradient, other_gradient, _ = run(source, target, np.stack([labels[0], np.full((4, 5), 255)]), *form)
     np.testing.assert_allclose(one, singles[0], rtol=1e-5)
@@ -163,20 +183,21 @@ def test_nothing_to_associate(form):
 def test_degenerate_maps_stay_finite(form):
     source, target, labels = maps(form[0])
     source, target, labels = source.copy(), target.copy(), np.zeros_like(labels)
-    source[0, 1, 2] = target[0, 0] = 0
-    # The second pair is constant, so all pixels are equally similar and all are consistent: log 18 + log 20.
-    source[1], target[1] = 0.7, 0.3
+    # No feature at all, and certainty.
+    source[0, 1, 2] = target[0, 0] = 0 if form[0] == "cosine" else np.eye(6)[0]
+    # All pixels of the second pair are equally similar.
+    source[1], target[1] = (0.7, 0.3) if form[0] == "cosine" else (source[1, 0, 0], target[1, 0, 0])
     value, *gradients, found = run(source, target, labels, *form)
     assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)
-    assert max(np.abs(gradient).max() for gradient in gradients) < 10
     if form[0] == "cosine":
-        assert not gradients[0][0, 1, 2].any()
+        assert max(np.abs(gradient).max() for gradient in gradients) < 10 and not gradients[0][0, 1, 2].any()
     labels[0] = 255
     value, *gradients, found = run(source, target, labels, *form)
     np.testing.assert_allclose(value, np.log(18) + np.log(20), rtol=0.05)
-    blank = run(np.zeros_like(source), np.zeros_like(target), labels, *form)
-    np.testing.assert_allclose(blank[0], np.log(18) + np.log(20), rtol=1e-5)
-    assert all(np.isfinite(gradient).all() for gradient in blank[1:3])
+    if form[0] == "cosine":
+        value, *gradients, _ = run(0 * source, 0 * target, labels, *form)
+        np.testing.assert_allclose(value, np.log(18) + np.log(20), rtol=1e-5)
+        assert not any(gradient.any() for gradient in gradients)
 
 
 @pytest.mark.parametrize("block_size", [None, 7])
@@ -257,33 +278,35 @@ def test_deviations_and_cycles_pass_no_gradient(block_size):
 @pytest.mark.parametrize("form", [(similarity, block) for similarity, _, block in FORMS], ids=str)
 def test_aggregation(form):
     similarity, block_size = form
-    _, target, _ = maps(similarity)
-    options = {"similarity": similarity, "block_size": block_size}
-    x = jax.nn.softmax(target) if similarity == "kl" else target
-    if similarity == "kl":
-        np.testing.assert_allclose(jnp.sum(losses.aggregate(x, **options), axis=-1), 1, rtol=1e-5)
-    np.testing.assert_allclose(losses.aggregate(x, alpha=1e-7, **options), x, atol=1e-5)
-    # The weights of a pixel sum to 1, so what is the same everywhere stays as it is.
+    x = maps(similarity)[1]
     constant = np.broadcast_to(x[:, :1, :1], x.shape)
-    np.testing.assert_allclose(losses.aggregate(constant, **options), constant, rtol=1e-5)
-    gradient = jax.grad(lambda x: losses.aggregate(x, **options)[0, 1, 2, 3])(x)
+
+    @jax.jit
+    def mix(x, constant):
+        aggregate = functools.partial(losses.aggregate, similarity=similarity, block_size=block_size)
+        gradient = jax.grad(lambda x: aggregate(x)[0, 1, 2, 3])(x)
+        return aggregate(x), aggregate(x, alpha=1e-7), aggregate(constant), gradient
+
+    mixed, unmixed, same, gradient = mix(x, constant)
+    if similarity == "kl":
+        np.testing.assert_allclose(np.sum(mixed, axis=-1), 1, rtol=1e-5)
+    assert np.abs(mixed - x).max() > 0.1
+    np.testing.assert_allclose(unmixed, x, atol=1e-5)
+    # The weights of a pixel sum to 1, so what is the same everywhere stays as it is.
+    np.testing.assert_allclose(same, constant, rtol=1e-5)
+    # One mixed pixel draws on every pixel of its image.
+    gradient = np.asarray(gradient)
     assert gradient[0].any(axis=-1).all() and not gradient[1].any()
 
 
 def test_labels_of_the_target_only_tell_how_good_cycles_are():
     source, target, labels = maps("cosine")
-    plain = run(source, target, labels)
-    garbage = run(source, target, labels, "cosine", 0.5, None, np.full(SHAPES[1][:3], 7))
-    for key in ("loss", "source", "target"):
-        i = ("loss", "source", "target").index(key)
-        np.testing.assert_array_equal(plain[i], garbage[i])
+    plain, garbage = (
+        run(source, target, labels, "cosine", 0.5, None, np.full(SHAPES[1][:3], label)) for label in (255, 7)
+    )
+    for actual, expected in zip(garbage[:3], plain[:3], strict=True):
+        np.testing.assert_array_equal(actual, expected)
     assert plain[3]["correct_ratio"] == -1 and garbage[3]["correct_ratio"] == 0
-
-
-def test_diagnostics_pass_no_gradient():
-    source, target, labels = maps("cosine")
-    ratio = lambda x: losses.association_diagnostics(x, target, labels)["positive_ratio"]  # noqa: E731
-    assert not jax.grad(ratio)(source).any()
 
 
 def shapes_of(jaxpr):
@@ -316,9 +339,9 @@ def test_blockwise_holds_no_matrix(similarity, channels):
 
 def test_blockwise_memory_is_linear():
     def temporaries(rows, block_size):
-        x, y = jnp.zeros((1, rows, 32, 8)), jnp.zeros((1, rows, 32), jnp.int32)
-        function = jax.grad(lambda x, z: losses.cycle_association(x, z, y, block_size=block_size), (0, 1))
-        return jax.jit(function).lower(x, x).compile().memory_analysis().temp_size_in_bytes
+        x, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, rows, 32, 8), (1, rows, 32)))
+        function = jax.grad(functools.partial(losses.cycle_association, block_size=block_size), (0, 1))
+        return jax.jit(function).lower(x, x, y).compile().memory_analysis().temp_size_in_bytes
 
     small, large = (temporaries(rows, 64) for rows in (32, 64))
     assert large < 2.2 * small < 0.5 * temporaries(32, None)

@@ -14,18 +14,31 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden/plca"
 FILES = sorted(path.name for path in GOLDEN.glob("segmentation_losses*.npz"))
 
 
-@pytest.fixture(params=["sorted", "counted"])
-def form(request, monkeypatch):
-    """Makes small batches take either way."""
-    monkeypatch.setattr(lovasz, "_MOST_SORTED", 2**17 if request.param == "sorted" else 0)
+@pytest.fixture(scope="module", params=["sorted", "counted"])
+def run(request):
+    """A function to value and gradient of small batches of up to 4 classes, which it makes take either way."""
+    gradient = jax.jit(jax.value_and_grad(losses.lovasz_softmax))
+
+    def padded(probabilities, labels):
+        # All of one shape, so that one program serves them.
+        count, classes = np.size(labels), np.shape(probabilities)[-1]
+        p, y = np.zeros((60, 4), np.float32), np.full(60, 255)
+        p[:count, :classes], y[:count] = np.reshape(probabilities, (count, classes)), np.ravel(labels)
+        value, slope = jax.device_get(gradient(p, y))
+        assert not slope[count:].any() and not slope[:, classes:].any()
+        return value, slope[:count, :classes].reshape(np.shape(probabilities))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lovasz, "_MOST_SORTED", 2**17 if request.param == "sorted" else 0)
+        yield padded
 
 
 def nhwc(x):
     return np.moveaxis(x, 1, -1)
 
 
-def check(function, x, value, gradient):
-    found, slope = jax.jit(jax.value_and_grad(function))(x)
+def check(found, value, gradient):
+    found, slope = jax.device_get(found)
     np.testing.assert_allclose(found, value, rtol=1e-5)
     np.testing.assert_allclose(slope, gradient, rtol=0, atol=1e-4 * np.abs(gradient).max())
 
@@ -35,11 +48,18 @@ def test_golden(name):
     golden = np.load(GOLDEN / name)
     logits, labels = nhwc(golden["logits"]), golden["label"]
     gradients = {name: nhwc(golden[f"grad_{name}"]) for name in ("logits_lovasz", "probs_lovasz", "logits_ce")}
-    of_logits = lambda z: losses.lovasz_softmax(jax.nn.softmax(z), labels)  # noqa: E731
-    check(of_logits, logits, golden["lovasz"], gradients["logits_lovasz"])
     probabilities = jax.nn.softmax(logits)
-    check(lambda p: losses.lovasz_softmax(p, labels), probabilities, golden["lovasz"], gradients["probs_lovasz"])
-    check(lambda z: losses.cross_entropy(z, labels), logits, golden["cross_entropy"], gradients["logits_ce"])
+
+    @jax.jit
+    def run(logits, probabilities):
+        of_logits = jax.value_and_grad(lambda z: losses.lovasz_softmax(jax.nn.softmax(z), labels))(logits)
+        cross_entropy = jax.value_and_grad(losses.cross_entropy)(logits, labels)
+        return of_logits, jax.value_and_grad(losses.lovasz_softmax)(probabilities, labels), cross_entropy
+
+    of_logits, of_probabilities, cross_entropy = run(logits, probabilities)
+    check(of_logits, golden["lovasz"], gradients["logits_lovasz"])
+    check(of_probabilities, golden["lovasz"], gradients["probs_lovasz"])
+    check(cross_entropy, golden["cross_entropy"], gradients["logits_ce"])
 
 
 def test_golden_files_are_found():
@@ -71,7 +91,11 @@ def sample(shape, num_classes, sharpness, seed=0):
     labels = random.randint(0, num_classes, shape)
     logits = sharpness * (random.normal(size=(*shape, num_classes)) + (labels[..., None] == np.arange(num_classes)))
     labels[random.rand(*shape) < 0.1] = 255
-    return np.asarray(jax.nn.softmax(logits.astype(np.float32))), labels
+    exponentials = np.exp((logits - logits.max(axis=-1, keepdims=True)).astype(np.float32))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True), labels
+
+
+RUN = jax.jit(jax.value_and_grad(losses.lovasz_softmax))
 
 
 @pytest.mark.parametrize("sharpness", [0.1, 3.0, 10.0])
@@ -79,7 +103,7 @@ def test_large_batches_are_counted_as_if_sorted(sharpness):
     probabilities, labels = sample((2, 100, 100), 7, sharpness)
     assert probabilities.size > lovasz._MOST_SORTED
     value, gradient = expected(probabilities, labels)
-    found, slope = jax.jit(jax.value_and_grad(losses.lovasz_softmax))(probabilities, labels)
+    found, slope = jax.device_get(RUN(probabilities, labels))
     np.testing.assert_allclose(found, value, rtol=1e-6)
     # The order of equal errors, 0 above all, is open; the gradient of the logits hardly depends on it.
     gradient, slope = (probabilities * (x - np.sum(probabilities * x, -1, keepdims=True)) for x in (gradient, slope))
@@ -88,50 +112,56 @@ def test_large_batches_are_counted_as_if_sorted(sharpness):
 
 def test_small_batches_are_sorted():
     probabilities, labels = sample((2, 40, 40), 7, 3.0)
-    check(lambda p: losses.lovasz_softmax(p, labels), probabilities, *expected(probabilities, labels))
+    check(RUN(probabilities, labels), *expected(probabilities, labels))
 
 
-def test_by_hand(form):
+def test_by_hand(run):
     # Class 0: the other pixel's 0.4 comes first (J = 1/2), then the own 0.3 (J = 1). Class 1: the own 0.4 has J = 1.
-    probabilities, labels = jnp.array([[0.7, 0.3], [0.4, 0.6]]), jnp.array([0, 1])
-    value, gradient = jax.value_and_grad(losses.lovasz_softmax)(probabilities, labels)
+    probabilities, labels = np.array([[0.7, 0.3], [0.4, 0.6]]), np.array([0, 1])
+    value, gradient = run(probabilities, labels)
     np.testing.assert_allclose(value, (0.5 * 0.4 + 0.5 * 0.3 + 0.4) / 2, rtol=1e-6)
     np.testing.assert_allclose(gradient, [[-0.25, 0.0], [0.25, -0.5]], rtol=1e-6)
     # A perfect prediction costs nothing, a wholly wrong one everything.
     for prediction, cost in ((labels, 0.0), (1 - labels, 1.0)):
-        np.testing.assert_allclose(losses.lovasz_softmax(jax.nn.one_hot(prediction, 2), labels), cost, atol=1e-6)
+        np.testing.assert_allclose(run(np.eye(2)[prediction], labels)[0], cost, atol=1e-6)
 
 
-def test_only_labelled_pixels_and_present_classes_count(form):
+def test_only_labelled_pixels_and_present_classes_count(run):
     probabilities, labels = sample((2, 5, 6), 4, 2.0)
     labels[labels == 3] = 255
-    value, gradient = jax.value_and_grad(losses.lovasz_softmax)(probabilities, labels)
+    value, gradient = run(probabilities, labels)
     assert not gradient[labels == 255].any() and not gradient[..., 3].any() and gradient.any()
     spoilt = np.where((labels == 255)[..., None], np.nan, probabilities)
-    other, slope = jax.value_and_grad(losses.lovasz_softmax)(spoilt, np.where(labels == 255, -1, labels))
+    other, slope = run(spoilt, np.where(labels == 255, -1, labels))
     np.testing.assert_array_equal(other, value)
     np.testing.assert_array_equal(slope, gradient)
     # The whole batch counts as one image, in any order.
     order = np.random.RandomState(1).permutation(labels.size)
-    other = losses.lovasz_softmax(probabilities.reshape(-1, 4)[order], labels.reshape(-1)[order])
+    other, slope = run(probabilities.reshape(-1, 4)[order], labels.reshape(-1)[order])
     np.testing.assert_allclose(other, value, rtol=1e-6)
+    np.testing.assert_allclose(slope, gradient.reshape(-1, 4)[order], rtol=1e-5)
 
 
-def test_one_labelled_pixel_and_none(form):
-    probabilities = jnp.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
-    value, gradient = jax.value_and_grad(losses.lovasz_softmax)(probabilities, jnp.array([255, 2]))
+def test_one_labelled_pixel_and_none(run):
+    probabilities = np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
+    value, gradient = run(probabilities, np.array([255, 2]))
     np.testing.assert_allclose(value, 0.2, rtol=1e-6)
     np.testing.assert_allclose(gradient, [[0, 0, 0], [0, 0, -1]], atol=1e-6)
-    value, gradient = jax.value_and_grad(losses.lovasz_softmax)(probabilities, jnp.array([255, 255]))
+    value, gradient = run(probabilities, np.array([255, 255]))
     assert value == 0 and not gradient.any()
 
 
-def test_equal_errors_have_finite_weights(form):
-    probabilities, labels = np.full((3, 4, 4), 0.25, np.float32), np.arange(12).reshape(3, 4) % 4
-    value, gradient = jax.value_and_grad(losses.lovasz_softmax)(probabilities, labels)
-    # Every class: 3 errors of 0.75 with J = 1 in the end, of which its own pixels make all.
+def test_equal_errors_have_finite_weights(run):
+    # Every class: the 3 errors of its own pixels are the largest, 0.75, and bring J to 1.
+    value, gradient = run(np.full((3, 4, 4), 0.25), np.arange(12).reshape(3, 4) % 4)
     np.testing.assert_allclose(value, 0.75, rtol=1e-6)
     np.testing.assert_allclose(gradient.sum(axis=(0, 1)), -0.25, rtol=1e-5)
+
+
+def test_nan_stays_visible(run):
+    probabilities, labels = sample((2, 5, 6), 4, 2.0)
+    probabilities[0, labels[0] != 255] = np.nan
+    assert np.isnan(run(probabilities, labels)[0])
 
 
 def test_shapes_are_checked():

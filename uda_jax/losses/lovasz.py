@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-# As many errors are sorted; more of them would take a CPU longer than a small network, and are counted by level.
+# So many errors are sorted. A CPU is slow to sort more of them with their places; they are counted by level.
 _MOST_SORTED = 2**17
 _LEVELS = 2**15
 
@@ -57,8 +57,8 @@ def _weights_by_sorting(errors: jax.Array, own: jax.Array, valid: jax.Array) -> 
 def _weights_by_counting(errors: jax.Array, own: jax.Array, valid: jax.Array) -> jax.Array:
     """Returns the weights `[N, C]` of the errors `[N, C]`, as if those of one level were equal."""
     num_classes = errors.shape[1]
-    # The root makes levels finer near 0, where most errors of a trained network are.
-    level = jnp.minimum((jnp.sqrt(errors) * _LEVELS).astype(jnp.int32), _LEVELS - 1)
+    # The root makes levels finer near 0, where most errors of a trained network are. NaN must have a level too.
+    level = jnp.clip((jnp.sqrt(errors) * _LEVELS).astype(jnp.int32), 0, _LEVELS - 1)
     cell = (2 * jnp.arange(num_classes) + own) * _LEVELS + (_LEVELS - 1 - level)
     counted = jnp.broadcast_to(valid, errors.shape).astype(jnp.int32)
     counts = jnp.zeros(2 * num_classes * _LEVELS, jnp.int32).at[cell].add(counted, mode="promise_in_bounds")
