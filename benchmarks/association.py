@@ -119,12 +119,12 @@ def main() -> int:
         print(f"{size[0]}x{size[1]}", file=sys.stderr, flush=True)
         rows.append(measure(size, options))
     command = " ".join(["python -m benchmarks.association", *sys.argv[1:]])
-    origin = {"hardware": results.hardware(), "commit": results.commit(), "jax": jax.__version__, "command": command}
+    origin = {"hardware": results.hardware(), "commit": results.commit(), "command": command}
     if options.output:
         from uda_jax.report.files import write_atomically
 
         write_atomically(options.output, json.dumps({**origin, "rows": rows}, indent=1) + "\n")
-    print(f"{origin['hardware']}, JAX {origin['jax']}, commit {origin['commit']}")
+    print(f"{origin['hardware']}, commit {origin['commit']}")
     print(
         f"Forward and both gradients, {options.similarity}, {options.channels} channels, {options.batch} pair(s), "
         f"{options.block} pixels per tile; median [min, max] of {options.repeats}.\n"

@@ -13,6 +13,8 @@ import optax
 from uda_jax import networks, ops
 from uda_jax.losses import cross_entropy
 from uda_jax.sections import described
+from uda_jax.training import optimizers
+from uda_jax.training.optimizers import Adam, Sgd
 from uda_jax.training.precision import compute_dtype
 from uda_jax.training.schedules import Schedule
 
@@ -150,6 +152,26 @@ class SegmentationMethod:
         params, model_state = state.params["segmenter"], state.model_state["segmenter"]
         outputs, _ = forward(self.network, params, model_state, inputs, train=False)
         return {"scores": ops.resize_bilinear(outputs["logits"].astype(jnp.float32), size, align_corners=True)}
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmenterAlone(SegmentationMethod):
+    """A method whose only network that learns by gradients is the segmenter."""
+
+    optimizer: Sgd | Adam = described(Sgd(), "Optimiser of the segmenter.")
+
+    def transformation(self, params: Mapping[str, Any]) -> optax.GradientTransformation:
+        """Returns the optimiser of {"segmenter": params}."""
+        return optimizers.build(
+            self.optimizer, self.schedule, params, accumulation=self.accumulation, frozen=self.segmenter.frozen
+        )
+
+    def init(self, key: jax.Array, example_batch: Batch) -> TrainState:
+        """Returns the first state; any domain of the batch gives the image shape."""
+        images = ops.normalise(next(iter(example_batch.values()))["image"][:1], self.segmenter.input_norm)
+        variables = {"segmenter": self.network.init(jax.random.fold_in(key, 0), images, train=False)}
+        params = {"segmenter": variables["segmenter"]["params"]}
+        return initial_state(key, variables, {"segmenter": self.transformation(params).init(params)})
 
 
 def initial_state(

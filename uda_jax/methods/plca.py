@@ -20,14 +20,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from uda_jax import losses, ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.sections import described
-from uda_jax.training import optimizers
-from uda_jax.training.optimizers import Adam, Sgd
 
 # Pairs of pixels that `illustrate` shows of an image pair, and image pairs of a batch.
 SHOWN_PIXELS = 24
@@ -120,13 +117,12 @@ class Association:
 
 
 @dataclasses.dataclass(frozen=True)
-class PLCA(base.SegmentationMethod):
+class PLCA(base.SegmenterAlone):
     """Cross entropy and Lovasz-Softmax on the source, cycle association and label smoothing on both domains."""
 
     # Fields that a trained run can still change, since they act in `predict` alone.
     PREDICTION_FIELDS = ("test_aggregation",)
 
-    optimizer: Sgd | Adam = described(Sgd(), "Optimiser of the segmenter.")
     # The paper's 0.75, which the released code multiplies by its 2 devices and its 2 accumulated batches.
     lovasz_weight: float = described(3.0, "w_lov, weight of Lovasz-Softmax; 0 = off.", low=0.0)
     association: Association = described(Association(), "The cycle association.")
@@ -148,18 +144,6 @@ class PLCA(base.SegmentationMethod):
         if self.segmenter.multi_level:
             raise UserError(f"{path}.segmenter.multi_level: expected False, since one head is trained, got True")
 
-    def _optimizer(self, params: dict) -> optax.GradientTransformation:
-        return optimizers.build(
-            self.optimizer, self.schedule, params, accumulation=self.accumulation, frozen=self.segmenter.frozen
-        )
-
-    def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
-        """Returns the first state; the source gives the image shape."""
-        images = ops.normalise(example_batch["source"]["image"][:1], self.segmenter.input_norm)
-        variables = {"segmenter": self.network.init(jax.random.fold_in(key, 0), images, train=False)}
-        params = {"segmenter": variables["segmenter"]["params"]}
-        return base.initial_state(key, variables, {"segmenter": self._optimizer(params).init(params)})
-
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """Two forwards, one backward, one update."""
         labels = batch["source"]["label"].astype(jnp.int32)
@@ -171,7 +155,7 @@ class PLCA(base.SegmentationMethod):
 
         value_and_gradient = jax.value_and_grad(segmenter_loss, has_aux=True)
         (total, (terms, model_state)), gradient = value_and_gradient(state.params["segmenter"])
-        state, norm = base.apply_player(state, "segmenter", {"segmenter": gradient}, self._optimizer(state.params))
+        state, norm = base.apply_player(state, "segmenter", {"segmenter": gradient}, self.transformation(state.params))
         state = state.replace(step=state.step + 1, model_state={"segmenter": model_state})
         return state, base.loss_metrics(terms | {"total": total}) | {"norm/segmenter": norm}
 

@@ -6,19 +6,15 @@ the teacher and the mixing; a method file adds the losses and the order of one i
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from uda_jax import ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.sections import described
-from uda_jax.training import optimizers
-from uda_jax.training.optimizers import Sgd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +73,12 @@ class Mixed(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class SelfTraining(base.SegmentationMethod):
+class SelfTraining(base.SegmenterAlone):
     """Fields, teacher and mixing of a method that learns from its own labels on mixed images."""
 
+    # Fields that a trained run can still change, since they act in `predict` alone.
     PREDICTION_FIELDS = ("predict_with",)
 
-    optimizer: Sgd = described(Sgd(), "Optimiser of the student.")
     teacher_alpha: float = described(
         0.99, "Share of the teacher that an update keeps; in the first steps t less, 1 - 1 / (t + 1).", low=0, high=1
     )
@@ -107,18 +103,9 @@ class SelfTraining(base.SegmentationMethod):
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
         """Returns the first state: student and teacher."""
         _check_sizes(example_batch)
-        images = ops.normalise(example_batch["source"]["image"][:1], self.segmenter.input_norm)
-        variables = {"segmenter": self.network.init(jax.random.fold_in(key, 0), images, train=False)}
-        params = {"segmenter": variables["segmenter"]["params"]}
-        state = base.initial_state(key, variables, {"segmenter": self.transformation(params).init(params)})
+        state = super().init(key, example_batch)
         # Memory of its own: the step donates both.
         return state.replace(teacher=jax.tree.map(jnp.copy, _student(state)))
-
-    def transformation(self, params: Mapping[str, Any]) -> optax.GradientTransformation:
-        """Returns the student's optimiser."""
-        return optimizers.build(
-            self.optimizer, self.schedule, params, accumulation=self.accumulation, frozen=self.segmenter.frozen
-        )
 
     def forward(self, params: Any, model_state: Any, images: jax.Array) -> tuple[dict[str, jax.Array], Any]:
         """Returns the outputs for RGB images of the scale 0 to 255 in training mode, and the next statistics."""

@@ -8,36 +8,20 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from uda_jax import ops
 from uda_jax.methods import base
 from uda_jax.sections import described
-from uda_jax.training import optimizers
-from uda_jax.training.optimizers import Adam, Sgd
 
 # Batch statistics are threaded in this order wherever several domains are forwarded.
 LABELLED_DOMAINS = ("source", "labelled_target")
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceOnly(base.SegmentationMethod):
+class SourceOnly(base.SegmenterAlone):
     """Cross entropy on every labelled domain of the batch."""
 
-    optimizer: Sgd | Adam = described(Sgd(), "Optimiser of the segmenter.")
     aux_weight: float = described(0.1, "Weight of the earlier head's cross entropy (AdaptSegNet, lambda_seg).", low=0.0)
-
-    def _optimizer(self, params: dict) -> optax.GradientTransformation:
-        return optimizers.build(
-            self.optimizer, self.schedule, params, accumulation=self.accumulation, frozen=self.segmenter.frozen
-        )
-
-    def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
-        """Returns the first state; any domain of the batch gives the image shape."""
-        images = ops.normalise(next(iter(example_batch.values()))["image"], self.segmenter.input_norm)
-        variables = {"segmenter": self.network.init(jax.random.fold_in(key, 0), images[:1], train=False)}
-        params = {"segmenter": variables["segmenter"]["params"]}
-        return base.initial_state(key, variables, {"segmenter": self._optimizer(params).init(params)})
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One forward per labelled domain, one backward, one update."""
@@ -58,7 +42,7 @@ class SourceOnly(base.SegmentationMethod):
 
         value_and_gradient = jax.value_and_grad(segmenter_loss, has_aux=True)
         (total, (losses, model_state)), gradient = value_and_gradient(state.params["segmenter"])
-        state, norm = base.apply_player(state, "segmenter", {"segmenter": gradient}, self._optimizer(state.params))
+        state, norm = base.apply_player(state, "segmenter", {"segmenter": gradient}, self.transformation(state.params))
         state = state.replace(step=state.step + 1, model_state={"segmenter": model_state})
         return state, base.loss_metrics(losses) | {"loss/total": total, "norm/segmenter": norm}
 
