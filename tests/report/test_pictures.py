@@ -38,17 +38,18 @@ def test_panel_separates_by_white_gaps():
     assert pictures.panel([black, grey], gap=2)[1, :, 0].tolist() == [0, 0, 0, 255, 255, 9]
 
 
-def test_joined_draws_a_line_for_each_pair_and_none_for_absent_ones():
+def test_joined_draws_a_line_for_each_pair_and_none_for_absent_ones(monkeypatch):
+    monkeypatch.setattr(pictures, "_LEGIBLE", 100)
     left, right = np.zeros((9, 10, 3), np.uint8), np.full((9, 12, 3), 40, np.uint8)
     points = np.array([[4, 2, 4, 5], [-1, -1, -1, -1]])
     colours = np.array([(200, 10, 20), (10, 200, 20)], np.uint8)
     picture = pictures.joined(left, right, points, colours, gap=2)
-    assert picture.shape == (9, 24, 3)
-    # From column 2 to column 5 of the right image, between two dots with white borders.
-    assert (picture[4, 5:14] == (200, 10, 20)).all() and (picture[4, [0, 19]] == 255).all()
+    assert picture.shape == (90, 240, 3)
+    # From column 2 to column 5 of the right image, ten times as large, between two dots with white borders.
+    assert (picture[45, 29:172] == (200, 10, 20)).all() and (picture[45, [22, 178]] == 255).all()
     assert not (picture == (10, 200, 20)).all(-1).any()
     untouched = pictures.joined(left, right, points[1:], colours[1:], gap=2)
-    np.testing.assert_array_equal(untouched, pictures.panel([left, right], 2))
+    np.testing.assert_array_equal(untouched[5::10, 5::10], pictures.panel([left, right], 2))
 
 
 def test_saved_frame_keeps_ids_and_colours(tmp_path):

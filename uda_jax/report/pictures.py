@@ -13,6 +13,7 @@ from uda_jax.report.files import write_atomically
 
 KINDS = ("image", "label", "prediction", "entropy")
 
+_LEGIBLE = 512  # pixels; pictures with lines are enlarged by a whole factor to about this width
 _TINY = 64  # pixels; pictures up to this width are enlarged for the page, since browsers would blur them
 
 # Dark violet over red to pale yellow; the lightness grows evenly, so that the map also reads in grey.
@@ -82,20 +83,25 @@ def joined(left: np.ndarray, right: np.ndarray, points: np.ndarray, colours: np.
       gap: pixels between the images.
 
     Returns:
-      uint8 RGB `[H, W + gap + W', 3]`.
+      uint8 RGB `[f H, f (W + gap + W'), 3]`; f > 1 enlarges small images, whose lines would hide them.
     """
-    picture = Image.fromarray(panel([left, right], gap))
+    factor = max(1, _LEGIBLE // left.shape[1])
+    picture = Image.fromarray(panel([left, right], gap).repeat(factor, 0).repeat(factor, 1))
     draw = ImageDraw.Draw(picture)
     shift = left.shape[1] + gap
     for (row, column, other_row, other_column), colour in zip(points.tolist(), colours.tolist(), strict=True):
         if row < 0:
             continue
-        ends = ((column, row), (other_column + shift, other_row))
+        # From the middle of one enlarged pixel to that of the other.
+        ends = [
+            (factor * x + factor // 2, factor * y + factor // 2)
+            for x, y in ((column, row), (other_column + shift, other_row))
+        ]
         # White below the colour keeps a line visible on ground of its own class's colour.
-        draw.line(ends, fill=(255, 255, 255), width=3)
-        draw.line(ends, fill=tuple(colour), width=1)
+        draw.line(ends, fill=(255, 255, 255), width=4)
+        draw.line(ends, fill=tuple(colour), width=2)
         for x, y in ends:
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=tuple(colour), outline=(255, 255, 255))
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=tuple(colour), outline=(255, 255, 255))
     return np.array(picture)
 
 
