@@ -1,5 +1,6 @@
-"""DACS: the golden iteration, one step written out, what the teacher and the weights decide, published values."""
+"""DACS: the golden iteration, steps written out, what the teacher and the weights decide, published values."""
 
+import functools
 import pathlib
 
 import jax
@@ -11,7 +12,6 @@ from uda_jax import config, losses, ops, stages
 from uda_jax.methods import base
 from uda_jax.methods.dacs import Dacs
 from uda_jax.methods.self_training import Mixed, StrongAugmentation, pseudo_labels
-from uda_jax.methods.source_only import SourceOnly
 from uda_jax.training import schedules
 from uda_jax.training.optimizers import Sgd
 from uda_jax.training.schedules import Schedule
@@ -20,18 +20,14 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden/dacs-corda"
 RATE = 0.1
 SEGMENTER = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb")
 SGD = Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True)
-SHARED = {"num_classes": 3, "segmenter": SEGMENTER, "optimizer": SGD, "schedule": Schedule(name="constant")}
-
-
-def make(**fields):
-    """Three classes; the threshold is one that some pixels pass in the second step."""
-    return Dacs(**SHARED | {"threshold": 0.8} | fields)
+# None of the first step's pixels passes this threshold, and some of the second's do.
+METHOD = Dacs(num_classes=3, segmenter=SEGMENTER, optimizer=SGD, schedule=Schedule(name="constant"), threshold=0.8)
 
 
 @pytest.fixture(scope="module")
 def stepped(batch):
-    """The method, its jitted step, the first state, and the two that follow with their metrics."""
-    method = make()
+    """The method, its compiled step, the first state, and the two that follow with their metrics."""
+    method = METHOD
     state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
     step = jax.jit(method.train_step)
     first = step(state, batch)
@@ -62,85 +58,76 @@ def test_golden_iteration():
     np.testing.assert_allclose(mixed.weight, golden["pixel_weight"], rtol=1e-6)
     assert float(jnp.min(mixed.weight)) == pytest.approx(float(golden["unlabeled_weight"]))
 
-    def total(outputs):
-        terms = method.objective(outputs, {"source": {"label": given["labels"]}}, mixed)
+    batch = {"source": {"label": given["labels"]}}
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def iteration(outputs):
+        terms = method.objective(outputs, batch, mixed)
         return sum(terms.values()), terms
 
     outputs = {name: {"logits": nhwc(f"{name}_out_s")} for name in ("source", "mixed")}
-    (value, terms), gradient = jax.value_and_grad(total, has_aux=True)(outputs)
+    (value, terms), gradient = iteration(outputs)
     assert float(value) == pytest.approx(float(golden["loss_total"]), rel=1e-5)
     assert float(terms["segmentation"]) == pytest.approx(float(golden["loss_labeled"]), rel=1e-5)
     assert float(terms["mixed"]) == pytest.approx(float(golden["loss_mixed"]), rel=1e-5)
     for name in outputs:
         expected = np.moveaxis(golden[f"{name}_grad_s"], 1, -1)
         np.testing.assert_allclose(gradient[name]["logits"], expected, rtol=0, atol=1e-7)
+    # Without mixed images it is supervised training on the source.
+    terms = Dacs(mixed_weight=0.0).objective(outputs, batch, mixed)
+    assert sum(terms.values()) == pytest.approx(float(golden["loss_labeled"]), rel=1e-5)
 
 
 def test_two_steps_written_out(stepped, batch):
     """The teacher labels in training mode; the student learns from source and mixed images, and is averaged."""
-    method, _, state, *afters = stepped
+    method, step, state, *afters = stepped
     labels_s = batch["source"]["label"].astype(np.int32)
-    teacher, teacher_stats = state.params["segmenter"], state.model_state["segmenter"]
-    for t, (after, metrics) in enumerate(afters):
 
-        @jax.jit
-        def expected(state, teacher, teacher_stats):
-            logits, teacher_stats = forward(method, teacher, teacher_stats, batch["target"]["image"])
-            p = jax.nn.softmax(logits)
-            share = jnp.mean(jnp.max(p, axis=-1) >= 0.8)
-            mask, image = method.mixed_images(state, batch)
-            labels = jnp.where(mask, labels_s, jnp.argmax(p, axis=-1))
+    @jax.jit
+    def expected(state, teacher):
+        logits, teacher_stats = forward(method, *teacher, batch["target"]["image"])
+        p = jax.nn.softmax(logits)
+        share = jnp.mean(jnp.max(p, axis=-1) >= 0.8)
+        mask, image = method.mixed_images(state, batch)
+        labels = jnp.where(mask, labels_s, jnp.argmax(p, axis=-1))
 
-            def objective(params):
-                logits_s, stats = forward(method, params, state.model_state["segmenter"], batch["source"]["image"])
-                logits_m, stats = forward(method, params, stats, image)
-                unsummed = -jnp.take_along_axis(jax.nn.log_softmax(logits_m), labels[..., None], axis=-1)[..., 0]
-                mixed = jnp.mean(unsummed * jnp.where(mask, 1.0, share))
-                return losses.cross_entropy(logits_s, labels_s) + mixed, (mixed, stats)
+        def objective(params):
+            logits_s, stats = forward(method, params, state.model_state["segmenter"], batch["source"]["image"])
+            logits_m, stats = forward(method, params, stats, image)
+            unsummed = -jnp.take_along_axis(jax.nn.log_softmax(logits_m), labels[..., None], axis=-1)[..., 0]
+            mixed = jnp.mean(unsummed * jnp.where(mask, 1.0, share))
+            return losses.cross_entropy(logits_s, labels_s) + mixed, (mixed, stats)
 
-            (total, (mixed, stats)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params["segmenter"])
-            params = jax.tree.map(lambda p, g: p - RATE * g, state.params["segmenter"], gradient)
-            return total, mixed, share, jnp.mean(mask), params, stats, teacher_stats
+        (total, (mixed, stats)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params["segmenter"])
+        params = jax.tree.map(lambda p, g: p - RATE * g, state.params["segmenter"], gradient)
+        metrics = {"loss/total": total, "loss/mixed": mixed, "teacher/confident_share": share}
+        return metrics | {"mixing/source_share": jnp.mean(mask)}, params, stats, teacher_stats
 
-        total, mixed, share, pasted, params, stats, teacher_stats = expected(state, teacher, teacher_stats)
-        assert metrics["loss/total"] == pytest.approx(float(total), rel=1e-4)
-        assert metrics["loss/mixed"] == pytest.approx(float(mixed), rel=1e-4)
-        assert metrics["teacher/confident_share"] == pytest.approx(float(share))
-        assert metrics["mixing/source_share"] == pytest.approx(float(pasted)) and 0.3 < pasted < 0.9
+    teacher = (state.params["segmenter"], state.model_state["segmenter"])
+    for kept, (after, metrics) in zip((0.0, 0.5), afters, strict=True):
+        figures, params, stats, teacher_stats = expected(state, teacher)
+        for name, figure in figures.items():
+            assert metrics[name] == pytest.approx(float(figure), rel=1e-4), name
         assert_close(after.params["segmenter"], params)
         assert_close(after.model_state["segmenter"], stats)
-        assert_close(after.teacher["model_state"], teacher_stats)
-        kept = (0.0, 0.5)[t]
-        teacher = jax.tree.map(lambda g, f, a=kept: a * g + (1 - a) * f, teacher, after.params["segmenter"])
-        assert_close(after.teacher["params"], teacher)
-        state, teacher_stats = after, after.teacher["model_state"]
-    assert 0 < share < 1
+        averaged = jax.tree.map(lambda g, f, a=kept: a * g + (1 - a) * f, teacher[0], after.params["segmenter"])
+        assert_close(after.teacher, {"params": averaged, "model_state": teacher_stats})
+        state, teacher = after, (after.teacher["params"], after.teacher["model_state"])
+    assert 0 < figures["teacher/confident_share"] < 1 and 0.3 < figures["mixing/source_share"] < 0.9
+    assert step._cache_size() == 1
 
 
 def test_the_teacher_counts_through_its_labels_alone(stepped, batch, same):
-    """A teacher twice as sure of the same labels changes nothing where all of them weigh the same."""
-    *_, state, _, _ = stepped
-    method = make(pixel_weight="none", threshold=0.5)
-    step = jax.jit(method.train_step)
+    """A teacher half as sure of the same labels changes nothing where none of them passes the threshold."""
+    _, step, state, _, _ = stepped
     state = state.replace(step=state.step + 1)
-    surer = jax.tree.map(lambda leaf: leaf, state.teacher)
-    surer["params"]["head"] = jax.tree.map(lambda leaf: 2 * leaf, surer["params"]["head"])
-    ours, metrics = step(state, batch)
-    theirs, surer_metrics = step(state.replace(teacher=surer), batch)
-    assert metrics["teacher/confident_share"] != surer_metrics["teacher/confident_share"]
+    head = jax.tree.map(lambda leaf: leaf / 2, state.teacher["params"]["head"])
+    unsure = state.teacher | {"params": state.teacher["params"] | {"head": head}}
+    (ours, metrics), (theirs, _) = step(state, batch), step(state.replace(teacher=unsure), batch)
+    assert metrics["teacher/confident_share"] == 0
     assert same(ours.params, theirs.params) and same(ours.model_state, theirs.model_state)
     assert not same(ours.teacher["params"], theirs.teacher["params"])
-
-
-def test_without_mixed_images_it_is_supervised_training(batch):
-    """Their forward still leaves its mark on the running statistics."""
-    method, plain = make(mixed_weight=0.0), SourceOnly(**SHARED)
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
-    ours, metrics = jax.jit(method.train_step)(state, batch)
-    other = jax.jit(lambda key: plain.init(key, batch))(jax.random.key(0))
-    theirs, expected = jax.jit(plain.train_step)(other, batch)
-    assert metrics["loss/mixed"] == 0 and metrics["loss/total"] == pytest.approx(float(expected["loss/total"]))
-    assert_close(ours.params, theirs.params)
 
 
 def test_nothing_labelled_in_the_source(stepped, batch):
@@ -150,10 +137,6 @@ def test_nothing_labelled_in_the_source(stepped, batch):
     after, metrics = step(state, nothing)
     assert metrics["loss/total"] == metrics["norm/segmenter"] == 0 and metrics["mixing/source_share"] == 1
     assert_close(after.params, state.params)
-
-
-def test_one_trace_and_donation(check_one_trace, batch):
-    check_one_trace(make(), batch)
 
 
 def stage(reference):

@@ -79,24 +79,25 @@ class CorDA(Dacs):
     ) -> dict[str, jax.Array]:
         """Returns the weighted losses by name, as functions of what the network says about both batches."""
         labels = batch["source"]["label"]
-        source, target = self.inverse_depth(batch, "source"), self.inverse_depth(batch, "target")
-        known = source > ops.NO_SUPERVISION, ops.mix(mixed.mask, source, target) > ops.NO_SUPERVISION
-        depth = source / self.depth_unit, ops.mix(mixed.mask, source, target) / self.depth_unit
-        at_source, at_mixed = (
+        target_s = self.inverse_depth(batch, "source")
+        target_m = ops.mix(mixed.mask, target_s, self.inverse_depth(batch, "target"))
+        known_s, known_m = target_s > ops.NO_SUPERVISION, target_m > ops.NO_SUPERVISION
+        target_s, target_m = target_s / self.depth_unit, target_m / self.depth_unit
+        source, mixture = (
             {name: up(maps, labels.shape[1:3]) for name, maps in outputs[which].items() if name != "features"}
             for which in ("source", "mixed")
         )
-        weight = mixed.weight * self.difficulty(at_mixed["source_depth"], at_mixed["depth"], depth[1], known[1])
+        weight = mixed.weight * self.difficulty(mixture["source_depth"], mixture["depth"], target_m, known_m)
         losses = {}
         for before, suffix in (("", ""), ("aux_", "_aux")):
-            losses[f"segmentation{suffix}"] = cross_entropy(at_source[f"{before}logits"], labels)
-            depth_s = at_source[f"{before}source_depth"][..., 0]
-            losses[f"depth{suffix}"] = self.source_depth_weight * berhu(depth_s, depth[0], known[0])
-            loss = cross_entropy(at_mixed[f"{before}logits"], mixed.label, pixel_weights=weight)
+            losses[f"segmentation{suffix}"] = cross_entropy(source[f"{before}logits"], labels)
+            loss = cross_entropy(mixture[f"{before}logits"], mixed.label, pixel_weights=weight)
             losses[f"mixed{suffix}"] = self.mixed_weight * loss
+            depth = source[f"{before}source_depth"][..., 0]
+            losses[f"depth{suffix}"] = self.source_depth_weight * berhu(depth, target_s, known_s)
             # Each half of a mixed image teaches the head of the domain that it comes from.
-            depth_m = ops.mix(mixed.mask, at_mixed[f"{before}source_depth"], at_mixed[f"{before}depth"])[..., 0]
-            losses[f"mixed_depth{suffix}"] = self.mixed_depth_weight * berhu(depth_m, depth[1], known[1])
+            depth = ops.mix(mixed.mask, mixture[f"{before}source_depth"], mixture[f"{before}depth"])[..., 0]
+            losses[f"mixed_depth{suffix}"] = self.mixed_depth_weight * berhu(depth, target_m, known_m)
         return losses
 
     def difficulty(self, source_depth: jax.Array, depth: jax.Array, target: jax.Array, known: jax.Array) -> jax.Array:
