@@ -20,9 +20,9 @@ def references():
 
 
 def form(value):
-    """What is left of a section without its numbers and the choice of frames."""
+    """What is left of a section without its numbers, the choice of frames and what one data set alone has."""
     if isinstance(value, dict):
-        return {name: form(entry) for name, entry in value.items() if name != "split"}
+        return {name: form(entry) for name, entry in value.items() if name not in ("split", "options")}
     if isinstance(value, (list, tuple)):
         return [form(entry) for entry in value]
     return value if isinstance(value, (bool, str)) else None
@@ -110,4 +110,4 @@ def test_what_runs_is_every_kind_but_no_number():
     chosen = set(RUN)
     assert {f"{name}:smoke" for name in config.names()} <= chosen
     assert {"source_only:smoke,oracle", "gio_ada:smoke,staged", "intrada:smoke,corda", "intrada:smoke,dada"} <= chosen
-    assert not {"ass:smoke,10", "advent:smoke,minent", "gio_ada:smoke,input_only", "intrada:smoke,minent"} & chosen
+    assert not {"ass:smoke,10", "advent:smoke,minent", "corda:smoke,exact_depth", "intrada:smoke,minent"} & chosen

@@ -17,7 +17,7 @@ def normalise(images: jax.Array, convention: str) -> jax.Array:
     """Turns 8-bit RGB images into what a network was trained on.
 
     Args:
-      images: uint8 RGB images `[B, H, W, 3]`.
+      images: RGB images `[B, H, W, 3]`, uint8, or float on the same scale of 0 to 255 (augmented on the device).
       convention: "caffe_bgr" reverses the channels to BGR and subtracts the Caffe mean, staying on the 0..255
         scale (DeepLab-v2 checkpoints: AdaptSegNet, ADVENT, DACS, PLCA); "imagenet_rgb" scales to 0..1 and
         standardises with the ImageNet mean and deviation (torchvision checkpoints); "tanh" maps 0..255 to -1..1
