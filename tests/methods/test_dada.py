@@ -43,10 +43,11 @@ def with_depth(batch):
 
 @pytest.fixture(scope="module")
 def played(with_depth):
-    """The method, the first state, and what one step makes of it."""
+    """The method, the first state, what one step makes of it, and the jitted step."""
     method = make()
     state = jax.jit(lambda key: method.init(key, with_depth))(jax.random.key(0))
-    return method, state, jax.jit(method.train_step)(state, with_depth)
+    step = jax.jit(method.train_step)
+    return method, state, step(state, with_depth), step
 
 
 def maps(method, params, state, batch):
@@ -61,7 +62,7 @@ def maps(method, params, state, batch):
 
 
 def test_the_objectives_of_both_sides_written_out(played, with_depth, flat):
-    method, state, (after, metrics) = played
+    method, state, (after, metrics), _ = played
     source = with_depth["source"]
     # 655.36 / (metres + 0.01), and 1 where there is none.
     inverse = np.where(source["depth"] > 0, 655.36 / (source["depth"] + 0.01), 1.0)[..., None] / 40
@@ -104,18 +105,19 @@ def test_the_objectives_of_both_sides_written_out(played, with_depth, flat):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_fooling_reaches_classes_and_depth(played, with_depth, flat):
-    """The adversarial loss alone, with respect to the logits and the depth of the target."""
-    method, state, _ = played
-    found, _ = jax.jit(lambda: maps(method, state.params["segmenter"], state, with_depth))()
+def test_fooling_reaches_classes_and_depth(played):
+    method, state, *_ = played
 
     @jax.jit
     @jax.grad
-    def gradient(target):
-        seen = {"logits": method.judged_map(jax.nn.softmax(target["logits"]), target["depth"])}
-        return method.fooling_losses({"discriminator": state.params["discriminator"]}, seen)["adversarial"]
+    def gradient(maps):
+        seen = {"logits": method.judged_map(jax.nn.softmax(maps["logits"]), maps["depth"])}
+        return method.fooling_losses(state.params, seen)["adversarial"]
 
-    assert all(np.any(leaf) for leaf in gradient(found["target"]).values())
+    maps = {
+        name: jax.random.normal(jax.random.key(0), (1, 32, 64, size)) for name, size in (("logits", 3), ("depth", 1))
+    }
+    assert all(np.any(leaf) for leaf in gradient(maps).values())
 
 
 @pytest.mark.parametrize("file", sorted((GOLDEN / "gio-ada").glob("dada_adversarial*.npz")), ids=lambda file: file.stem)
@@ -167,9 +169,8 @@ def test_an_undecided_discriminator(played, halves, expected):
     assert found == {"discriminator": pytest.approx(expected, rel=1e-6)}
 
 
-def test_targets_of_the_nearest_depths(played, with_depth):
+def test_targets_of_the_nearest_depths():
     """Without a nearest depth, 0 m is a value like any other: 655.36 / 0.01, in the unit."""
-    _, state, _ = played
     outputs = {"depth": jnp.zeros((1, 1, 2, 1))}
     depth = jnp.array([0.0, 0.05]).reshape(1, 1, 2, 1)
     error = lambda **fields: float(make(**fields)._depth_loss(outputs, depth))  # noqa: E731
@@ -180,7 +181,7 @@ def test_targets_of_the_nearest_depths(played, with_depth):
 
 
 def test_a_source_without_depth_is_refused(played, batch):
-    method, state, _ = played
+    method, state, *_ = played
     with pytest.raises(
         UserError, match=r"config.data.source.fields: expected 'depth', in metres, among them"
     ) as caught:
@@ -188,8 +189,10 @@ def test_a_source_without_depth_is_refused(played, batch):
     assert "\n" not in str(caught.value)
 
 
-def test_one_trace_and_donation(check_one_trace, with_depth):
-    check_one_trace(make(), with_depth)
+def test_one_trace(played, with_depth):
+    _, _, (after, _), step = played
+    step(after, with_depth)
+    assert step._cache_size() == 1
 
 
 @pytest.mark.parametrize(

@@ -59,12 +59,17 @@ def test_hand_values():
     np.testing.assert_allclose(rates(Schedule(name="constant"), 0.3, [0, 10**6]), 0.3, rtol=1e-6)
     values = rates(Schedule(name="constant", warmup=10), 1.0, [0, 5, 10, 20])
     np.testing.assert_allclose(values, [1e-6, 0.5, 1.0, 1.0], atol=1e-6)
+    # CycleGAN's: the first half constant, then down in a straight line.
+    values = rates(Schedule(name="constant_linear", horizon=200), 2e-4, [0, 99, 100, 101, 150, 199, 200, 1000])
+    np.testing.assert_allclose(values, 2e-4 * np.array([1, 1, 1, 0.99, 0.5, 0.01, 0, 0]), rtol=1e-5)
 
 
 def test_section_is_checked():
     assert sections.build(Schedule, {"horizon": 10, "warmup": 10}).warmup == 10
     with pytest.raises(UserError, match="config.warmup: expected at most horizon = 10, got 11"):
         sections.build(Schedule, {"horizon": 10, "warmup": 11})
+    with pytest.raises(UserError, match="config.warmup: expected at most horizon = 10, got 11"):
+        sections.build(Schedule, {"name": "constant_linear", "horizon": 10, "warmup": 11})
     with pytest.raises(UserError, match="config.name: expected one of 'poly', 'constant'"):
         sections.build(Schedule, {"name": "cosine"})
 

@@ -101,7 +101,10 @@ class GIOAda(OutputAlignment):
     def check(self, path: str) -> None:
         """Raises a UserError for fields that contradict each other, or of which one leaves another without effect."""
         joint, redraws = self.output_level == "seg+depth", self.input_level != "none"
+        supervised = self.segmentation_weight or (self.depth_head and self.depth_weight)
+        unsupervised = self._judges_images or self._judges_outputs or (redraws and self.self_weight)
         requirements = [
+            ("segmentation_weight", supervised or unsupervised, "a number above 0, since no other loss is on"),
             ("depth_head", self.depth_head or not joint, "True with output_level 'seg+depth'"),
             ("output_input", joint or self.output_input == "concat", "'concat' unless output_level is 'seg+depth'"),
             ("image_pool", not self.image_pool or self._judges_images, "0 without an image discriminator"),
