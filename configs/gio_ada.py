@@ -81,6 +81,10 @@ SCRATCH_IMAGE_DISCRIMINATOR_WIDTH = 8
 SCRATCH_IMAGE_WEIGHT = 0.1
 SCRATCH_SELF_WEIGHT = 1.0
 
+# It draws little at first, and to the end a blurred picture, so the task network learns the images as they are, too. On
+# streets' dev split (seed 0): 17.0 mIoU with them, 14.3 without, 16.3 of the output level alone.
+SCRATCH_UNTRANSLATED = True
+
 
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
@@ -132,6 +136,7 @@ def _method(benchmark: str, experiment: Experiment, row: Row) -> GIOAda:
         image_weight=SCRATCH_IMAGE_WEIGHT,
         target_weight=networks.SCRATCH_ADVERSARIAL_WEIGHT,
         self_weight=SCRATCH_SELF_WEIGHT,
+        train_on_untranslated=SCRATCH_UNTRANSLATED and row.input_level != "none",
         **levels,
     )
 
@@ -144,8 +149,8 @@ def _with_warm_ups(experiment: Experiment, method: GIOAda) -> Experiment:
         steps = {name: max(1, round(share * joint)) for name, share in WARM_UP_SHARES.items()}
         joint -= sum(steps.values())
     changes = {
-        "task": {"input_level": "none", "output_level": "none"},
-        "image": {"output_level": "none", "freeze_task": True},
+        "task": {"input_level": "none", "output_level": "none", "train_on_untranslated": False},
+        "image": {"output_level": "none", "freeze_task": True, "train_on_untranslated": False},
     }
     trains = {name: dataclasses.replace(experiment.train, steps=count) for name, count in steps.items()}
     sections = {

@@ -11,6 +11,7 @@ every class. The network has one segmentation head, whose features a branch for 
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -70,9 +71,8 @@ class DADA(OutputAlignment):
             if self.depth_weight:
                 losses["depth"] = self.depth_weight * self._depth_loss(outputs_s, source_depth(batch))
             outputs_t, maps_t, model_state = self.forward(params, model_state, target["image"])
-            seen_s = {"logits": self.judged_map(maps_s["logits"], depth_map(outputs_s, maps_s["logits"].shape[1:3]))}
-            seen_t = {"logits": self.judged_map(maps_t["logits"], depth_map(outputs_t, maps_t["logits"].shape[1:3]))}
-            return losses | self.fooling_losses(judges, seen_t), (seen_s, seen_t), model_state
+            seen = (self._seen(outputs_s, maps_s), self._seen(outputs_t, maps_t))
+            return losses | self.fooling_losses(judges, seen[1]), seen, model_state
 
         def discriminator_loss(judges, seen):
             return self.discriminator_losses(judges, *seen)
@@ -83,7 +83,11 @@ class DADA(OutputAlignment):
         """What the discriminator sees, F [B, H, W, C], of probabilities [B, H, W, C] and depth [B, H, W, 1]."""
         return self_information(probabilities) * depth
 
-    def _depth_loss(self, outputs: dict[str, jax.Array], depth: jax.Array) -> jax.Array:
+    def _seen(self, outputs: Mapping[str, jax.Array], maps: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        p = maps["logits"]
+        return {"logits": self.judged_map(p, depth_map(outputs, p.shape[1:3]))}
+
+    def _depth_loss(self, outputs: Mapping[str, jax.Array], depth: jax.Array) -> jax.Array:
         """berHu over every pixel, the sky's and invalid ones included: they count as farthest away."""
         target = ops.inverse_depth(depth, nearest=self.nearest_depth) / self.depth_unit
         return berhu(depth_map(outputs, depth.shape[1:3]), target, jnp.ones_like(target, bool))
