@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from uda_jax import ops
 from uda_jax.data import get_dataset, open_dataset
 from uda_jax.data.datasets.cityscapes import COUNTS, SPLITS
-from uda_jax.data.depth import disparity_target, inverse_depth_target
 from uda_jax.data.domains import Domain, open_domain
 from uda_jax.errors import UserError
 
@@ -215,14 +215,16 @@ def test_completed_stereo_depth_of_corda():
     depth, stored = dataset[0]["depth"], GOLDEN["corda_depth_map"]
     assert depth.dtype == np.float32 and stored.max() > 655.35 and (stored == 0).any()
     np.testing.assert_allclose(depth, stored, rtol=1e-6)
-    np.testing.assert_allclose(inverse_depth_target(depth), GOLDEN["corda_cs_stereo_target"], rtol=1e-6)
+    np.testing.assert_allclose(ops.inverse_depth(depth), GOLDEN["corda_cs_stereo_target"], rtol=1e-6)
 
 
 def test_monocular_disparity_of_corda():
     example = get_dataset("cityscapes", CORDA, "train", depth="monocular")[0]
     assert "depth" not in example and example["disparity"].dtype == np.float32
     np.testing.assert_array_equal(example["disparity"], GOLDEN["corda_cs_disparity"] / np.float32(256))
-    np.testing.assert_allclose(disparity_target(example["disparity"]), GOLDEN["corda_cs_mono_target"], rtol=1e-6)
+    np.testing.assert_allclose(
+        ops.relative_inverse_depth(example["disparity"]), GOLDEN["corda_cs_mono_target"], rtol=1e-6
+    )
 
 
 def test_problems_name_the_files(tmp_path):
