@@ -32,10 +32,6 @@ REFERENCE_CROP = (512, 512)
 # The authors squeeze SYNTHIA's 1280x760 pixels to GTA5's frame.
 REFERENCE_SYNTHIA_SIZE = (720, 1280)
 
-# From scratch, in place of the paper's 0.99 and 0.968.
-SCRATCH_ALPHA = 0.99
-SCRATCH_THRESHOLD = 0.968
-
 
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark."""
@@ -50,8 +46,6 @@ def get_config(setting: str = "streets") -> ConfigDict:
         optimizer=networks.optimizer(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
     )
-    if not published:
-        method = dataclasses.replace(method, teacher_alpha=SCRATCH_ALPHA, threshold=SCRATCH_THRESHOLD)
     return with_method(experiment, "dacs", method)
 
 

@@ -171,10 +171,7 @@ def load(reference: str, overrides: Sequence[str] = ()) -> ConfigDict:
     module = _module(name)
     config = module.get_config(*([setting] if setting else []))
     if overrides:
-        try:
-            override(config, overrides)
-        except _FLAG_ERRORS as error:
-            raise UserError(f"{_blame(overrides, config)}: {_one_line(error)}") from error
+        override(config, overrides)
     return config
 
 
@@ -260,7 +257,15 @@ def _module(name: str) -> Any:
 
 
 def override(config: ConfigDict, words: Sequence[str]) -> None:
-    """Applies words such as "--config.train.steps=100" with ml_collections' typed flags."""
+    """Applies words such as "--config.train.steps=100"; a UserError names one that does not fit."""
+    try:
+        _apply(config, words)
+    except _FLAG_ERRORS as error:
+        raise UserError(f"{_blame(words, config)}: {_one_line(error)}") from error
+
+
+def _apply(config: ConfigDict, words: Sequence[str]) -> None:
+    """Applies overrides with ml_collections' typed flags, and raises what they raise."""
     for word in words:
         name, equals, _ = word.partition("=")
         if not name.startswith("--config.") or not equals:
@@ -280,7 +285,7 @@ def _blame(words: Sequence[str], config: ConfigDict) -> str:
     """Returns the first override that does not fit the config by itself, for the message."""
     for word in words:
         try:
-            override(ConfigDict(config.to_dict()), [word])
+            _apply(ConfigDict(config.to_dict()), [word])
         except _FLAG_ERRORS:
             return word
     return " ".join(words)

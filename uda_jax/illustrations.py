@@ -6,14 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from uda_jax.methods.base import Pairs
+from uda_jax.methods.base import SHOWN_IMAGES, Pairs
 from uda_jax.report import pictures
 from uda_jax.report.files import write_atomically
 
 FOLDER = "illustrations"
-
-# Images of a batch that are drawn.
-_SHOWN = 2
 
 
 class Illustrator:
@@ -56,7 +53,7 @@ class Illustrator:
             return {}
         found = {}
         for name, shown in jax.device_get(self._compute(state, batch)).items():
-            images = self._joined(shown) if isinstance(shown, Pairs) else shown[:_SHOWN]
+            images = self._joined(shown) if isinstance(shown, Pairs) else shown[:SHOWN_IMAGES]
             found |= {f"{name}/{i}": image for i, image in enumerate(images)}
         for name, image in found.items() if self._write else ():
             write_atomically(self._folder / f"{name}.png", pictures.png(image))
@@ -64,5 +61,5 @@ class Illustrator:
 
     def _joined(self, pairs: Pairs) -> list[np.ndarray]:
         colours = pictures.colourise(pairs.classes.astype(np.uint8), self._palette)
-        each = zip(*(array[:_SHOWN] for array in (pairs.left, pairs.right, pairs.points, colours)), strict=True)
+        each = zip(*(array[:SHOWN_IMAGES] for array in (pairs.left, pairs.right, pairs.points, colours)), strict=True)
         return [pictures.joined(*image) for image in each]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags
 
 from uda_jax import config, stages
 from uda_jax.config import Experiment
@@ -107,10 +106,7 @@ def overridden(experiment: Experiment, words: Sequence[str], acting: Sequence[st
     """
     stored = config.as_config(experiment)
     for word in words:
-        try:
-            config.override(stored, [word])
-        except (flags.Error, TypeError, ValueError) as error:
-            raise UserError(f"{word}: {' '.join(str(error).split())}") from error
+        config.override(stored, [word])
         name = word.partition("=")[0].removeprefix("--config.")
         if not any(name == field or name.startswith(f"{field}.") for field in acting):
             known = " or ".join(f"config.{field}" for field in acting)

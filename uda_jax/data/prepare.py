@@ -23,9 +23,7 @@ import importlib.metadata
 import inspect
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -229,7 +227,7 @@ class _Run:
         entry = {**entry, "tfds_split": tfds_split(self._split), "frames_per_shard": self._progress["frames_per_shard"]}
         entry |= {"versions": {name: importlib.metadata.version(name) for name in _VERSIONS}}
         self._manifest["splits"][self._split] = entry | {"shards": [shard._asdict() for shard in shards]}
-        _write_metadata(self._folder, self._manifest)
+        records.write_metadata(self._folder, self._manifest)
         whole_files.write(self._folder / MANIFEST, json.dumps(self._manifest, indent=1))
         self._journal.unlink(missing_ok=True)
 
@@ -370,36 +368,3 @@ def _words(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], int):
         return f"{value[1]}x{value[0]}"
     return ",".join(value) if isinstance(value, list) else str(value)
-
-
-def _write_metadata(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes TFDS' description of all splits: into a folder aside first, so that no file is ever half there."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{manifest['dataset']}-tfds-", dir=folder))
-    try:
-        identity = tfds.core.DatasetIdentity(
-            name=manifest["dataset"], version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
-        )
-        info = tfds.core.DatasetInfo(
-            builder=identity,
-            features=records.features(manifest["fields"]),
-            description=f"{manifest['dataset']}, prepared by uda_jax; manifest.json says how.",
-        )
-        info.set_file_format("array_record")
-        template = tfds.core.ShardedFileTemplate(
-            folder, dataset_name=manifest["dataset"], filetype_suffix="array_record"
-        )
-        splits = [
-            tfds.core.SplitInfo(
-                name=entry["tfds_split"],
-                shard_lengths=[shard["frames"] for shard in entry["shards"]],
-                num_bytes=sum(shard["bytes"] for shard in entry["shards"]),
-                filename_template=template,
-            )
-            for entry in manifest["splits"].values()
-        ]
-        info.set_splits(tfds.core.SplitDict(splits))
-        info.write_to_directory(aside)
-        for path in sorted(aside.iterdir()):
-            whole_files.finish(path, folder / path.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -3,13 +3,16 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from uda_jax.data import label_spaces, transforms
+from uda_jax.data import label_spaces, transforms, whole_files
 from uda_jax.data.files import Bytes, File
 from uda_jax.data.frames import MAPS, FrameFiles
 from uda_jax.data.images import header, is_whole, read_label, write_floats, write_png
@@ -71,6 +74,42 @@ def features(fields: Sequence[str]) -> "tfds.features.FeaturesDict":
         ),
     }
     return tfds.features.FeaturesDict({field: kinds[field] for field in fields} | {"name": tfds.features.Text()})
+
+
+def write_metadata(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes TFDS' description of all splits of a prepared folder, from what its manifest says.
+
+    The files come to be in a folder aside first, so that none is ever half there.
+    """
+    aside = Path(tempfile.mkdtemp(prefix=f".{manifest['dataset']}-tfds-", dir=folder))
+    try:
+        identity = tfds.core.DatasetIdentity(
+            name=manifest["dataset"], version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
+        )
+        info = tfds.core.DatasetInfo(
+            builder=identity,
+            features=features(manifest["fields"]),
+            description=f"{manifest['dataset']}, prepared by uda_jax; manifest.json says how.",
+        )
+        info.set_file_format("array_record")
+        template = tfds.core.ShardedFileTemplate(
+            folder, dataset_name=manifest["dataset"], filetype_suffix="array_record"
+        )
+        splits = [
+            tfds.core.SplitInfo(
+                name=entry["tfds_split"],
+                shard_lengths=[shard["frames"] for shard in entry["shards"]],
+                num_bytes=sum(shard["bytes"] for shard in entry["shards"]),
+                filename_template=template,
+            )
+            for entry in manifest["splits"].values()
+        ]
+        info.set_splits(tfds.core.SplitDict(splits))
+        info.write_to_directory(aside)
+        for path in sorted(aside.iterdir()):
+            whole_files.finish(path, folder / path.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @functools.cache

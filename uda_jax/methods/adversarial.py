@@ -127,13 +127,12 @@ class OutputAlignment(base.SegmentationMethod):
         Args:
           params: network name -> parameters; the segmenter's are read.
           model_state: the segmenter's.
-          images: uint8 RGB [B, H, W, 3], or float RGB in [-1, 1] as a translator draws them.
+          images: RGB [B, H, W, 3] on the scale of 0 to 255, uint8 or float.
 
         Returns:
           The outputs at the network's stride, each head's probabilities at the image's size, and the next statistics.
         """
-        drawn = jnp.issubdtype(images.dtype, jnp.floating)
-        inputs = (ops.from_tanh if drawn else ops.normalise)(images, self.segmenter.input_norm)
+        inputs = ops.normalise(images, self.segmenter.input_norm)
         outputs, model_state = base.forward(self.network, params["segmenter"], model_state, inputs, train=True)
         return outputs, probabilities(outputs, inputs.shape[1:3]), model_state
 

@@ -45,6 +45,10 @@ class TrainState:
     extra: dict[str, Any]
 
 
+# Images of a batch of which illustrations are kept.
+SHOWN_IMAGES = 2
+
+
 class Pairs(NamedTuple):
     """Associated pixels of image pairs, for a picture that joins them by lines.
 

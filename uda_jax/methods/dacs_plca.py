@@ -33,8 +33,7 @@ class DacsPlca(Dacs):
         outputs, model_state = self.student_outputs(params, state, batch, mixed)
         target, model_state = self.forward(params, model_state, batch["target"]["image"])
         labels = batch["source"]["label"].astype(jnp.int32)
-        # Not 0 or 1, which would give the keys that mixing and augmentation split off.
-        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 2)
+        key = jax.random.fold_in(state.key, state.step)
         associated = self.association.losses(outputs["source"], target, labels, key)
         return self.objective(outputs, batch, mixed) | associated, model_state
 

@@ -197,7 +197,7 @@ class GIOAda(OutputAlignment):
                 losses |= self._input_losses(params, redrawn, source["image"])
                 if self._judges_images:
                     shown["images"], shown["pool"] = self._pooled(state, redrawn)
-                images = redrawn if self.task_grad_to_transform else jax.lax.stop_gradient(redrawn)
+                images = ops.from_tanh(redrawn if self.task_grad_to_transform else jax.lax.stop_gradient(redrawn))
             # Redrawn source, source, target: each has its own batch statistics, and updates the running ones.
             outputs_s, maps_s, model_state = self.forward(params, model_state, images)
             losses |= self._task_losses(outputs_s, batch)
@@ -235,7 +235,7 @@ class GIOAda(OutputAlignment):
         """Returns the source's images and what G_img makes of them, uint8 RGB [B, H, W, 3]; nothing without it."""
         if self.input_level == "none":
             return {}
-        pixels = jnp.round((self.redraw(state.params, batch["source"]) + 1.0) * 127.5)
+        pixels = jnp.round(ops.from_tanh(self.redraw(state.params, batch["source"])))
         return {"source": batch["source"]["image"], "translated": jnp.clip(pixels, 0, 255).astype(jnp.uint8)}
 
     def redraw(self, params: Mapping[str, Any], source: Mapping[str, jax.Array]) -> jax.Array:

@@ -26,11 +26,10 @@ from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.sections import described
 
-# Pairs of pixels that `illustrate` shows of an image pair, and image pairs of a batch.
+# Pairs of pixels that `illustrate` shows of an image pair.
 SHOWN_PIXELS = 24
-SHOWN_IMAGES = 4
 
-# What a step draws beside its two forwards.
+# What a step draws beside its two forwards; DACS, which may have the association too, takes 0 and 1 for its mixing.
 _SUB_GRID_SOURCE, _SUB_GRID_TARGET, _SHOWN = 2, 3, 4
 
 
@@ -228,12 +227,12 @@ class PLCA(base.SegmenterAlone):
         """
         source, target, _ = self._forward(state.params["segmenter"], state, batch)
         labels = ops.resize_nearest_legacy(batch["source"]["label"].astype(jnp.int32), source["features"].shape[1:3])
-        maps = [x[:SHOWN_IMAGES] for x in (source["features"], target["features"], labels)]
+        maps = [x[: base.SHOWN_IMAGES] for x in (source["features"], target["features"], labels)]
         section = self.association
         found = losses.association_diagnostics(
             *maps, similarity="cosine", aggregation=section.aggregation or None, block_size=section.tiles
         )
-        images = [batch[domain]["image"][:SHOWN_IMAGES] for domain in ("source", "target")]
+        images = [batch[domain]["image"][: base.SHOWN_IMAGES] for domain in ("source", "target")]
         selected = found["selected_mask"].reshape(len(maps[2]), -1)
         priority = jax.random.uniform(base.dropout_key(state, _SHOWN), selected.shape)
         priority, chosen = jax.lax.top_k(jnp.where(selected, priority, -1.0), min(SHOWN_PIXELS, selected.shape[1]))

@@ -5,6 +5,7 @@ network; the paper's own architecture is not public.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -58,17 +59,19 @@ class TransposedConv(nn.Module):
         return transposed_convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
-class InputConv(nn.Module):
-    """The first convolution, from what the translation depends on, without padding.
+class ImageConv(nn.Module):
+    """The first or the last convolution, at the image's size and without padding.
 
     Attributes:
       features: output channels.
       size: kernel height and width.
-      dtype: type of the computation and of the result.
+      convolve: how it is computed, a function of map and kernel; the result has its type.
+      dtype: type of the computation.
     """
 
     features: int
     size: int
+    convolve: Callable[[jax.Array, jax.Array], jax.Array]
     dtype: Any = FLOAT32
 
     @nn.compact
@@ -76,29 +79,8 @@ class InputConv(nn.Module):
         """Returns `[B, H - size + 1, W - size + 1, features]` for `x` `[B, H, W, C]`."""
         kernel = self.param("kernel", NORMAL, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return grouped_convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
-
-
-class OutputConv(nn.Module):
-    """The last convolution, from many channels to few, without padding.
-
-    Attributes:
-      features: output channels.
-      size: kernel height and width.
-      dtype: type of the computation.
-    """
-
-    features: int
-    size: int
-    dtype: Any = FLOAT32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns float32 `[B, H - size + 1, W - size + 1, features]` for `x` `[B, H, W, C]`."""
-        kernel = self.param("kernel", NORMAL, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        apply = narrow_convolve if x.shape[-1] > FEW_CHANNELS else convolve
-        return apply(x.astype(self.dtype), kernel.astype(self.dtype)).astype(jnp.float32) + bias
+        y = self.convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + bias.astype(y.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -146,7 +128,7 @@ class Translator(nn.Module):
         """
         _check_size(x)
         o = self.options
-        x = nn.relu(instance_norm(InputConv(o.width, 7, o.dtype, name="conv1")(reflect(x, 3))))
+        x = nn.relu(instance_norm(ImageConv(o.width, 7, grouped_convolve, o.dtype, name="conv1")(reflect(x, 3))))
         for i in (1, 2):
             x = nn.relu(instance_norm(_conv(2**i * o.width, 3, f"down_{i}", o.dtype, strides=2, padding=1)(x)))
         block_class = nn.remat(ResidualBlock) if o.remat else ResidualBlock
@@ -154,7 +136,7 @@ class Translator(nn.Module):
             x = block_class(o.dtype, name=f"block_{i}")(x)
         for i in (1, 2):
             x = nn.relu(instance_norm(TransposedConv(4 // 2**i * o.width, o.dtype, name=f"up_{i}")(x)))
-        return jnp.tanh(OutputConv(3, 7, o.dtype, name="output")(reflect(x, 3)))
+        return jnp.tanh(ImageConv(3, 7, output_convolve, o.dtype, name="output")(reflect(x, 3)))
 
 
 def _conv(features: int, size: int, name: str, dtype: Any, **options: Any) -> nn.Conv:
@@ -247,6 +229,11 @@ def grouped_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return convolve(x, kernel)
     groups = [slice(start, start + FEW_CHANNELS) for start in range(0, x.shape[-1], FEW_CHANNELS)]
     return sum(convolve(x[..., group], kernel[:, :, group]) for group in groups)
+
+
+def output_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the float32 convolution that ends a translator, in the form that is quicker for so many channels."""
+    return narrow_convolve(x, kernel) if x.shape[-1] > FEW_CHANNELS else convolve(x, kernel).astype(jnp.float32)
 
 
 def narrow_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -29,27 +29,7 @@ def normalise(images: jax.Array, convention: str) -> jax.Array:
     Raises:
       ValueError: an unknown convention.
     """
-    return _by_convention(images.astype(jnp.float32), convention)
-
-
-def from_tanh(images: jax.Array, convention: str) -> jax.Array:
-    """Turns images as a translator draws them into what another network was trained on; differentiable.
-
-    Args:
-      images: float RGB images `[B, H, W, 3]` in -1..1.
-      convention: see `normalise`.
-
-    Returns:
-      float32 images `[B, H, W, 3]`, those of `normalise` for the same pixels, up to rounding.
-
-    Raises:
-      ValueError: an unknown convention.
-    """
-    return _by_convention((images.astype(jnp.float32) + 1.0) * 127.5, convention)
-
-
-def _by_convention(pixels: jax.Array, convention: str) -> jax.Array:
-    """Returns float32 RGB pixels on the 0..255 scale as a convention has them."""
+    pixels = images.astype(jnp.float32)
     if convention == "caffe_bgr":
         return pixels[..., ::-1] - _CAFFE_MEAN_BGR
     if convention == "imagenet_rgb":
@@ -57,3 +37,8 @@ def _by_convention(pixels: jax.Array, convention: str) -> jax.Array:
     if convention == "tanh":
         return pixels / 127.5 - 1.0
     raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
+
+
+def from_tanh(images: jax.Array) -> jax.Array:
+    """Undoes `normalise` by "tanh": float images in -1..1, as a translator draws them, on the scale of 0 to 255."""
+    return (images + 1.0) * 127.5
