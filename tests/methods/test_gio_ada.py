@@ -338,9 +338,12 @@ def test_a_linear_depth_head_is_the_other_without_its_sigmoid(name, width):
     assert free.min() < 0 or free.max() > 1
 
 
-def test_the_images_approach_the_target_while_the_task_network_is_frozen(with_depth, same):
+@pytest.mark.parametrize("name", ["translator", "refiner"])
+def test_the_images_approach_the_target_while_the_task_network_is_frozen(with_depth, same, name):
     """The second stage: not a bit of the task network changes, and redrawn images get the target's colours."""
     method = make(output_level="none", freeze_task=True, segmentation_weight=0.1)
+    method = dataclasses.replace(method, translator=dataclasses.replace(method.translator, name=name))
+    assert isinstance(method.transform, {"translator": networks.Translator, "refiner": networks.Refiner}[name])
     state, step = initial(method, with_depth), jax.jit(method.train_step, donate_argnums=0)
     first = state.params["translator"]["output"]["kernel"]
     task = jax.device_get((state.params["segmenter"], state.model_state))
@@ -454,7 +457,8 @@ def test_published_settings_are_the_specification(setting):
     for section in (method.translator, method.image_discriminator):
         adam = section.optimizer
         assert (section.width, adam.learning_rate, adam.beta1, adam.beta2) == (64, 2e-4, 0.5, 0.999)
-    assert (method.translator.blocks, method.image_discriminator.kind) == (9, "least_squares")
+    assert (method.translator.name, method.translator.blocks) == ("translator", 9)
+    assert method.image_discriminator.kind == "least_squares"
     assert method.decay("translator").name == method.decay("image_discriminator").name == "constant_linear"
     assert method.decay("discriminator") == method.decay("segmenter") == method.schedule
     adam = method.discriminator.optimizer

@@ -44,6 +44,7 @@ CYCLEGAN_ADAM = Adam(learning_rate=2e-4, beta1=0.5, beta2=0.999)
 class Translator:
     """Section: the network that redraws source images, G_img, and how it learns."""
 
+    name: str = described("translator", "CycleGAN's generator or SimGAN's refiner.", choices=("translator", "refiner"))
     width: int = described(64, "Channels of its first layer.", low=1)
     blocks: int = described(9, "Residual blocks.", low=1)
     remat: bool = described(False, "Recompute its blocks' activations in the backward pass to save memory.")
@@ -61,9 +62,7 @@ class GIOAda(OutputAlignment):
         Discriminator(kind="least_squares", optimizer=CYCLEGAN_ADAM), "D_img, and the loss of the input level."
     )
     image_decay: str = described(
-        "constant_linear",
-        "Form of the schedule for the rates of G_img and D_img, in place of the other networks'.",
-        choices=("constant_linear", "constant", "poly"),
+        "constant_linear", "Schedule of G_img's and D_img's rates.", choices=("constant_linear", "constant", "poly")
     )
     input_level: str = described(
         "image+label+depth",
@@ -72,15 +71,11 @@ class GIOAda(OutputAlignment):
     )
     output_level: str = described("seg+depth", "What D_out sees.", choices=("seg+depth", "seg", "none"))
     output_input: str = described(
-        "concat",
-        "How it sees depth: concat, as a channel beside the classes, or product, self-information times depth as DADA.",
-        choices=("concat", "product"),
+        "concat", "How: depth as one more channel, or times self-information as DADA.", choices=("concat", "product")
     )
     depth_head: bool = described(True, "Whether the task network predicts depth; without, nothing learns depth.")
     depth_target: str = described(
-        "metric",
-        "Depth that it predicts: metric, in [0, 1] where 1 is farthest_depth, or inverse, as DADA.",
-        choices=("metric", "inverse"),
+        "metric", "What it predicts: shares of farthest_depth, or inverse depth as DADA.", choices=("metric", "inverse")
     )
     depth_loss: str = described("l1", "Loss on depth: absolute error or reverse Huber.", choices=("l1", "berhu"))
     farthest_depth: float = described(80.0, "Metres; depth beyond it counts as it, for G_img and as metric target.")
@@ -133,7 +128,7 @@ class GIOAda(OutputAlignment):
         """The Flax module of G_img."""
         section, dtype = self.translator, compute_dtype(self.precision)
         options = {"width": section.width, "blocks": section.blocks, "remat": section.remat, "dtype": dtype}
-        return networks.build(TRANSLATOR, self.num_classes, **options)
+        return networks.build(section.name, self.num_classes, **options)
 
     @property
     def image_judge(self) -> nn.Module:
@@ -221,11 +216,9 @@ class GIOAda(OutputAlignment):
                 losses[IMAGE_DISCRIMINATOR], metrics[f"{IMAGE_DISCRIMINATOR}/accuracy"] = 0.5 * both, share
             return losses, metrics
 
-        def keep(state, shown):
-            return state.replace(extra=state.extra | shown["pool"])
-
-        judging = self._judges_outputs or self._judges_images
-        return self.adversarial_step(state, adapted_loss, judge_loss if judging else None, keep)
+        judging = judge_loss if self._judges_outputs or self._judges_images else None
+        keep = lambda state, shown: state.replace(extra=state.extra | shown["pool"])  # noqa: E731
+        return self.adversarial_step(state, adapted_loss, judging, keep)
 
     def predict(self, state: base.TrainState, images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
         """As any method's; the parameters of the depth head and of the other networks are not read."""
@@ -266,11 +259,10 @@ class GIOAda(OutputAlignment):
 
     def _input_losses(self, params: Mapping[str, Any], redrawn: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
         """G_img's side of the input level: redrawn images shall be taken for the target's, and change little."""
-        losses = {}
+        losses, kind = {}, self.image_discriminator.kind
         if self._judges_images:
             (decisions,) = self._decisions(params, redrawn)
-            fooling = adversarial(decisions, TARGET, kind=self.image_discriminator.kind)
-            losses["adversarial_image"] = self.image_weight * fooling
+            losses["adversarial_image"] = self.image_weight * adversarial(decisions, TARGET, kind=kind)
         if self.self_weight:
             losses["self"] = self.self_weight * jnp.mean(jnp.abs(redrawn - ops.normalise(images, "tanh")))
         return losses
@@ -306,11 +298,11 @@ class GIOAda(OutputAlignment):
         redrawn = jax.lax.stop_gradient(redrawn)
         if not self.image_pool:
             return redrawn, {}
-        if state.extra["pool"].shape[1:] != redrawn.shape[1:]:
-            expected, got = (f"{shape[1]}x{shape[2]}" for shape in (redrawn.shape, state.extra["pool"].shape))
+        expected, got = (f"{images.shape[1]}x{images.shape[2]}" for images in (redrawn, state.extra["pool"]))
+        if got != expected:
             raise UserError(
-                f"config.data.source.size: expected that of the frames, {expected} (height x width), which the image "
-                f"pool has to know, got {got}; set it, or a crop"
+                f"config.data.source.size: expected {expected} (height x width), the frames' own, which the image pool "
+                f"has to know, got {got}; set it, or a crop"
             )
         return ops.exchange_with_pool(state.extra, redrawn, jax.random.fold_in(state.key, state.step))
 

@@ -30,6 +30,7 @@ from uda_jax.networks.discriminators import (
     SemanticDiscriminatorOptions,
 )
 from uda_jax.networks.lenet import DTN, DigitOptions, LeNet
+from uda_jax.networks.refiner import Refiner, RefinerOptions
 from uda_jax.networks.translators import Translator, TranslatorOptions
 from uda_jax.networks.vgg import DeepLabVGG16, VGG16Options
 
@@ -65,11 +66,12 @@ _NETWORKS = {
     "dada_resnet14": _segmenter(DADA, DADAOptions, "resnet14"),
     "corda_resnet101": _segmenter(CorDA, CorDAOptions, "resnet101"),
     "corda_resnet14": _segmenter(CorDA, CorDAOptions, "resnet14"),
-    # These four read their input channels from the map they are given, so the number of classes plays no part.
+    # These five read their input channels from the map they are given, so the number of classes plays no part.
     "pixel_discriminator": _Entry(lambda _, options: PixelDiscriminator(options), DiscriminatorOptions),
     "patch_discriminator": _Entry(lambda _, options: PatchDiscriminator(options), DiscriminatorOptions),
     "score_discriminator": _Entry(lambda _, options: ScoreDiscriminator(options), ScoreDiscriminatorOptions),
     "translator": _Entry(lambda _, options: Translator(options), TranslatorOptions),
+    "refiner": _Entry(lambda _, options: Refiner(options), RefinerOptions),
     "semantic_discriminator": _Entry(SemanticDiscriminator, SemanticDiscriminatorOptions),
     "lenet": _Entry(LeNet, DigitOptions),
     "dtn": _Entry(DTN, DigitOptions),
@@ -82,7 +84,7 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     Args:
       name: one of `names()`.
       num_classes: channels of a segmenter's or classifier's logits, half the outputs of a semantic discriminator; the
-        other discriminators and the translator take their channels from their input.
+        other discriminators, the translator and the refiner take their channels from their input.
       **options: fields of the network's options, such as `DeepLabOptions`; those left out take the network's default.
 
     Returns:
