@@ -9,7 +9,7 @@ camera comes from block matching on a stereo pair, with `,exact_depth` from the 
 settings but smoke have one kind of depth, which the variant leaves as it is. `,reference_weights` averages the weights
 of difficulty over the images of a batch, as the released code does by accident.
 
-On GTA5 and SYNTHIA the settings hold that code's values, published 56.6 and 55.0 (16 classes) mIoU, and need its
+On GTA5 and SYNTHIA the settings hold that code's other values, published 56.6 and 55.0 (16 classes) mIoU, and need its
 depth files (see `uda_jax/data/datasets`) and weights/resnet101COCO-41f33a49.pth.
 """
 
@@ -98,5 +98,4 @@ def _segmenter(benchmark: str) -> Segmenter:
         head = "aspp" if benchmark == "gta5_cityscapes" else "linear"
         return dataclasses.replace(dacs.REFERENCE, name="corda_resnet101", multi_level=None, initial_head=head)
     plain = networks.segmenter(benchmark)
-    name = "corda_resnet14" if plain.name.endswith("resnet14") else "corda_resnet101"
-    return dataclasses.replace(plain, name=name, initial_head="linear")
+    return dataclasses.replace(plain, name=plain.name.replace("deeplab_v2", "corda"), initial_head="linear")

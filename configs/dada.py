@@ -70,11 +70,8 @@ def get_config(setting: str = "streets") -> ConfigDict:
 
 def _segmenter(benchmark: str) -> Segmenter:
     """Returns DADA's network on the encoder that other methods have on the benchmark."""
-    if networks.published(benchmark) or benchmark == "folder":
-        # One head only; without weights to load, kernels start as the medium network's do.
-        start = None if networks.published(benchmark) else networks.MEDIUM.encoder_init
-        other = networks.segmenter(benchmark)
-        return Segmenter(
-            name="dada_resnet101", input_norm=other.input_norm, aspp_branches=other.aspp_branches, encoder_init=start
-        )
-    return dataclasses.replace(networks.segmenter(benchmark), name="dada_resnet14")
+    plain = networks.segmenter(benchmark)
+    if networks.published(benchmark):
+        # One head only.
+        return Segmenter(name="dada_resnet101", input_norm=plain.input_norm, aspp_branches=plain.aspp_branches)
+    return dataclasses.replace(plain, name=plain.name.replace("deeplab_v2", "dada"))

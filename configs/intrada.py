@@ -20,10 +20,11 @@ from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax import config
-from uda_jax.config import Experiment, Rank, StagePlan
+from uda_jax.config import Experiment, InitFrom, Rank, StagePlan
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.intrada import IntraDA
 from uda_jax.sections import build
+from uda_jax.training.optimizers import Sgd
 
 # Per variant: config and variant of the first stage, and whether the last stage starts from its network.
 VARIANTS = {
@@ -64,18 +65,29 @@ def get_config(setting: str = "streets") -> ConfigDict:
     experiment = dataclasses.replace(
         experiment,
         train=intra,
-        init_from=inter.init_from,
+        init_from=_first_weights(inter),
         rank=Rank() if published else SCRATCH_RANK,
         recipe=("inter", "rank", "intra"),
         stages={
             "inter": StagePlan(
-                method=inter.method, data=inter.data, train=dataclasses.replace(inter.train, steps=inter_steps)
+                method=inter.method,
+                data=inter.data,
+                train=dataclasses.replace(inter.train, steps=inter_steps),
+                init_from=inter.init_from,
             ),
             "rank": StagePlan(run="rank", start_from={"segmenter": "inter"}),
             "intra": StagePlan(data=_easy_and_hard(experiment), start_from=start_from),
         },
     )
     return config.with_method(experiment, "intrada", _method(benchmark, steps, inter))
+
+
+def _first_weights(inter: Experiment) -> dict[str, InitFrom]:
+    """Returns the first stage's files of weights for the last one, whose GIO-Ada network predicts no depth."""
+    init = inter.init_from["segmenter"]
+    if inter.method["name"] == "gio_ada":
+        init = dataclasses.replace(init, fresh=tuple(part for part in init.fresh if part != "depth_head"))
+    return {"segmenter": init}
 
 
 def _easy_and_hard(experiment: Experiment) -> dict:
@@ -92,7 +104,7 @@ def _method(benchmark: str, steps: int, inter: Experiment) -> IntraDA:
     """Returns the last stage's method, on the network of the first one."""
     method = IntraDA(
         segmenter=build(Segmenter, inter.method["segmenter"]),
-        optimizer=networks.optimizer(benchmark),
+        optimizer=build(Sgd, inter.method["optimizer"]),
         schedule=networks.schedule(benchmark, steps),
         discriminator=networks.discriminator(benchmark),
         judged="probabilities" if inter.method["name"] == "adaptsegnet" else "self_information",

@@ -44,8 +44,10 @@ REFERENCE = Segmenter(
 REFERENCE_WEIGHTS = InitFrom(path="weights/resnet101-imagenet.pth", fresh=("head",), dialect="caffe_resnet101")
 REFERENCE_SGD = Sgd(learning_rate=2.5e-4, head_multiplier=1.0, train_norm_affine=True)
 
-# Two devices of 2 + 2 images, two such batches per update; Cityscapes' 2975 frames last for this many batches.
+# Two devices of 2 + 2 images, two such batches per update; Cityscapes' 2975 frames last for this many batches. Each
+# device averages over the cycles of its own pairs.
 BATCH_SIZE, ACCUMULATION, EPOCH = 4, 2, 744
+DEVICE_PAIRS = 2
 
 # Epochs of training, and of the schedule's horizon beyond them.
 EPOCHS = {"gta5_cityscapes": (28, 30), "synthia_cityscapes": (8, 10), "synscapes_cityscapes": (28, 30)}
@@ -70,7 +72,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
             segmenter=REFERENCE,
             optimizer=REFERENCE_SGD,
             schedule=Schedule(horizon=EPOCHS[benchmark][1] * EPOCH),
-            association=Association(**association),
+            association=Association(reduction_group=DEVICE_PAIRS, **association),
             **fields,
         )
     else:

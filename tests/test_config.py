@@ -7,9 +7,10 @@ import json
 import pytest
 from uda_jax.configs.common import benchmarks
 
-from uda_jax import config, stages
+from uda_jax import config, stages, train
 from uda_jax.data import streams
 from uda_jax.errors import UserError
+from uda_jax.results import Origin
 from uda_jax.sections import to_dict
 
 
@@ -110,6 +111,7 @@ def test_config_of_a_users_own_file(tmp_path):
     [
         ("advnet:streets", [], "--config advnet: no packaged config of this name; did you mean 'advent'?"),
         ("advent:street", [], "--config: unknown setting 'street'; did you mean 'streets'?"),
+        ("advent:virtual_kitti_kitti", [], "--config: unknown setting 'virtual_kitti_kitti'"),
         ("advent:streets,minnt", [], "--config: unknown variant 'minnt'; did you mean 'minent'?"),
         ("no/such.py:x", [], "--config no/such.py: no such file"),
         ("advent:streets", ["--config.train.stps=1"], "config.train.stps: unknown field; did you mean 'steps'?"),
@@ -145,6 +147,18 @@ def test_a_stage_can_only_start_from_an_earlier_one():
     plans = {"first": config.StagePlan(), "second": config.StagePlan(start_from={"segmenter": "third"})}
     with pytest.raises(UserError, match="config.stages.second.start_from.segmenter: expected an earlier stage"):
         stages.recipe(dataclasses.replace(experiment, stages=plans, recipe=tuple(plans)), {}, num_classes=19)
+
+
+def test_stages_that_do_not_fit_end_before_anything_is_written(tmp_path):
+    experiment = config.experiment(config.load("gio_ada:smoke,staged", ["--config.method.translator.width=6"]))
+    message = "config.stages.joint.start_from.translator: .* of stage joint are other ones in stage image, such as "
+    with pytest.raises(UserError, match=message + r"block_0/conv1/bias: \(6,\) against \(4,\); give both") as caught:
+        train.run(experiment, tmp_path / "run", Origin("gio_ada:smoke,staged", (), "test"))
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+    without = ["--config.method.input_level=none", "--config.method.train_on_untranslated=False"]
+    experiment = config.experiment(config.load("gio_ada:smoke,staged", without))
+    with pytest.raises(UserError, match="start_from.*: stage joint has no network '.*', only"):
+        train.run(experiment, tmp_path / "run", Origin("gio_ada:smoke,staged", (), "test"))
 
 
 def test_fields_set_elsewhere_are_refused_in_the_method_section():

@@ -1,5 +1,6 @@
 """Checkpoint files become folders and first weights of a run, and go back to PyTorch's names; mistakes are one line."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def started(experiment, **init):
     """Returns the state that a run of the tiny experiment starts with."""
     (stage,) = stages.recipe(experiment, {"train": None}, num_classes=3)
     state = stage.initialise(jax.random.key(0))
-    return state, pretrained.start(state, {"segmenter": InitFrom(**init)}, stage)
+    return state, pretrained.start(state, dataclasses.replace(stage, init_from={"segmenter": InitFrom(**init)}))
 
 
 def with_segmenter(experiment, **fields):
@@ -186,8 +187,53 @@ def test_start_refuses(tiny_experiment, source, fields, init, message):
 
 def test_unknown_network(tiny_experiment):
     (stage,) = stages.recipe(tiny_experiment, {"train": None}, num_classes=3)
+    stage = dataclasses.replace(stage, init_from={"translator": InitFrom(path="x")})
     with pytest.raises(UserError, match=r"config.init_from.translator: the method has no such network, only"):
-        pretrained.start(stage.initialise(jax.random.key(0)), {"translator": InitFrom(path="x")}, stage)
+        pretrained.start(stage.initialise(jax.random.key(0)), stage)
+
+
+def init_file(folder, network, dialect, parts, prefix=""):
+    """Writes the narrow form of a file that published runs start from: these parts, with a head of 21 classes."""
+    variables = random_variables(network, 21, width=2)
+    kept = {key: {part: tree[part] for part in parts if part in tree} for key, tree in variables.items()}
+    kept["params"]["encoder"] = {k: v for k, v in kept["params"]["encoder"].items() if k not in ("fc6", "fc7")}
+    state_dict = {f"{prefix}{name}": array for name, array in weights.to_torch(kept, dialect).items()}
+    files.write_safetensors(folder / "init.safetensors", state_dict, {})
+    return folder / "init.safetensors"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "source_only:gta5_cityscapes",
+        "intrada:gta5_cityscapes",
+        "dada:synthia_cityscapes",
+        "gio_ada:synthia_cityscapes",
+        "intrada:synthia_cityscapes,gio_ada",
+    ],
+)
+def test_published_settings_take_the_files_they_name(tmp_path, setting):
+    """The encoder is the file's in every stage that does not go on from another, whatever classifiers the file has."""
+    resnet = ("deeplab_v2_resnet101", "dacs", ("encoder", "head"), "Scale.")
+    vgg = ("deeplab_v2_vgg16", "caffe_vgg16", ("encoder",), "")
+    file = init_file(tmp_path, *(vgg if "gio_ada" in setting else resnet))
+    experiment = config.experiment(config.load(setting))
+    recipe = stages.recipe(experiment, {"train": None, "rank": None}, num_classes=16)
+    trained = [stage for stage in recipe if stage.kind == "train"]
+    for stage in trained:
+        init = dataclasses.replace(stage.init_from["segmenter"], path=str(file))
+        segmenter = dataclasses.replace(stage.method.segmenter, width=2)
+        stage = dataclasses.replace(
+            stage, init_from={"segmenter": init}, method=dataclasses.replace(stage.method, segmenter=segmenter)
+        )
+        shapes = jax.eval_shape(stage.initialise, jax.random.key(0)).params["segmenter"]
+        state = pretrained.start(jax.eval_shape(stage.initialise, jax.random.key(0)), stage)
+        assert jax.tree.structure(state.params["segmenter"]) == jax.tree.structure(shapes)
+        for part in ("conv1", "conv1_1"):
+            if part in shapes["encoder"]:
+                assert isinstance(state.params["segmenter"]["encoder"][part]["kernel"], np.ndarray)
+        assert isinstance(state.params["segmenter"]["head"]["branch_0"]["kernel"], jax.ShapeDtypeStruct)
+    assert len(trained) == (2 if "intrada" in setting else 1)
 
 
 def test_a_run_starts_from_a_file(tiny_experiment, source, tmp_path, capsys):

@@ -89,6 +89,7 @@ class StagePlan:
     method: dict[str, Any] | None = described(None, "The stage's own method section.")
     data: dict[str, Domain] | None = described(None, "The stage's own domains.")
     train: Train | None = described(None, "The stage's own train section.")
+    init_from: dict[str, InitFrom] | None = described(None, "The stage's own files of first weights.")
     start_from: dict[str, str] | None = described(
         None, "Network name -> earlier stage (or stage.network) whose weights it starts from."
     )

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from uda_jax import networks, weights
-from uda_jax.config import InitFrom
 from uda_jax.errors import UserError
 from uda_jax.report.files import write_atomically
 from uda_jax.training import checkpoints
@@ -51,6 +50,7 @@ def read(
     which: str = "student",
     domain: str | None = None,
     cast: bool = False,
+    heads: bool = True,
 ) -> Pretrained:
     """Reads a PyTorch checkpoint, a safetensors file or a folder that `convert` wrote.
 
@@ -61,6 +61,7 @@ def read(
       which: "student" or "teacher", where the file holds both.
       domain: "source" or "target", where it holds batch norms of each.
       cast: whether tensors of other floating-point types become float32 instead of an error.
+      heads: whether its classifiers are wanted; otherwise they may sum another number than `branches`.
 
     Raises:
       UserError: whatever is wrong with the file, in one line that names it.
@@ -74,7 +75,7 @@ def read(
         state_dict = weights.select_domain(state_dict, domain, str(path))
     if cast:
         state_dict = weights.cast(state_dict)
-    dialect = dialect or weights.detect(state_dict, branches, str(path))
+    dialect = dialect or weights.detect(state_dict, branches, str(path), heads=heads)
     try:
         return Pretrained(weights.from_torch(state_dict, dialect), dialect)
     except UserError as error:
@@ -144,13 +145,13 @@ def export(variables: Mapping[str, Any], file: Path, dialect: str) -> int:
     return len(state_dict)
 
 
-def start(state: Any, init_from: Mapping[str, InitFrom] | None, stage: Any, say: Any = None) -> Any:
+def start(state: Any, stage: Any, say: Any = None) -> Any:
     """Replaces networks of a fresh state by those of the files that a config names.
 
     Args:
       state: the stage's TrainState, or its shapes, in which case only the check matters.
-      init_from: network -> file; networks that the stage takes from an earlier one are left alone.
-      stage: gives `start_from` and the method, whose section of the network's name says what the images look like.
+      stage: gives `init_from`, network -> file; `start_from`, whose networks are left alone; and the method, whose
+        section of the network's name says what the images look like.
       say: told one text per network, if given.
 
     Returns:
@@ -159,7 +160,7 @@ def start(state: Any, init_from: Mapping[str, InitFrom] | None, stage: Any, say:
     Raises:
       UserError: an unknown network, or a file that is missing, broken or made for another network.
     """
-    for network, init in (init_from or {}).items():
+    for network, init in stage.init_from.items():
         where = f"config.init_from.{network}"
         if network not in state.params:
             raise UserError(f"{where}: the method has no such network, only {sorted(state.params)}")
@@ -170,9 +171,10 @@ def start(state: Any, init_from: Mapping[str, InitFrom] | None, stage: Any, say:
         path = Path(init.path)
         if not path.exists():
             raise UserError(f"{where}.path: {path}: no such file; {_fitting(getattr(section, 'name', None))}")
-        branches = getattr(options, "aspp_branches", None)
-        found = read(path, dialect=init.dialect, branches=branches, which=init.which, domain=init.domain)
-        _check_facts(found.dialect, section, options, where, heads="head" not in init.fresh)
+        branches, heads = getattr(options, "aspp_branches", None), "head" not in init.fresh
+        choices = {"dialect": init.dialect, "which": init.which, "domain": init.domain}
+        found = read(path, branches=branches, heads=heads, **choices)
+        _check_facts(found.dialect, section, options, where, heads=heads)
         expected = {"params": state.params[network], **state.model_state[network]}
         merged, report = weights.fit(found.variables, expected, fresh=init.fresh, where=f"{where}: {path}")
         if say:

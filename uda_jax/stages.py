@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from uda_jax import methods
-from uda_jax.config import Experiment, StagePlan, Train
+from uda_jax.config import Experiment, InitFrom, StagePlan, Train
 from uda_jax.data.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.report.files import write_atomically
@@ -48,6 +48,7 @@ class Stage:
       run: does the work: run(stage, workdir); returns what the marker shall say.
       method: the method, built from its config section.
       streams: training domains by name; see `domains`.
+      init_from: network -> the file of weights that it starts from, unless an earlier stage gives them.
       start_from: network -> the network of an earlier stage whose final weights it starts from.
       train: steps, batch size and the rest of the loop's section.
     """
@@ -57,6 +58,7 @@ class Stage:
     run: Callable[["Stage", Path], dict[str, Any]] | None
     method: Any
     streams: Mapping[str, Domain]
+    init_from: Mapping[str, InitFrom]
     start_from: Mapping[str, Start]
     train: Train
 
@@ -120,7 +122,8 @@ def recipe(experiment: Experiment, runners: Mapping[str, Callable], num_classes:
             # No frame is hard then, and what is left of the adaptation is self-training.
             domains = {key: domain for key, domain in domains.items() if not _is_hard_split(domain)}
         runner = runners.get(plan.run)
-        stages.append(Stage(name, plan.run, runner, method, domains, start_from, train))
+        init_from = experiment.init_from if plan.init_from is None else plan.init_from
+        stages.append(Stage(name, plan.run, runner, method, domains, init_from or {}, start_from, train))
     if stages[-1].kind != "train":
         raise UserError(f"config.stages.{stages[-1].name}.run: expected 'train' in the last stage, got {plan.run!r}")
     return stages

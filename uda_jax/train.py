@@ -81,7 +81,7 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
             ranker.check(stage)
         final = _evaluator(recipe[-1].method, "final", context)
         if not workdir.exists():
-            _check_weights(recipe, experiment)
+            _check_weights(recipe)
         if context.first_process:
             workdirs.prepare(workdir, experiment, space)
         said = stages.run_recipe(recipe, workdir, write=context.first_process)
@@ -142,7 +142,7 @@ class Job:
             self.seconds_before, self.best = notes["seconds"], notes["best_miou"]
         else:
             say = (lambda text: print(text, file=sys.stderr)) if context.first_process else None
-            self.state = pretrained.start(self.state, context.experiment.init_from, stage, say)
+            self.state = pretrained.start(self.state, stage, say)
             self.state = _start_from(stage, self.state, workdir)
         self.writer = MetricWriter(self.folder, stage=stage.name, active=context.first_process)
         self.writer.resume_at(self.start)
@@ -261,35 +261,48 @@ def _stream(domains: Mapping[str, streams.Domain], plan: config.Train, seed: int
     )
 
 
-def _check_weights(recipe: list[stages.Stage], experiment: Experiment) -> None:
-    """Raises a UserError if a file of weights does not fit, before anything is written or computed."""
-    if any(init.path for init in experiment.init_from.values()):
-        for stage in (stage for stage in recipe if stage.kind == "train"):
-            pretrained.start(jax.eval_shape(stage.initialise, jax.random.key(0)), experiment.init_from, stage)
+def _check_weights(recipe: list[stages.Stage]) -> None:
+    """Raises a UserError if first weights do not fit, a file's or an earlier stage's, before anything is written."""
+    first = {}
+    for stage in recipe:
+        files = stage.kind == "train" and any(init.path for init in stage.init_from.values())
+        if files or len(recipe) > 1:
+            first[stage.name] = state = jax.eval_shape(stage.initialise, jax.random.key(0))
+        if files:
+            pretrained.start(state, stage)
+        for network, origin in stage.start_from.items():
+            _check_start(network, stage, state, origin, first[origin.stage.name])
+
+
+def _check_start(network: str, stage: stages.Stage, state: Any, origin: stages.Start, earlier: Any) -> None:
+    """Raises a UserError unless an earlier stage's network has every array of a stage's, with its shape."""
+    where = f"config.stages.{stage.name}.start_from.{network}"
+    for name, networks, owner in ((network, state.params, stage), (origin.network, earlier.params, origin.stage)):
+        if name not in networks:
+            raise UserError(f"{where}: stage {owner.name} has no network '{name}', only {sorted(networks)}")
+    wanted, given = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+        for leaves in (
+            jax.tree_util.tree_leaves_with_path([tree.params[name], tree.model_state[name]])
+            for tree, name in ((state, network), (earlier, origin.network))
+        )
+    )
+    if wrong := [path for path, shape in wanted.items() if given.get(path) != shape]:
+        path = wrong[0]
+        raise UserError(
+            f"{where}: {len(wrong)} arrays of stage {stage.name} are other ones in stage {origin.stage.name}, such as "
+            f"{path[2:]}: {wanted[path]} against {given.get(path, 'none')}; give both stages the same network"
+        )
 
 
 def _start_from(stage: stages.Stage, state: Any, workdir: Path) -> Any:
     """Replaces networks by those of earlier stages' last checkpoints."""
     for network, origin in stage.start_from.items():
-        if network not in state.params:
-            raise UserError(
-                f"start_from.{network}: stage {stage.name} has no such network, only {sorted(state.params)}"
-            )
         trees = {"params": state.params, "model_state": state.model_state}
         target = {part: {origin.network: tree[network]} for part, tree in trees.items()}
         target = sharding.abstract(target, state.step.sharding)
         with contextlib.closing(Checkpoints(origin.stage.folder(workdir) / "checkpoints")) as checkpoints:
             found = checkpoints.restore_networks(checkpoints.latest_step(), target)
-        absent = [
-            jax.tree_util.keystr(path, simple=True, separator="/")
-            for path, leaf in jax.tree_util.tree_leaves_with_path(found)
-            if isinstance(leaf, jax.ShapeDtypeStruct)
-        ]
-        if absent:
-            raise UserError(
-                f"start_from.{network}: stage {origin.stage.name} lacks {len(absent)} arrays of stage {stage.name}, "
-                f"the first is {absent[0]}; give both stages the same network"
-            )
         state = state.replace(**{part: tree | {network: found[part][origin.network]} for part, tree in trees.items()})
     return state
 

@@ -153,7 +153,7 @@ SETTINGS: dict[str, Callable[[], Experiment]] = {
 }
 
 
-# For the configs that name them: they lack a domain that others need.
+# For the configs that name them: they lack a domain that others need, and a recipe.
 FURTHER_SETTINGS: dict[str, Callable[[], Experiment]] = {"virtual_kitti_kitti": virtual_kitti_kitti}
 
 
@@ -223,18 +223,19 @@ def with_source_depth(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, data=experiment.data | source.data)
 
 
-def get(setting: str, label: str, domains: tuple[str, ...]) -> Experiment:
+def get(setting: str, label: str, domains: tuple[str, ...], *, further: tuple[str, ...] = ()) -> Experiment:
     """Returns a benchmark without a method.
 
     Args:
-      setting: a key of `SETTINGS` or `FURTHER_SETTINGS`.
+      setting: a key of `SETTINGS`, or one of `further`.
       label: the row's name in tables.
       domains: the training domains to keep.
+      further: the keys of `FURTHER_SETTINGS` that the config has.
 
     Raises:
       UserError: an unknown setting, or one without such a domain.
     """
-    known = SETTINGS | FURTHER_SETTINGS
+    known = SETTINGS | {name: FURTHER_SETTINGS[name] for name in further}
     if setting not in known:
         raise UserError(f"--config: unknown setting '{setting}'{closest(setting, known)}")
     experiment = known[setting]()

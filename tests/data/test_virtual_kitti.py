@@ -75,7 +75,7 @@ def test_colours_count_per_world_and_variation(tmp_path):
     assert clone[1]["label"].tolist() == [[255, 13, 13, 10, 255, 255]]
     fog = get_dataset("virtual_kitti", tmp_path, "fog", "10")
     assert fog[0]["label"].tolist() == [[9, 8, 8, 8, 255, 255]]
-    assert fog.stored(0, ("label",))["label"].tolist() == [[12, 13, 13, 14, 0, 0]]
+    assert fog.stored(0, ("label",))["label"].tolist() == [[12, 13, 13, 14, 255, 255]]
     everything = get_dataset("virtual_kitti", tmp_path, "train")
     assert [everything.name(k) for k in range(3)] == ["0001/clone/00000", "0001/fog/00000", "0020/clone/00000"]
     assert [e["label"][0, 0] for e in pickle.loads(pickle.dumps(everything))] == [0, 14, 255]

@@ -409,6 +409,14 @@ def test_a_pool_shows_old_images():
         ({"input_level": "none", "freeze_task": True}, "m.freeze_task: expected False where no image is redrawn, got"),
         ({"freeze_task": True}, "m.output_level: expected 'none' with a frozen task network, got 'seg.depth'"),
         ({"input_level": "none", "train_on_untranslated": True}, "m.train_on_untranslated: expected False where no"),
+        (
+            {"train_on_untranslated": True, "segmentation_weight": 0.0, "depth_weight": 0.0},
+            "m.train_on_untranslated: expected False with no loss of the task, got True",
+        ),
+        (
+            {"task_grad_to_transform": False, "image_weight": 0.0},
+            "m.task_grad_to_transform: expected True where no other loss teaches G_img, got False",
+        ),
         ({"farthest_depth": 0.0}, "m.farthest_depth: expected metres above 0, got 0.0"),
         ({"segmenter": {"multi_level": True}}, "m.segmenter.multi_level: expected False, since"),
         (
@@ -450,7 +458,8 @@ def test_published_settings_are_the_specification(setting):
         assert domain.crop == ((512, 512) if synthia else (320, 512)) and domain.flip
         assert domain.label_space == ("16" if synthia else "10")
     assert domains["source"].fields == ("image", "label", "depth") and domains["target"].fields == ("image",)
-    assert method.segmenter.name == "deeplab_v2_vgg16" and method.segmenter.options.aspp_branches == 4
+    assert (method.segmenter.name, method.segmenter.input_norm) == ("deeplab_v2_vgg16", "caffe_bgr")
+    assert experiment.init_from["segmenter"].dialect == "caffe_vgg16" and method.segmenter.options.aspp_branches == 4
     sgd = method.optimizer
     assert (sgd.learning_rate, sgd.head_multiplier, sgd.momentum, sgd.weight_decay) == (2.5e-4, 1.0, 0.9, 5e-4)
     assert (method.schedule.name, method.schedule.power) == ("poly", 0.9)

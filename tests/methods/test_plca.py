@@ -160,6 +160,31 @@ def test_without_labels_only_smoothing_is_left(run):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradients))
 
 
+def test_groups_of_pairs_average_over_their_own_cycles():
+    """Two groups of two pairs, one of which has few labels: the mean of the groups, not that of all cycles."""
+    generator = np.random.default_rng(2)
+    domains = [
+        {
+            name: jnp.array(generator.random((4, 4, 5, size)), jnp.float32)
+            for name, size in (("features", 6), ("logits", 3))
+        }
+        for _ in "st"
+    ]
+    labels = generator.integers(0, 3, (4, 32, 40))
+    labels[:2, 8:] = 255
+    section = Association(prediction_weight=0.0)
+    half = lambda part: [{name: x[part] for name, x in maps.items()} for maps in domains]  # noqa: E731
+    halves = [section.losses(*half(part), labels[part], jax.random.key(0)) for part in (slice(0, 2), slice(2, 4))]
+    grouped = dataclasses.replace(section, reduction_group=2).losses(*domains, labels, jax.random.key(0))
+    whole = dataclasses.replace(section, reduction_group=4).losses(*domains, labels, jax.random.key(0))
+    assert whole == section.losses(*domains, labels, jax.random.key(0)) and len(grouped) == 1
+    for name, value in grouped.items():
+        assert float(value) == pytest.approx(float(halves[0][name] + halves[1][name]) / 2, rel=1e-5)
+        assert float(value) != pytest.approx(float(whole[name]), rel=1e-3)
+    with pytest.raises(UserError, match="reduction_group: expected a divisor of the 4 image pairs of a batch, got 3;"):
+        dataclasses.replace(section, reduction_group=3).losses(*domains, labels, jax.random.key(0))
+
+
 def test_one_trace_and_donation(check_one_trace, batch):
     check_one_trace(make(association=Association(reduction="random", scale=0.5)), batch)
 
@@ -268,6 +293,7 @@ def test_published_settings_are_the_specification(setting, steps, horizon):
     (stage,) = stages.recipe(experiment, {"train": None}, num_classes=19)
     method, train = stage.method, experiment.train
     assert (train.steps, train.batch_size, train.accumulation, method.schedule.horizon) == (steps, 4, 2, horizon)
+    assert method.association.reduction_group == 2
     assert (method.optimizer.learning_rate, method.optimizer.momentum, method.optimizer.weight_decay) == (
         2.5e-4,
         0.9,

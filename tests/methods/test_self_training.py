@@ -66,6 +66,17 @@ def test_the_average_starts_as_the_student_and_remembers_more_and_more():
         assert kept(cap - 2, alpha) < np.float32(alpha) == kept(cap, alpha) == kept(10 * cap, alpha)
 
 
+def test_the_teacher_moves_once_per_update():
+    """Three batches are averaged into one update, so two steps of three leave it, and t counts updates."""
+    method, teacher = make(accumulation=3, teacher_alpha=0.6), jnp.float32(1)
+    # Its shares in the three updates: 0, then 1 - 1 / 2, then 1 - 1 / 3 or alpha at most.
+    for step, expected in enumerate([1.0, 1.0, 0.0, 0.0, 0.0, 1.5, 1.5, 1.5, 0.6 * 1.5 + 0.4 * 3.0]):
+        student = {"segmenter": jnp.float32(0.0 if step < 3 else 3.0)}
+        state = base.TrainState(jnp.int32(step), student, {}, {}, None, jax.random.key(0), {})
+        teacher = method.followed(teacher, state)
+        assert float(teacher) == pytest.approx(expected), step
+
+
 def test_confidence_at_its_ends():
     method = make()
     mask = np.zeros((1, 8, 8), bool)

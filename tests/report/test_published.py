@@ -42,7 +42,7 @@ def test_every_mean_follows_from_its_classes():
             if abs(mean - row.miou[protocol]) > 0.1:
                 remarked.append((row.label, protocol))
                 assert f"{mean:.1f}" in row.note, row  # the remark gives the mean that its classes have
-    assert checked == 47 and remarked == [
+    assert checked == 60 and remarked == [
         ("IntraDA, other row in circulation", "19"),
         ("self-training + class balancing", "13"),
     ]
@@ -52,7 +52,7 @@ def test_rows_are_there_once_and_the_main_network_comes_first():
     places = [(row.benchmark, row.label, row.network) for row in ROWS]
     assert len(places) == len(set(places))
     counts = collections.Counter(row.benchmark for row in ROWS)
-    assert counts == {"gta5_cityscapes": 64, "synthia_cityscapes": 54, "synscapes_cityscapes": 4, "digits": 12}
+    assert counts == {"gta5_cityscapes": 67, "synthia_cityscapes": 59, "synscapes_cityscapes": 4, "digits": 12}
     first = {row.benchmark: row.network for row in reversed(ROWS)}
     assert set(first.values()) == {"resnet101", "lenet"}
     assert published.FILE.stat().st_size < 100_000
@@ -78,6 +78,14 @@ def test_rows_are_there_once_and_the_main_network_comes_first():
         ("synthia_cityscapes", "adaptsegnet", "resnet101", {"13": 46.7}),
         ("synthia_cityscapes", "ass_2975", "resnet101", {"13": 77.1}),
         ("synscapes_cityscapes", "intrada", "resnet101", {"19": 54.2}),
+        ("gta5_cityscapes", "plca", "resnet101", {"19": 47.7}),
+        ("synthia_cityscapes", "plca", "resnet101", {"16": 46.8, "13": 54.0}),
+        ("gta5_cityscapes", "dacs", "resnet101", {"19": 52.14}),
+        ("synthia_cityscapes", "dacs", "resnet101", {"16": 48.34, "13": 54.81}),
+        ("gta5_cityscapes", "corda", "resnet101", {"19": 56.6}),
+        ("synthia_cityscapes", "corda", "resnet101", {"16": 55.0, "13": 62.8}),
+        ("synthia_cityscapes", "dada", "resnet101", {"16": 42.6, "13": 49.8}),
+        ("synthia_cityscapes", "gio_ada", "vgg16", {"16": 37.3, "13": 43.0}),
         ("digits", "svhn_mnist/intra", "lenet", {"accuracy": 95.1}),
         ("digits", "usps_mnist/inter", "lenet", {"accuracy": 90.1}),
     ],
@@ -104,7 +112,9 @@ def test_counterpart_has_the_network_that_the_run_was_given():
     other = ["--config.method.segmenter.name=deeplab_v2_resnet50"]
     assert published.counterpart(result_row("advent", 0.4, overrides=other)) is None
     assert published.counterpart(result_row("advent", 0.4, benchmark="streets")) is None
-    assert published.counterpart(result_row("CDA", 0.4)) is None  # VGG-16 only
+    assert published.counterpart(result_row("gio_ada", 0.4, benchmark="synthia_cityscapes")).network == "vgg16"
+    overrides = ["--config.method.segmenter.name=corda_resnet101"]
+    assert published.counterpart(result_row("corda", 0.4, overrides=overrides)).miou == {"19": 56.6}
 
 
 @pytest.mark.parametrize(
@@ -146,17 +156,17 @@ def test_files_that_hold_no_rows(tmp_path):
 
 
 def test_markdown_has_a_column_only_where_something_was_published():
-    rows = [result_row("source_only", 0.35), result_row("advent", 0.42), result_row("plca", 0.4)]
+    rows = [result_row("source_only", 0.35), result_row("advent", 0.42), result_row("dacs_plca", 0.4)]
     lines = tables.markdown(rows).splitlines()
     assert lines[2:7] == [
         "|  | mIoU (19 classes) | published | seed 0 | seconds per run |",
         "| --- | ---: | ---: | ---: | ---: |",
         "| source_only | 35.0 | 36.6 | 35.0 | 60 |",
         "| advent | **42.0** | 43.8 | 42.0 | 60 |",
-        "| plca | 40.0 | – | 40.0 | 60 |",
+        "| dacs_plca | 40.0 | – | 40.0 | 60 |",
     ]
     assert "published" not in tables.markdown([result_row("advent", 0.42, benchmark="streets")])
-    assert "published" not in tables.markdown([result_row("plca", 0.4)])
+    assert "published" not in tables.markdown([result_row("dacs_plca", 0.4)])
 
 
 def test_markdown_follows_the_protocols_and_spreads():
@@ -170,7 +180,7 @@ def test_markdown_follows_the_protocols_and_spreads():
 
 
 def test_page_sets_ours_above_the_papers_rows(read_page):
-    rows = [result_row("advent", 0.41), result_row("advent", 0.43, seed=1), result_row("plca", 0.4)]
+    rows = [result_row("advent", 0.41), result_row("advent", 0.43, seed=1), result_row("dacs_plca", 0.4)]
     page = read_page(comparison.section("gta5_cityscapes", tables.groups(rows)))
     shown = [[cell[0] for cell in row] for row in page.cells]
     names = list(label_spaces.CLASS_NAMES)
@@ -180,15 +190,15 @@ def test_page_sets_ours_above_the_papers_rows(read_page):
     assert ours[5 + names.index("train")] == "–"
     assert resnet[:6] == ["advent", "ADVENT, CVPR 2019", "resnet101", "paper*; 2nd source", "43.8", "89.9"]
     assert vgg[:6] == ["advent", "ADVENT, CVPR 2019", "vgg16", "tables", "36.1", "86.9"]
-    assert shown[4][0] == "" and len(shown[5:]) == 62  # the others fold out
+    assert shown[4][0] == "" and len(shown[5:]) == 65  # the others fold out
     text = "".join(page.text)
-    assert "62 published rows without a run of ours" in text and "2nd source: printed in" in text
+    assert "65 published rows without a run of ours" in text and "2nd source: printed in" in text
     assert "CDA (vgg16), CyCADA, feature (vgg16), CyCADA, pixel (vgg16): its own oracle: 60.3" in text
     assert all(len(row) == len(shown[0]) for row in shown)
 
 
 def test_page_without_a_counterpart_and_without_anything_published(read_page):
-    page = read_page(comparison.section("digits", tables.groups([result_row("plca", 0.4, "digits", "accuracy")])))
+    page = read_page(comparison.section("digits", tables.groups([result_row("dacs_plca", 0.4, "digits", "accuracy")])))
     assert [cell[0] for cell in page.cells[0]] == ["", "paper or config", "network", "mark", "accuracy"]
     assert len(page.cells) == 1 + 12 and page.row("svhn_mnist/intra")[4][0] == "95.1 ± 0.3"
     assert "ours" not in [cell[0] for row in page.cells for cell in row]

@@ -163,6 +163,12 @@ CASES = {
     "torchvision_resnet50": Case(
         "torchvision_resnet50", torchvision_resnet(6), 320, "deeplab_v2_resnet50", 19, fresh=("head",)
     ),
+    "caffe_vgg16": Case(
+        "caffe_vgg16",
+        torchvision_vgg16(),
+        *(32, "deeplab_v2_vgg16", 19),
+        fresh=("encoder/fc6", "encoder/fc7", "head"),
+    ),
     "torchvision_vgg16": Case(
         "torchvision_vgg16",
         torchvision_vgg16(),
@@ -214,6 +220,9 @@ def test_dialect_is_detected(case):
     if case.dialect == "caffe_resnet101":
         with pytest.raises(UserError, match="name the dialect"):  # torchvision's encoder has the same names.
             weights.detect(case.shapes)
+        return
+    if case.dialect == "caffe_vgg16":
+        assert weights.detect(case.shapes) == "torchvision_vgg16"  # Likewise, and far more often meant.
         return
     # AdaptSegNet's two levels and ADVENT's have the same names: the branches tell them apart.
     two_level = "layer6.conv2d_list.0.weight" in case.shapes and case.dialect != "dada"

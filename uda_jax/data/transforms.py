@@ -35,7 +35,8 @@ class Resampling(NamedTuple):
 
     Attributes:
       image: "bicubic" is the rule of AdaptSegNet, ADVENT and those that build on them.
-      disparity: "bilinear" is CorDA's rule for GTA5; it blurs invalid values into their neighbours.
+      disparity: "bilinear" is what CorDA has for GTA5, if with Pillow's antialiasing in place of OpenCV's two taps; it
+        blurs invalid values into their neighbours.
     """
 
     image: str = "bicubic"

@@ -18,7 +18,7 @@ import jax
 from uda_jax import ops
 from uda_jax.losses import cross_entropy
 from uda_jax.methods import base
-from uda_jax.methods.self_training import Mixed, SelfTraining, average, pseudo_labels
+from uda_jax.methods.self_training import Mixed, SelfTraining, pseudo_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Dacs(SelfTraining):
         (value, (losses, model_state)), gradient = value_and_gradient(state.params["segmenter"])
         optimizer = self.transformation(state.params)
         state, norm = base.apply_player(state, "segmenter", {"segmenter": gradient}, optimizer)
-        followed = average(teacher["params"], state.params["segmenter"], state.step, self.teacher_alpha)
+        followed = self.followed(teacher["params"], state)
         state = state.replace(
             step=state.step + 1,
             model_state={"segmenter": model_state},

@@ -12,8 +12,8 @@ The source has labels y_s and depth d_s, the target x_t neither. They meet at tw
     D_out:          min  1/2 [ L(D_out(o(x~_s)), source) + L(D_out(o(x_t)), target) ]
 
 There is no cycle: the losses of the task, which reach G_img through x~_s, keep a redrawn image true to its label and
-depth. No code was published; networks, losses, weights and stages are options, whose defaults are those of CycleGAN,
-AdaptSegNet and DADA for the same part.
+depth. No code was published; what is not known of networks, losses, weights and stages is as in CycleGAN, AdaptSegNet
+and DADA for the same part, and most of it an option.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class Translator:
 
     name: str = described("translator", "CycleGAN's generator or SimGAN's refiner.", choices=("translator", "refiner"))
     width: int = described(64, "Channels of its first layer.", low=1)
-    blocks: int = described(9, "Residual blocks.", low=1)
+    blocks: int = described(9, "Residual blocks; SimGAN has 4.", low=1)
     remat: bool = described(False, "Recompute its blocks' activations in the backward pass to save memory.")
     optimizer: Adam = described(CYCLEGAN_ADAM, "Its optimiser.")
 
@@ -97,7 +97,9 @@ class GIOAda(OutputAlignment):
         """Raises a UserError for fields that contradict each other, or of which one leaves another without effect."""
         joint, redraws = self.output_level == "seg+depth", self.input_level != "none"
         supervised = self.segmentation_weight or (self.depth_head and self.depth_weight)
-        unsupervised = self._judges_images or self._judges_outputs or (redraws and self.self_weight)
+        redrawn_alone = self._judges_images or (redraws and self.self_weight)
+        unsupervised = redrawn_alone or self._judges_outputs
+        taught = redrawn_alone or (self.task_grad_to_transform and supervised)
         requirements = [
             ("segmentation_weight", supervised or unsupervised, "a number above 0, since no other loss is on"),
             ("depth_head", self.depth_head or not joint, "True with output_level 'seg+depth'"),
@@ -107,6 +109,8 @@ class GIOAda(OutputAlignment):
             ("output_level", not self.freeze_task or self.output_level == "none", "'none' with a frozen task network"),
             ("train_on_untranslated", not self.train_on_untranslated or redraws, "False where no image is redrawn"),
             ("train_on_untranslated", not (self.train_on_untranslated and self.freeze_task), "False with freeze_task"),
+            ("train_on_untranslated", not self.train_on_untranslated or supervised, "False with no loss of the task"),
+            ("task_grad_to_transform", not redraws or taught, "True where no other loss teaches G_img"),
             ("farthest_depth", self.farthest_depth > 0, "metres above 0"),
             ("depth_unit", self.depth_unit > 0, "a number above 0"),
             ("segmenter.multi_level", not self.segmenter.multi_level, "False, since one head predicts classes"),

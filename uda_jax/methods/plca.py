@@ -15,6 +15,7 @@ One stage and one network; no discriminator, no pseudo-label, and no label of th
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,9 @@ class Association:
         choices=("none", "random", "bilinear"),
     )
     scale: float = described(1.0, "Share of rows and of columns that a reduction leaves.", low=0.0, high=1.0)
+    reduction_group: int = described(
+        0, "Image pairs whose cycles are averaged together, before the groups are; 0 = all of a batch.", low=0
+    )
     block_size: int | None = described(
         None, "Pixels per tile of the similarity matrix; None = by its size, 0 = the whole matrix at once.", low=0
     )
@@ -81,17 +85,28 @@ class Association:
         """
         source = self.reduced(source, jax.random.fold_in(key, _SUB_GRID_SOURCE), labels)
         target = self.reduced(target, jax.random.fold_in(key, _SUB_GRID_TARGET))
-        options = {"aggregation": self.aggregation or None, "block_size": self.tiles}
         terms = {}
         if self.feature_weight:
             maps = (source["features"], target["features"], source["labels"])
-            loss = losses.cycle_association(*maps, similarity="cosine", **options)
-            terms["association_features"] = self.feature_weight * loss
+            terms["association_features"] = self.feature_weight * self._loss(*maps, similarity="cosine")
         if self.prediction_weight:
             maps = (jax.nn.softmax(source["logits"]), jax.nn.softmax(target["logits"]), source["labels"])
-            loss = losses.cycle_association(*maps, similarity="kl", **options)
-            terms["association_predictions"] = self.prediction_weight * loss
+            terms["association_predictions"] = self.prediction_weight * self._loss(*maps, similarity="kl")
         return terms
+
+    def _loss(self, *maps: jax.Array, similarity: str) -> jax.Array:
+        """Returns L_asso of source maps, target maps and labels: 1/|M| is that of a group of image pairs."""
+        options = {"similarity": similarity, "aggregation": self.aggregation or None, "block_size": self.tiles}
+        pairs, group = len(maps[0]), self.reduction_group or len(maps[0])
+        if pairs % group:
+            raise UserError(
+                f"config.method.association.reduction_group: expected a divisor of the {pairs} image pairs of a batch, "
+                f"got {group}; or 0 for all of them"
+            )
+        if pairs == group:
+            return losses.cycle_association(*maps, **options)
+        groups = [x.reshape(-1, group, *x.shape[1:]) for x in maps]
+        return jnp.mean(jax.vmap(functools.partial(losses.cycle_association, **options))(*groups))
 
     def reduced(
         self, outputs: Mapping[str, jax.Array], key: jax.Array, labels: jax.Array | None = None
@@ -101,7 +116,8 @@ class Association:
         Args:
           outputs: the network's maps `[B, h, w, ...]`.
           key: what random rows and columns are drawn from, for each image its own.
-          labels: `[B, H, W]` at the image's size, read by the legacy nearest rule straight at the reduced grid.
+          labels: `[B, H, W]` at the image's size, read by the legacy nearest rule at the grid of the maps; a bilinear
+            reduction reads them straight at the reduced one.
         """
         maps = {name: outputs[name] for name in ("features", "logits")}
         grid = outputs["logits"].shape[1:3]

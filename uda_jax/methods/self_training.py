@@ -91,7 +91,7 @@ class SelfTraining(base.SegmenterAlone):
     )
     # In the released code unlabelled pixels are one of an image's classes; the line against it is commented out.
     mix_ignored: bool = described(True, "Whether the ignored pixels of a source image count as one of its classes.")
-    mixed_weight: float = described(1.0, "Weight of the loss on mixed images; 0 leaves the source alone.", low=0.0)
+    mixed_weight: float = described(1.0, "Weight of the cross entropy on mixed images; 0 = off.", low=0.0)
     augmentation: StrongAugmentation = described(StrongAugmentation(), "Colours of the mixed images.")
     predict_with: str = described("student", "Network that predicts.", choices=("student", "teacher"))
 
@@ -116,6 +116,19 @@ class SelfTraining(base.SegmenterAlone):
         """Returns the teacher's params and model state; at step 0 the student's, whatever its weights come from."""
         first = state.step == 0
         return jax.tree.map(lambda s, t: jnp.where(first, s, t), _student(state), state.teacher)
+
+    def followed(self, teacher: Any, state: base.TrainState) -> Any:
+        """Returns the teacher's parameters after a step of the student; between the batches of one update they stay.
+
+        Args:
+          teacher: its parameters before.
+          state: the student after its step, with the step's number still that of before.
+        """
+        moved = average(teacher, state.params["segmenter"], state.step // self.accumulation, self.teacher_alpha)
+        if self.accumulation == 1:
+            return moved
+        updated = (state.step + 1) % self.accumulation == 0
+        return jax.tree.map(lambda before, after: jnp.where(updated, after, before), teacher, moved)
 
     def mix(self, state: base.TrainState, batch: base.Batch, labels: jax.Array, confidence: jax.Array) -> Mixed:
         """Pastes half of each source image's classes onto the target image of the same place in the batch.
@@ -176,7 +189,7 @@ def average(teacher: Any, student: Any, step: jax.Array, alpha: float) -> Any:
 
     Args:
       teacher, student: parameters of one structure.
-      step: t, the steps before this one; at 0 the result is the student.
+      step: t, the updates before this one; at 0 the result is the student.
       alpha: the largest a.
     """
     kept = jnp.minimum(1.0 - 1.0 / (step + 1.0), alpha)

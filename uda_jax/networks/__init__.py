@@ -63,8 +63,10 @@ _NETWORKS = {
     "deeplab_v2_resnet14": _segmenter(DeepLabV2, DeepLabOptions, "resnet14"),
     "deeplab_v2_vgg16": _Entry(DeepLabVGG16, VGG16Options),
     "dada_resnet101": _segmenter(DADA, DADAOptions, "resnet101"),
+    "dada_resnet50": _segmenter(DADA, DADAOptions, "resnet50"),
     "dada_resnet14": _segmenter(DADA, DADAOptions, "resnet14"),
     "corda_resnet101": _segmenter(CorDA, CorDAOptions, "resnet101"),
+    "corda_resnet50": _segmenter(CorDA, CorDAOptions, "resnet50"),
     "corda_resnet14": _segmenter(CorDA, CorDAOptions, "resnet14"),
     # These five read their input channels from the map they are given, so the number of classes plays no part.
     "pixel_discriminator": _Entry(lambda _, options: PixelDiscriminator(options), DiscriminatorOptions),

@@ -1,7 +1,7 @@
 """DeepLab-v2 on a dilated ResNet: one or two classifiers of four parallel dilated convolutions.
 
 Source: AdaptSegNet (arXiv 1802.10349) section 5, ADVENT (arXiv 1811.12833) section 4 and PLCA (arXiv 2011.00147), with
-their released code; the depth head after GIO-Ada (arXiv 1812.05040), whose paper does not describe its layers.
+their released code; the depth head after GIO-Ada (arXiv 1812.05040), whose own layers are not known here.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """The image translator: a residual network that redraws an image in the style of another domain.
 
 Source: the generator of CycleGAN (arXiv 1703.10593), which GIO-Ada (arXiv 1812.05040) is given here as its transform
-network; the paper's own architecture is not public.
+network, whose own layers are not known here.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """What the depth heads of DADA and CorDA regress: inverse depth, at least 1, larger = nearer.
 
 Batches hold depth in metres and relative disparity, both with 0 where there is no value. The targets made of them are
-exactly 1 where there is nothing to learn, be it missing or too far away to tell.
+exactly 1 where there is nothing to learn, be it too far away to tell or, unless a data set has none, missing.
 """
 
 import jax

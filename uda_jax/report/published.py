@@ -106,11 +106,10 @@ def counterpart(row: Mapping[str, Any]) -> Published | None:
     """Returns what was published under a result row's benchmark and label, or None.
 
     The network is the one that the row's overrides name (`--config.method.segmenter.name=...`), without such an
-    override that of the benchmark's presets, which comes first in the file.
+    override that of the method's presets, which comes first in the file.
     """
-    rows = find(row["benchmark"])
-    network = _network(row["overrides"]) or (rows[0].network if rows else None)
-    return next((found for found in rows if (found.label, found.network) == (row["label"], network)), None)
+    found = find(row["benchmark"], label=row["label"], network=_network(row["overrides"]))
+    return found[0] if found else None
 
 
 @functools.cache
@@ -123,7 +122,7 @@ def _network(overrides: Mapping[str, Any] | list) -> str | None:
         overrides.items() if isinstance(overrides, Mapping) else (str(text).partition("=")[::2] for text in overrides)
     )
     named = [value for name, value in pairs if name.endswith("segmenter.name")]
-    return str(named[-1]).removeprefix("deeplab_v2_") if named else None
+    return str(named[-1]).rpartition("_")[2] if named else None
 
 
 def _check(row: Mapping[str, Any], where: str) -> None:

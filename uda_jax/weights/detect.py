@@ -50,7 +50,9 @@ def unwrap(container: Mapping[str, Any], *, which: str = "student", where: str =
     return state_dict
 
 
-def detect(state_dict: Mapping[str, np.ndarray], branches: int | None = None, where: str = "weights") -> str:
+def detect(
+    state_dict: Mapping[str, np.ndarray], branches: int | None = None, where: str = "weights", *, heads: bool = True
+) -> str:
     """Returns the dialect of a state dict, from its names.
 
     A state dict with one head `layer5` on the last stage is "dacs", whether DACS, AdaptSegNet's oracle or the init
@@ -60,6 +62,7 @@ def detect(state_dict: Mapping[str, np.ndarray], branches: int | None = None, wh
       state_dict: unwrapped, without prefixes.
       branches: dilated convolutions that the classifiers sum, 2 or 4; asked for only where the names cannot tell.
       where: the file, for messages.
+      heads: whether the classifiers are wanted; of a file whose encoder alone is, `branches` contradict nothing.
 
     Raises:
       UserError: names of no known family, names that fit two (`branches` decides), or `branches` that contradict them.
@@ -82,7 +85,7 @@ def detect(state_dict: Mapping[str, np.ndarray], branches: int | None = None, wh
         first = ", ".join(f"'{name}'" for name in list(state_dict)[:3])
         raise UserError(f"{where}: keys fit no known family (first: {first}); known: {', '.join(DIALECTS)}")
     published = DIALECTS[dialect].facts.aspp_branches
-    if branches and published not in (None, branches):
+    if heads and branches and published not in (None, branches):
         raise UserError(
             f"{where}: keys fit '{dialect}', whose classifiers sum {published} branches, got --branches {branches}; "
             "leave it out"

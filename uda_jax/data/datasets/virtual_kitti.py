@@ -72,6 +72,9 @@ COLOURS: dict[Colour, str] = {
 }
 _METRES_PER_COUNT = 0.01
 
+# Stands for colours that the table does not have. It is no class, so that a check counts it among unknown ids.
+_UNKNOWN = 255
+
 
 class _Layout(NamedTuple):
     """Where a version keeps its frames: patterns with {world}, {variation} and {camera}, and starts of file names."""
@@ -277,7 +280,7 @@ def _ids(frame: Frame) -> np.ndarray:
     known = colours.packed[place] == runs
     if not known.any():
         raise UserError(f"{frame.label}: none of its colours is in {colours.source}; copy the label again")
-    ids = np.where(known, colours.ids[place], np.uint8(0))
+    ids = np.where(known, colours.ids[place], np.uint8(_UNKNOWN))
     return np.repeat(ids, np.diff(starts, append=painted.size)).reshape(picture.shape[:2])
 
 
