@@ -132,11 +132,10 @@ def recipe(experiment: Experiment, runners: Mapping[str, Callable], num_classes:
 def _start(origin: str, network: str, earlier: list[Stage], path: str) -> Start:
     """Finds what "stage" or "stage.network" names."""
     stage_name, _, other = origin.partition(".")
-    for stage in earlier:
-        if stage.name == stage_name:
-            return Start(stage, other or network)
-    names = [stage.name for stage in earlier]
-    raise UserError(f"{path}.{network}: expected an earlier stage of {names}, got {origin!r}")
+    trained = {stage.name: stage for stage in earlier if stage.kind == "train"}
+    if stage_name not in trained:
+        raise UserError(f"{path}.{network}: expected an earlier stage that trains, of {list(trained)}, got {origin!r}")
+    return Start(trained[stage_name], other or network)
 
 
 def _is_hard_split(domain: Domain) -> bool:

@@ -264,8 +264,9 @@ def _stream(domains: Mapping[str, streams.Domain], plan: config.Train, seed: int
 def _check_weights(recipe: list[stages.Stage]) -> None:
     """Raises a UserError if first weights do not fit, a file's or an earlier stage's, before anything is written."""
     first = {}
-    for stage in recipe:
-        files = stage.kind == "train" and any(init.path for init in stage.init_from.values())
+    # What ranks has no state of its own, only the network of a stage that trains.
+    for stage in (stage for stage in recipe if stage.kind == "train"):
+        files = any(init.path for init in stage.init_from.values())
         if files or len(recipe) > 1:
             first[stage.name] = state = jax.eval_shape(stage.initialise, jax.random.key(0))
         if files:

@@ -1,6 +1,7 @@
 """The built-in data set: procedurally rendered street scenes in two looks, with labels, depth and no download.
 
-Depth is the renderer's, exact, or as a real camera gets it: by block matching on a rendered stereo pair.
+Depth is the renderer's, exact, or as a real camera gets it: by block matching on a rendered stereo pair. The sky has
+none, so what learns depth in metres learns nothing there; to inverse depth, it is as far away as can be.
 
 Frames are rendered once per split and size into one ArrayRecord file in a cache folder and read from there. A
 record is `MAGIC`, three little-endian uint32 lengths, then the image (PNG), the label (PNG) and the depth: zlib of
