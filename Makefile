@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/uda demo --workdir runs/demo
 
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

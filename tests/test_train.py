@@ -252,9 +252,9 @@ def test_accumulation_of_equal_batches_is_one_larger_step(tiny_experiment):
     for accumulation in (1, 2):
         plan = dataclasses.replace(tiny_experiment.train, accumulation=accumulation)
         method = stages.build_method({"name": "advent", **section}, 3, plan, "config.method")
-        state = method.init(jax.random.key(0), example)
-        start = state.params["segmenter"]
-        states = [state := jax.jit(method.train_step)(state, example)[0] for _ in range(accumulation)]
+        state = jax.jit(lambda key, method=method: method.init(key, example))(jax.random.key(0))
+        start, step = state.params["segmenter"], jax.jit(method.train_step)
+        states = [state := step(state, example)[0] for _ in range(accumulation)]
         if accumulation == 2:
             for ours, theirs in zip(
                 jax.tree.leaves(states[0].params), jax.tree.leaves({"segmenter": start}), strict=True
