@@ -61,11 +61,12 @@ def get_config(setting: str = "streets") -> ConfigDict:
     steps = experiment.train.steps if published else max(1, round(INTRA_SHARE * experiment.train.steps))
     inter_steps = PUBLISHED_INTER_STEPS if published else experiment.train.steps - steps
     intra = dataclasses.replace(experiment.train, steps=steps)
+    first_weights = _first_weights(inter)
     start_from = {"segmenter": "inter"} if from_inter or not published else None
     experiment = dataclasses.replace(
         experiment,
         train=intra,
-        init_from=_first_weights(inter),
+        init_from=first_weights,
         rank=Rank() if published else SCRATCH_RANK,
         recipe=("inter", "rank", "intra"),
         stages={
@@ -73,7 +74,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
                 method=inter.method,
                 data=inter.data,
                 train=dataclasses.replace(inter.train, steps=inter_steps),
-                init_from=inter.init_from,
+                init_from=None if inter.init_from == first_weights else inter.init_from,
             ),
             "rank": StagePlan(run="rank", start_from={"segmenter": "inter"}),
             "intra": StagePlan(data=_easy_and_hard(experiment), start_from=start_from),

@@ -198,7 +198,7 @@ def test_one_trace(played, with_depth):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"segmenter": {"name": "deeplab_v2_resnet14"}}, "m.segmenter.name: expected 'dada_resnet101' or"),
+        ({"segmenter": {"name": "deeplab_v2_resnet14"}}, "m.segmenter.name: expected a network with the depth"),
         ({"depth_unit": 0.0}, "m.depth_unit: expected a number above 0, got 0.0"),
         ({"nearest_depth": -1.0}, "m.nearest_depth: expected a number >= 0.0, got -1.0"),
     ],

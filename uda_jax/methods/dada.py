@@ -54,8 +54,8 @@ class DADA(OutputAlignment):
         """Raises a UserError for a network without DADA's depth branch, or a unit that is none."""
         if not self.segmenter.name.startswith("dada_"):
             raise UserError(
-                f"{path}.segmenter.name: expected 'dada_resnet101' or 'dada_resnet14', whose depth branch the method "
-                f"needs, got {self.segmenter.name!r}"
+                f"{path}.segmenter.name: expected a network with the depth branch, such as dada_resnet101, got "
+                f"{self.segmenter.name!r}"
             )
         if not self.depth_unit > 0:
             raise UserError(f"{path}.depth_unit: expected a number above 0, got {self.depth_unit!r}")
