@@ -9,7 +9,7 @@ none, nor do frames that are predicted. The variants are rows of the ablation:
     ,input_only           redrawn images alone            ,no_input_geometry    they are redrawn without seeing depth
     ,output_only          the output level alone          ,no_output_geometry   it judges classes alone
     ,non_adapt            the source as it is             ,non_adapt_depth      that, learning depth too
-    ,no_depth             both of these, and no depth is learnt
+    ,no_depth             redrawn and judged without depth, which nothing learns
     ,staged               warm-ups of the task network and of the translator before all learn together
 
 and fields combine them, such as --config.method.input_level=image+label with `,input_only`. The warm-ups of `,staged`
@@ -94,8 +94,9 @@ SCRATCH_IMAGE_DISCRIMINATOR_WIDTH = 8
 SCRATCH_IMAGE_WEIGHT = 0.1
 SCRATCH_SELF_WEIGHT = 1.0
 
-# What is redrawn changes all the time, so the task network learns the images as they are, too: 18.1 mIoU with them,
-# 15.3 without (dev split, seed 1).
+# The task network learns the images as they are, too: 18.1 mIoU with them, 15.3 without (dev split, seed 1). Its losses
+# reach what redraws, as the paper's structure has it: without that both levels have 16.9, the input level alone 13.9
+# instead of 11.6.
 SCRATCH_UNTRANSLATED = True
 
 
@@ -114,7 +115,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
 def _experiment(benchmark: str, row: Row) -> Experiment:
     """Returns the benchmark with depth on its source, and the weights that the task network starts from."""
     experiment = benchmarks.with_source_depth(
-        benchmarks.get(benchmark, row.label, ("source", "target"), further=PUBLISHED[1:])
+        benchmarks.get(benchmark, row.label, ("source", "target"), further=("virtual_kitti_kitti",))
     )
     source, target = (experiment.data[name] for name in ("source", "target"))
     if source.dataset == "streets":

@@ -157,8 +157,10 @@ def test_stages_that_do_not_fit_end_before_anything_is_written(tmp_path):
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
     without = ["--config.method.input_level=none", "--config.method.train_on_untranslated=False"]
     experiment = config.experiment(config.load("gio_ada:smoke,staged", without))
+    (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="start_from.*: stage joint has no network '.*', only"):
         train.run(experiment, tmp_path / "run", Origin("gio_ada:smoke,staged", (), "test"))
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_fields_set_elsewhere_are_refused_in_the_method_section():

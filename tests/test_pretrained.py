@@ -227,8 +227,8 @@ def test_published_settings_take_the_files_they_name(tmp_path, setting):
         stage = dataclasses.replace(
             stage, init_from={"segmenter": init}, method=dataclasses.replace(stage.method, segmenter=segmenter)
         )
-        shapes = jax.eval_shape(stage.initialise, jax.random.key(0)).params["segmenter"]
-        state = pretrained.start(jax.eval_shape(stage.initialise, jax.random.key(0)), stage)
+        first = jax.eval_shape(stage.initialise, jax.random.key(0))
+        shapes, state = first.params["segmenter"], pretrained.start(first, stage)
         assert jax.tree.structure(state.params["segmenter"]) == jax.tree.structure(shapes)
         for part in ("conv1", "conv1_1"):
             if part in shapes["encoder"]:

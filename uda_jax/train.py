@@ -80,7 +80,8 @@ def run(experiment: Experiment, workdir: Path, origin: results.Origin) -> dict[s
         for stage in recipe:
             ranker.check(stage)
         final = _evaluator(recipe[-1].method, "final", context)
-        if not workdir.exists():
+        # A folder that is there already need not be a run's; one that is has passed this.
+        if not (workdir / "config.json").exists():
             _check_weights(recipe)
         if context.first_process:
             workdirs.prepare(workdir, experiment, space)

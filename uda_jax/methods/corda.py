@@ -34,7 +34,10 @@ class CorDA(Dacs):
     """DACS with depth as a second task and as a measure of difficulty."""
 
     teacher_alpha: float = described(
-        0.999, "Share of the teacher that an update keeps; in the first steps t less, 1 - 1 / (t + 1).", low=0, high=1
+        0.999,
+        "Share of the teacher that an update keeps; the first, t = 0 on, keep less, 1 - 1 / (t + 1).",
+        low=0,
+        high=1,
     )
     source_depth_weight: float = described(0.01, "lambda_s, of each depth loss on source images.", low=0.0)
     mixed_depth_weight: float = described(0.001, "lambda_m, of each depth loss on mixed images.", low=0.0)

@@ -80,7 +80,10 @@ class SelfTraining(base.SegmenterAlone):
     PREDICTION_FIELDS = ("predict_with",)
 
     teacher_alpha: float = described(
-        0.99, "Share of the teacher that an update keeps; in the first steps t less, 1 - 1 / (t + 1).", low=0, high=1
+        0.99,
+        "Share of the teacher that an update keeps; the first, t = 0 on, keep less, 1 - 1 / (t + 1).",
+        low=0,
+        high=1,
     )
     threshold: float = described(0.968, "Confidence at which a pseudo-label is trusted.", low=0.0, high=1.0)
     pixel_weight: str = described(

@@ -30,7 +30,7 @@ from uda_jax.networks.discriminators import (
     SemanticDiscriminatorOptions,
 )
 from uda_jax.networks.lenet import DTN, DigitOptions, LeNet
-from uda_jax.networks.refiner import Refiner, RefinerOptions
+from uda_jax.networks.refiner import Refiner
 from uda_jax.networks.translators import Translator, TranslatorOptions
 from uda_jax.networks.vgg import DeepLabVGG16, VGG16Options
 
@@ -73,7 +73,7 @@ _NETWORKS = {
     "patch_discriminator": _Entry(lambda _, options: PatchDiscriminator(options), DiscriminatorOptions),
     "score_discriminator": _Entry(lambda _, options: ScoreDiscriminator(options), ScoreDiscriminatorOptions),
     "translator": _Entry(lambda _, options: Translator(options), TranslatorOptions),
-    "refiner": _Entry(lambda _, options: Refiner(options), RefinerOptions),
+    "refiner": _Entry(lambda _, options: Refiner(options), TranslatorOptions, {"blocks": 4}),
     "semantic_discriminator": _Entry(SemanticDiscriminator, SemanticDiscriminatorOptions),
     "lenet": _Entry(LeNet, DigitOptions),
     "dtn": _Entry(DTN, DigitOptions),

@@ -4,27 +4,14 @@ Source: SimGAN (arXiv 1612.07828), whose refiner keeps the content of a simulate
 resolution. The start of its kernels is not known; He's is taken, with which features keep their size.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32
-from uda_jax.sections import described
-
-
-@dataclasses.dataclass(frozen=True)
-class RefinerOptions:
-    """What `networks.build` accepts for "refiner"."""
-
-    width: int = described(64, "Channels of every layer but the last.", low=1)
-    blocks: int = described(4, "Residual blocks.", low=1)
-    remat: bool = described(False, "Whether blocks recompute their activations in the backward pass to save memory.")
-    dtype: Any = described(
-        FLOAT32, "Type of the computation; parameters and the image stay float32.", choices=COMPUTE_DTYPES
-    )
+from uda_jax.networks.convolution import FLOAT32
+from uda_jax.networks.translators import TranslatorOptions
 
 
 class RefinerBlock(nn.Module):
@@ -49,10 +36,10 @@ class Refiner(nn.Module):
     There is no normalisation, so that an image need not have the contrast of others.
 
     Attributes:
-      options: width, number of blocks, memory and type.
+      options: width of all layers but the last, number of blocks, memory and type.
     """
 
-    options: RefinerOptions = RefinerOptions()
+    options: TranslatorOptions
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

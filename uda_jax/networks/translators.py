@@ -30,10 +30,10 @@ FEW_CHANNELS = 16
 
 @dataclasses.dataclass(frozen=True)
 class TranslatorOptions:
-    """What `networks.build` accepts for "translator"."""
+    """What `networks.build` accepts for "translator" and, with 4 blocks by default, for "refiner"."""
 
-    width: int = described(64, "Channels of the first layer; the blocks have four times as many.", low=1)
-    blocks: int = described(9, "Residual blocks at a quarter of the image's size.", low=1)
+    width: int = described(64, "Channels of the first layer; a translator's blocks have four times as many.", low=1)
+    blocks: int = described(9, "Residual blocks, a translator's at a quarter of the image's size.", low=1)
     remat: bool = described(False, "Whether blocks recompute their activations in the backward pass to save memory.")
     dtype: Any = described(
         FLOAT32, "Type of the computation; parameters, statistics and the image stay float32.", choices=COMPUTE_DTYPES

@@ -1,7 +1,7 @@
 """What the depth heads of DADA and CorDA regress: inverse depth, at least 1, larger = nearer.
 
 Batches hold depth in metres and relative disparity, both with 0 where there is no value. The targets made of them are
-exactly 1 where there is nothing to learn, be it too far away to tell or, unless a data set has none, missing.
+exactly 1 where there is nothing to learn: too far away to tell or, with `nearest` above 0, missing.
 """
 
 import jax

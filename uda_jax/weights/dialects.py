@@ -219,7 +219,7 @@ DIALECTS = {
     "advent_discriminator": Dialect((_discriminator(("0", "2", "4", "6", "8")),), Facts("pixel_discriminator")),
     # ImageNet's encoder in the form of the papers, with or without its classifier. It has torchvision's names.
     "caffe_resnet101": Dialect((_torchvision_resnet(),), _deeplab_facts(None, "resnet101-imagenet.pth")),
-    # The same of the VGG-16 that DeepLab's authors converted from Caffe.
+    # Likewise ImageNet's VGG-16 as converted from Caffe, from which AdaptSegNet's starts.
     "caffe_vgg16": Dialect((_torchvision_vgg(),), _deeplab_facts(None, network="deeplab_v2_vgg16")),
     "corda": Dialect((_CORDA_GTA, _CORDA_SYNTHIA), _deeplab_facts(2, network="corda_resnet101")),
     "cyclegan_discriminator": Dialect(
