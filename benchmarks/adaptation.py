@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from uda_jax import config, report
-from uda_jax.report.files import write_atomically
+from uda_jax.data.io import atomic
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -126,7 +126,7 @@ def merge(target: Path, rows: list[dict]) -> None:
     replaced = {(row["label"], row["seed"]) for row in rows}
     kept = [row for row in stored if (row["label"], row["seed"]) not in replaced]
     rows = sorted(kept + rows, key=lambda row: (row["label"], row["seed"]))
-    write_atomically(target, json.dumps(rows, indent=1) + "\n")
+    atomic.write(target, json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

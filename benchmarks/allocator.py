@@ -49,7 +49,8 @@ def measure(reference: str, *, keep: bool) -> float:
     import jax
     import numpy as np
 
-    from uda_jax import config, stages
+    from uda_jax import config
+    from uda_jax.runs import stages
 
     experiment = config.experiment(config.load(reference))
     (stage,) = stages.recipe(experiment, {"train": None}, num_classes=19)

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.networks import spread
-from uda_jax import losses, results
+from uda_jax import losses
+from uda_jax.runs import results
 
 FORMS = ("dense", "blockwise")
 MIB = 2**20
@@ -121,9 +122,9 @@ def main() -> int:
     command = " ".join(["python -m benchmarks.association", *sys.argv[1:]])
     origin = {"hardware": results.hardware(), "commit": results.commit(), "command": command}
     if options.output:
-        from uda_jax.report.files import write_atomically
+        from uda_jax.data.io import atomic
 
-        write_atomically(options.output, json.dumps({**origin, "rows": rows}, indent=1) + "\n")
+        atomic.write(options.output, json.dumps({**origin, "rows": rows}, indent=1) + "\n")
     print(f"{origin['hardware']}, commit {origin['commit']}")
     print(
         f"Forward and both gradients, {options.similarity}, {options.channels} channels, {options.batch} pair(s), "

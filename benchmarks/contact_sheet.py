@@ -10,7 +10,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from uda_jax.data import label_spaces
+from uda_jax.data.labels import label_spaces
 from uda_jax.data.rendering import Frame, render
 
 COLOURS = label_spaces.label_space("19").palette

@@ -121,7 +121,7 @@ def stream_rate(
     """Returns how many frames with their labels a training stream gives per second, once it is under way."""
     if one_core and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from uda_jax.data.streams import train_stream
+    from uda_jax.data.pipeline.streams import train_stream
     from uda_jax.training import allocator
 
     # As `uda train` does.
@@ -146,8 +146,8 @@ def step_times(case: Case, root: Path, split: str, frames: int) -> dict[str, flo
     import numpy as np
 
     from uda_jax.data import get_dataset
-    from uda_jax.data.examples import augmentation
-    from uda_jax.data.transforms import resize
+    from uda_jax.data.pipeline.examples import augmentation
+    from uda_jax.data.pipeline.transforms import resize
 
     domain = _domain(case.dataset, str(root), split, case.domain)
     dataset = get_dataset(case.dataset, root, split)
@@ -200,7 +200,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _prepare(case: Case, root: Path, split: str, folder: Path) -> Path:
-    from uda_jax.data.prepare import prepare
+    from uda_jax.data.prepare.command import prepare
 
     words = "x".join(map(str, case.prepared_size)) if case.prepared_size else "recoded"
     how: dict[str, Any] = {"recode": True}
@@ -222,15 +222,15 @@ def _reader(dataset: Any, root: Path) -> Callable[[int], Any]:
 
 
 def _domain(dataset: str, root: str, split: str, fields: dict[str, Any]) -> Any:
-    from uda_jax.data.domains import Domain
+    from uda_jax.data.pipeline.domains import Domain
 
     pairs = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     return Domain(dataset=dataset, root=root, split=split, **pairs)
 
 
 def _keep(path: Path, rows: list[dict[str, Any]]) -> None:
-    from uda_jax import results
-    from uda_jax.report.files import write_atomically
+    from uda_jax.data.io import atomic
+    from uda_jax.runs import results
 
     origin = {
         "hardware": results.hardware(),
@@ -238,7 +238,7 @@ def _keep(path: Path, rows: list[dict[str, Any]]) -> None:
         "commit": results.commit(),
         "command": " ".join(["python -m benchmarks.input_pipeline", *sys.argv[1:]]),
     }
-    write_atomically(path, json.dumps(origin | {"rows": rows}, indent=1) + "\n")
+    atomic.write(path, json.dumps(origin | {"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -311,7 +311,7 @@ def _range(figures: Mapping[str, float], digits: int) -> str:
 
 def _origin() -> dict[str, Any]:
     """Returns what the figures depend on besides the code."""
-    from uda_jax import results
+    from uda_jax.runs import results
 
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch", "numpy")}
     return {
@@ -340,13 +340,13 @@ def main() -> int:
     if importlib.util.find_spec("torch") is None:
         print(WITHOUT_TORCH, file=sys.stderr)
         return 2
-    from uda_jax.report.files import write_atomically
+    from uda_jax.data.io import atomic
 
     document = {**_origin(), "rows": [], "switches": []}
 
     def keep() -> None:
         if options.output:
-            write_atomically(options.output, json.dumps(document, indent=1) + "\n")
+            atomic.write(options.output, json.dumps(document, indent=1) + "\n")
 
     for case in (case for case in CASES if case.network in chosen):
         print(label(case), file=sys.stderr, flush=True)

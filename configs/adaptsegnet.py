@@ -38,7 +38,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
     experiment, segmenter = networks.adaptsegnet(experiment, multi_level=levels == 2)
     method = AdaptSegNet(
         segmenter=segmenter,
-        optimizer=networks.optimizer(benchmark),
+        optimiser=networks.optimiser(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
         discriminator=dataclasses.replace(networks.discriminator(benchmark), kind=kind),
         target_weight=weights[0],

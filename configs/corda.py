@@ -23,7 +23,7 @@ from uda_jax.configs import dacs
 from uda_jax.errors import UserError
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.corda import CorDA
-from uda_jax.sections import closest
+from uda_jax.schema import did_you_mean
 
 # Row name, whether streets' camera has the renderer's depth, and the form of the weights of difficulty.
 VARIANTS = {
@@ -57,7 +57,9 @@ def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by ",exact_depth" or ",reference_weights"."""
     benchmark, (label, exact, weights) = benchmarks.parse(setting, VARIANTS)
     if benchmark not in SETTINGS:
-        raise UserError(f"--config: expected a setting with depth, got '{benchmark}'{closest(benchmark, SETTINGS)}")
+        raise UserError(
+            f"--config: expected a setting with depth, got '{benchmark}'{did_you_mean(benchmark, SETTINGS)}"
+        )
     experiment = benchmarks.get(benchmark, label, ("source", "target"))
     experiment = benchmarks.with_depth(experiment, exact=exact)
     published = networks.published(benchmark)
@@ -66,7 +68,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
         experiment = dataclasses.replace(_reference(experiment), init_from={"segmenter": REFERENCE_WEIGHTS})
     method = CorDA(
         segmenter=_segmenter(benchmark),
-        optimizer=networks.optimizer(benchmark),
+        optimiser=networks.optimiser(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
         depth_weight_mode=weights,
     )

@@ -43,7 +43,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
         experiment = dataclasses.replace(reference(experiment), init_from={"segmenter": REFERENCE_WEIGHTS})
     method = Dacs(
         segmenter=REFERENCE if published else networks.segmenter(benchmark),
-        optimizer=networks.optimizer(benchmark),
+        optimiser=networks.optimiser(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
     )
     return with_method(experiment, "dacs", method)

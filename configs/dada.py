@@ -17,7 +17,7 @@ from uda_jax.config import with_method
 from uda_jax.errors import UserError
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.dada import DADA
-from uda_jax.sections import closest
+from uda_jax.schema import did_you_mean
 
 SETTINGS = ("streets", "smoke", "folder", "synthia_cityscapes")
 
@@ -41,7 +41,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark."""
     benchmark, label = benchmarks.parse(setting, VARIANTS)
     if benchmark not in SETTINGS:
-        raise UserError(f"--config: unknown setting '{benchmark}'{closest(benchmark, SETTINGS)}")
+        raise UserError(f"--config: unknown setting '{benchmark}'{did_you_mean(benchmark, SETTINGS)}")
     experiment = benchmarks.with_source_depth(benchmarks.get(benchmark, label, ("source", "target")))
     published = networks.published(benchmark)
     if published:
@@ -52,7 +52,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
         )
     method = DADA(
         segmenter=_segmenter(benchmark),
-        optimizer=networks.optimizer(benchmark),
+        optimiser=networks.optimiser(benchmark),
         schedule=dataclasses.replace(networks.schedule(benchmark, experiment.train.steps), horizon=None),
         discriminator=networks.discriminator(benchmark),
         # SYNTHIA has a depth everywhere; elsewhere 0 says that there is none.

@@ -12,10 +12,10 @@ part of this recipe: 95.8, 97.8 and 95.1; ADDA alone 89.4, 90.1 and 76.0; source
 The schedules here take minutes on two cores. CyCADA's own are 100 epochs at a rate of 1e-4 for classifiers, 200 epochs
 of the smaller set at 1e-5 for ADDA, all of them constant:
 
-    --config.stages.source.train.steps=46875 --config.stages.source.method.optimizer.learning_rate=1e-4
+    --config.stages.source.train.steps=46875 --config.stages.source.method.optimiser.learning_rate=1e-4
     --config.stages.source.method.schedule.name=constant
-    --config.stages.inter.train.steps=11392 --config.stages.inter.method.optimizer.learning_rate=1e-5
-    --config.stages.inter.method.discriminator.optimizer.learning_rate=1e-5
+    --config.stages.inter.train.steps=11392 --config.stages.inter.method.optimiser.learning_rate=1e-5
+    --config.stages.inter.method.discriminator.optimiser.learning_rate=1e-5
 
 (MNIST to USPS, batches of 128.)
 """
@@ -28,13 +28,13 @@ from uda_jax.configs.common import benchmarks
 
 from uda_jax import config
 from uda_jax.config import Evaluation, Experiment, Rank, StagePlan, Train
-from uda_jax.data.domains import Domain
+from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.methods.adda import Adda, ScoreDiscriminator
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.source_only import SourceOnly
-from uda_jax.sections import closest
-from uda_jax.training.optimizers import Adam
+from uda_jax.schema import did_you_mean
+from uda_jax.training.optimisers import Adam
 from uda_jax.training.schedules import Schedule
 
 # Row name and stages of each variant.
@@ -100,7 +100,7 @@ def get_config(setting: str = "mnist_usps") -> ConfigDict:
     """Returns the config of a pair of sets, optionally followed by one of the variants."""
     name, (row, recipe) = benchmarks.parse(setting, VARIANTS)
     if name not in SETTINGS:
-        raise UserError(f"--config: unknown setting '{name}'{closest(name, SETTINGS)}")
+        raise UserError(f"--config: unknown setting '{name}'{did_you_mean(name, SETTINGS)}")
     pair = SETTINGS[name]
     experiment = Experiment(
         label=f"{name}/{row}",
@@ -189,6 +189,6 @@ def _method(pair: Pair, stage: str) -> tuple[str, SourceOnly | Adda]:
     segmenter = Segmenter(name=pair.network, input_norm="tanh")
     if stage in ADDA_RATES:
         adam, judge = (Adam(learning_rate=rate, beta2=0.999) for rate in (ADDA_RATES[stage], JUDGE_RATE))
-        return "adda", Adda(segmenter=segmenter, optimizer=adam, discriminator=ScoreDiscriminator(optimizer=judge))
+        return "adda", Adda(segmenter=segmenter, optimiser=adam, discriminator=ScoreDiscriminator(optimiser=judge))
     adam = Adam(learning_rate=CLASSIFIER_RATE, beta2=0.999)
-    return "source_only", SourceOnly(segmenter=segmenter, optimizer=adam, schedule=Schedule(horizon=None))
+    return "source_only", SourceOnly(segmenter=segmenter, optimiser=adam, schedule=Schedule(horizon=None))

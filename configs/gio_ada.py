@@ -34,8 +34,8 @@ from uda_jax.config import Experiment, InitFrom, StagePlan
 from uda_jax.errors import UserError
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.gio_ada import GIOAda, Translator
-from uda_jax.sections import closest
-from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.schema import did_you_mean
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
 SETTINGS = ("streets", "smoke", "folder", "synthia_cityscapes", "virtual_kitti_kitti")
@@ -104,7 +104,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, row = benchmarks.parse(setting, VARIANTS)
     if benchmark not in SETTINGS:
-        raise UserError(f"--config: unknown setting '{benchmark}'{closest(benchmark, SETTINGS)}")
+        raise UserError(f"--config: unknown setting '{benchmark}'{did_you_mean(benchmark, SETTINGS)}")
     experiment = _experiment(benchmark, row)
     method = _method(benchmark, experiment, row)
     if row.staged:
@@ -137,14 +137,14 @@ def _method(benchmark: str, experiment: Experiment, row: Row) -> GIOAda:
         # SYNTHIA has a depth everywhere; elsewhere 0 says that there is none.
         nearest = 0.0 if benchmark == "synthia_cityscapes" else 0.1
         schedule = Schedule(horizon=None)
-        return GIOAda(segmenter=VGG, optimizer=VGG_SGD, schedule=schedule, nearest_depth=nearest, **levels)
+        return GIOAda(segmenter=VGG, optimiser=VGG_SGD, schedule=schedule, nearest_depth=nearest, **levels)
     translator, judge = Translator(), GIOAda().image_discriminator
     if benchmark in SCRATCH_TRANSLATOR:
-        translator = dataclasses.replace(SCRATCH_TRANSLATOR[benchmark], optimizer=SCRATCH_IMAGE_ADAM)
-        judge = dataclasses.replace(judge, width=SCRATCH_IMAGE_DISCRIMINATOR_WIDTH, optimizer=SCRATCH_IMAGE_ADAM)
+        translator = dataclasses.replace(SCRATCH_TRANSLATOR[benchmark], optimiser=SCRATCH_IMAGE_ADAM)
+        judge = dataclasses.replace(judge, width=SCRATCH_IMAGE_DISCRIMINATOR_WIDTH, optimiser=SCRATCH_IMAGE_ADAM)
     return GIOAda(
         segmenter=networks.segmenter(benchmark),
-        optimizer=networks.optimizer(benchmark),
+        optimiser=networks.optimiser(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
         discriminator=networks.discriminator(benchmark),
         translator=translator,

@@ -23,8 +23,8 @@ from uda_jax import config
 from uda_jax.config import Experiment, InitFrom, Rank, StagePlan
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.intrada import IntraDA
-from uda_jax.sections import build
-from uda_jax.training.optimizers import Sgd
+from uda_jax.schema import from_mapping
+from uda_jax.training.optimisers import Sgd
 
 # Per variant: config and variant of the first stage, and whether the last stage starts from its network.
 VARIANTS = {
@@ -104,13 +104,13 @@ def _easy_and_hard(experiment: Experiment) -> dict:
 def _method(benchmark: str, steps: int, inter: Experiment) -> IntraDA:
     """Returns the last stage's method, on the network of the first one."""
     method = IntraDA(
-        segmenter=build(Segmenter, inter.method["segmenter"]),
-        optimizer=build(Sgd, inter.method["optimizer"]),
+        segmenter=from_mapping(Segmenter, inter.method["segmenter"]),
+        optimiser=from_mapping(Sgd, inter.method["optimiser"]),
         schedule=networks.schedule(benchmark, steps),
         discriminator=networks.discriminator(benchmark),
         judged="probabilities" if inter.method["name"] == "adaptsegnet" else "self_information",
     )
     if networks.published(benchmark):
         return method
-    gentle = dataclasses.replace(method.optimizer, learning_rate=SCRATCH_INTRA_RATE)
-    return dataclasses.replace(method, target_weight=networks.SCRATCH_ADVERSARIAL_WEIGHT, optimizer=gentle)
+    gentle = dataclasses.replace(method.optimiser, learning_rate=SCRATCH_INTRA_RATE)
+    return dataclasses.replace(method, target_weight=networks.SCRATCH_ADVERSARIAL_WEIGHT, optimiser=gentle)

@@ -25,7 +25,7 @@ from uda_jax.configs.common import benchmarks, networks
 from uda_jax.config import Experiment, InitFrom, with_method
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.plca import PLCA, Association
-from uda_jax.training.optimizers import Sgd
+from uda_jax.training.optimisers import Sgd
 from uda_jax.training.schedules import Schedule
 
 # Row name and what is switched off: fields of the association, and fields of the method.
@@ -70,7 +70,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
         fields = {"test_aggregation": "aggregation" not in association, **fields}
         method = PLCA(
             segmenter=REFERENCE,
-            optimizer=REFERENCE_SGD,
+            optimiser=REFERENCE_SGD,
             schedule=Schedule(horizon=EPOCHS[benchmark][1] * EPOCH),
             association=Association(reduction_group=DEVICE_PAIRS, **association),
             **fields,
@@ -79,7 +79,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
         experiment = dataclasses.replace(experiment, init_from=networks.init_from(benchmark))
         method = PLCA(
             segmenter=networks.segmenter(benchmark),
-            optimizer=networks.optimizer(benchmark),
+            optimiser=networks.optimiser(benchmark),
             schedule=networks.schedule(benchmark, experiment.train.steps),
             association=Association(**(SCRATCH_ASSOCIATION | association)),
             **{"lovasz_weight": SCRATCH_LOVASZ_WEIGHT, **fields},

@@ -35,7 +35,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
     experiment = dataclasses.replace(experiment, init_from=networks.init_from(benchmark))
     method = SourceOnly(
         segmenter=networks.segmenter(benchmark),
-        optimizer=networks.optimizer(benchmark),
+        optimiser=networks.optimiser(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
     )
     return with_method(experiment, "source_only", method)

@@ -7,11 +7,12 @@ import json
 import pytest
 from uda_jax.configs.common import benchmarks
 
-from uda_jax import config, stages, train
-from uda_jax.data import streams
+from uda_jax import config
+from uda_jax.data.pipeline import streams
 from uda_jax.errors import UserError
-from uda_jax.results import Origin
-from uda_jax.sections import to_dict
+from uda_jax.runs import stages, train
+from uda_jax.runs.results import Origin
+from uda_jax.schema import to_dict
 
 
 def variants(name):
@@ -64,12 +65,12 @@ def test_published_settings_are_the_specification():
     method = stage.method
     assert (experiment.train.steps, experiment.train.batch_size) == (120_000, 1)
     assert (experiment.data["source"].size, experiment.data["target"].size) == ((720, 1280), (512, 1024))
-    assert (method.optimizer.learning_rate, method.optimizer.head_multiplier) == (2.5e-4, 10.0)
-    assert (method.optimizer.momentum, method.optimizer.weight_decay) == (0.9, 5e-4)
-    assert method.optimizer.update_multiplicity == "reference" and not method.optimizer.train_norm_affine
+    assert (method.optimiser.learning_rate, method.optimiser.head_multiplier) == (2.5e-4, 10.0)
+    assert (method.optimiser.momentum, method.optimiser.weight_decay) == (0.9, 5e-4)
+    assert method.optimiser.update_multiplicity == "reference" and not method.optimiser.train_norm_affine
     assert (method.schedule.name, method.schedule.horizon, method.schedule.power) == ("poly", 250_000, 0.9)
-    assert (method.discriminator.width, method.discriminator.optimizer.learning_rate) == (64, 1e-4)
-    assert (method.discriminator.optimizer.beta1, method.discriminator.optimizer.beta2) == (0.9, 0.99)
+    assert (method.discriminator.width, method.discriminator.optimiser.learning_rate) == (64, 1e-4)
+    assert (method.discriminator.optimiser.beta1, method.discriminator.optimiser.beta2) == (0.9, 0.99)
     assert (method.aux_weight, method.target_weight, method.target_aux_weight) == (0.1, 0.001, 0.0002)
     assert experiment.init_from["segmenter"].path == "weights/DeepLab_resnet_pretrained_imagenet.pth"
     assert experiment.init_from["segmenter"].fresh == ("head", "aux_head")

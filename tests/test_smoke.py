@@ -6,7 +6,10 @@ import json
 import jax
 import pytest
 
-from uda_jax import cli, config, stages, workdirs
+from uda_jax import config
+from uda_jax.cli import main
+from uda_jax.runs import stages
+from uda_jax.runs import workdir as workdirs
 
 
 def references():
@@ -73,7 +76,7 @@ def test_every_variant_builds(reference):
 @pytest.mark.parametrize("reference", RUN)
 def test_smoke(reference, tmp_path):
     workdir = tmp_path / "run"
-    assert cli.main(["train", "--config", reference, "--workdir", str(workdir)]) == 0
+    assert main(["train", "--config", reference, "--workdir", str(workdir)]) == 0
     (row,) = json.loads((workdir / "result.json").read_text())
     experiment, recipe, classes = build(reference)
     assert row["config"] == reference and row["label"] == experiment.label and tuple(row["iou"]) == classes

@@ -1,6 +1,6 @@
 """uda_jax: domain-adaptive semantic segmentation in JAX.
 
-Rooms are imported on first use, so that `import uda_jax` is quick and touches no device.
+Subpackages are imported on first use, so that `import uda_jax` is quick and touches no device.
 """
 
 import importlib
@@ -8,26 +8,24 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_ROOMS = (
+_SUBPACKAGES = (
     "data",
-    "evaluate",
+    "inference",
     "losses",
     "methods",
     "networks",
     "ops",
-    "predict",
     "report",
-    "stages",
-    "train",
+    "runs",
     "training",
     "weights",
 )
 
-__all__ = ["__version__", *_ROOMS]
+__all__ = ["__version__", *_SUBPACKAGES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in _SUBPACKAGES:
         return importlib.import_module(f"uda_jax.{name}")
     raise AttributeError(f"module 'uda_jax' has no attribute {name!r}")
 

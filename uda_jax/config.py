@@ -20,9 +20,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from uda_jax import configs
-from uda_jax.data.domains import Domain
+from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
-from uda_jax.sections import build, closest, described, to_dict
+from uda_jax.schema import config_field, did_you_mean, from_mapping, to_dict
 
 # What ml_collections and absl raise for an override that does not fit.
 _FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
@@ -34,15 +34,21 @@ DOMAIN_NAMES = ("source", "labelled_target", "target")
 class Train:
     """How a stage is trained: length, batch, logging, checkpoints."""
 
-    steps: int = described(1000, "Batches to train on.", low=1)
-    batch_size: int = described(4, "Global batch size of each domain.", low=1)
-    accumulation: int = described(1, "Batches whose gradients are averaged into one update; divides steps.", low=1)
-    precision: str = described("fp32", "Compute type of the networks; masters stay float32.", choices=("fp32", "bf16"))
-    workers: int = described(0, "Worker processes that decode and augment; 0 uses threads.", low=0)
-    log_every: int = described(50, "Steps between two rows of metrics.", low=1)
-    evaluate_every: int = described(0, "Steps between two evaluations on the dev domain; 0 = at the end only.", low=0)
-    checkpoint_every: int = described(500, "Steps between two checkpoints; the last step is always saved.", low=1)
-    keep_latest: int = described(2, "Checkpoints kept, counted from the last; the best on dev is kept besides.", low=1)
+    steps: int = config_field(1000, "Batches to train on.", low=1)
+    batch_size: int = config_field(4, "Global batch size of each domain.", low=1)
+    accumulation: int = config_field(1, "Batches whose gradients are averaged into one update; divides steps.", low=1)
+    precision: str = config_field(
+        "fp32", "Compute type of the networks; masters stay float32.", choices=("fp32", "bf16")
+    )
+    workers: int = config_field(0, "Worker processes that decode and augment; 0 uses threads.", low=0)
+    log_every: int = config_field(50, "Steps between two rows of metrics.", low=1)
+    evaluate_every: int = config_field(
+        0, "Steps between two evaluations on the dev domain; 0 = at the end only.", low=0
+    )
+    checkpoint_every: int = config_field(500, "Steps between two checkpoints; the last step is always saved.", low=1)
+    keep_latest: int = config_field(
+        2, "Checkpoints kept, counted from the last; the best on dev is kept besides.", low=1
+    )
 
     def check(self, path: str) -> None:
         if self.steps % self.accumulation:
@@ -53,28 +59,30 @@ class Train:
 class Evaluation:
     """Where and how runs are scored."""
 
-    final: Domain = described(Domain(), "The evaluation split, used once, after the last step.")
-    dev: Domain | None = described(None, "The split for tuning and for choosing the best checkpoint, if there is one.")
-    batch_size: int = described(8, "Global batch size.", low=1)
-    protocol: str = described("19", "The protocol whose mean IoU is the headline.")
-    pictures: int = described(6, "Frames of the evaluation split whose predictions are kept for the report.", low=0)
+    final: Domain = config_field(Domain(), "The evaluation split, used once, after the last step.")
+    dev: Domain | None = config_field(
+        None, "The split for tuning and for choosing the best checkpoint, if there is one."
+    )
+    batch_size: int = config_field(8, "Global batch size.", low=1)
+    protocol: str = config_field("19", "The protocol whose mean IoU is the headline.")
+    pictures: int = config_field(6, "Frames of the evaluation split whose predictions are kept for the report.", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
     """Where a network's first weights come from, instead of random ones."""
 
-    path: str | None = described(
+    path: str | None = config_field(
         None,
         "A .pth, .safetensors or other PyTorch checkpoint, or a folder that 'uda convert' wrote; None or an empty path "
         "= random.",
     )
-    fresh: tuple[str, ...] = described(
+    fresh: tuple[str, ...] = config_field(
         (), "Parts that start at random all the same, such as ('head', 'aux_head') for a file of other classes."
     )
-    dialect: str | None = described(None, "Family of the checkpoint; None tells it from the names in the file.")
-    which: str = described("student", "Network of a file that holds two.", choices=("student", "teacher"))
-    domain: str | None = described(
+    dialect: str | None = config_field(None, "Family of the checkpoint; None tells it from the names in the file.")
+    which: str = config_field("student", "Network of a file that holds two.", choices=("student", "teacher"))
+    domain: str | None = config_field(
         None, "Batch norms of a file that has them per domain.", choices=("source", "target", None)
     )
 
@@ -83,14 +91,14 @@ class InitFrom:
 class StagePlan:
     """One stage of a recipe; what it leaves out it takes from the experiment."""
 
-    run: str = described(
+    run: str = config_field(
         "train", "What the stage does: train, or rank the target's frames by entropy.", choices=("train", "rank")
     )
-    method: dict[str, Any] | None = described(None, "The stage's own method section.")
-    data: dict[str, Domain] | None = described(None, "The stage's own domains.")
-    train: Train | None = described(None, "The stage's own train section.")
-    init_from: dict[str, InitFrom] | None = described(None, "The stage's own files of first weights.")
-    start_from: dict[str, str] | None = described(
+    method: dict[str, Any] | None = config_field(None, "The stage's own method section.")
+    data: dict[str, Domain] | None = config_field(None, "The stage's own domains.")
+    train: Train | None = config_field(None, "The stage's own train section.")
+    init_from: dict[str, InitFrom] | None = config_field(None, "The stage's own files of first weights.")
+    start_from: dict[str, str] | None = config_field(
         None, "Network name -> earlier stage (or stage.network) whose weights it starts from."
     )
 
@@ -99,20 +107,20 @@ class StagePlan:
 class Rank:
     """How a stage that ranks splits the target into easy and hard frames (IntraDA)."""
 
-    fraction: float = described(0.67, "lambda, the share of easy frames; 1 = all, which is self-training.", high=1.0)
-    normalise: bool = described(False, "Multiply the score by the rare-class factor of IntraDA's released code.")
-    rare_classes: tuple[str, ...] | None = described(
+    fraction: float = config_field(0.67, "lambda, the share of easy frames; 1 = all, which is self-training.", high=1.0)
+    normalise: bool = config_field(False, "Multiply the score by the rare-class factor of IntraDA's released code.")
+    rare_classes: tuple[str, ...] | None = config_field(
         None, "Names of the rare classes; None = IntraDA's eleven, as far as the label space has them."
     )
     # Not in the paper: batch norm's running averages hold both domains, which a network trained from scratch pays for.
-    statistics: str = described(
+    statistics: str = config_field(
         "training",
         "Batch statistics that the ranked predictions are normalised by: the running averages of training, as the "
         "released code, or averages over the target's frames alone.",
         choices=("training", "target"),
     )
-    batch_size: int = described(8, "Frames that are scored at once.", low=1)
-    pictures: int = described(3, "Easiest and hardest frames that are kept for the report, of each so many.", low=0)
+    batch_size: int = config_field(8, "Frames that are scored at once.", low=1)
+    pictures: int = config_field(3, "Easiest and hardest frames that are kept for the report, of each so many.", low=0)
 
     def check(self, path: str) -> None:
         if not self.fraction > 0:
@@ -126,20 +134,20 @@ class Rank:
 class Experiment:
     """A whole run: one method (or a recipe of stages) on one benchmark."""
 
-    label: str = described("", "Row name in tables, such as source_only or advent.")
-    benchmark: str = described("", "Benchmark name in tables, such as streets.")
-    seed: int = described(0, "Seed of initialisation, data order and device randomness.", low=0)
-    method: dict[str, Any] = described(None, "The method's name and its own fields.")
-    data: dict[str, Domain] = described(None, "Training domains by name: source, labelled_target, target.")
-    train: Train = described(Train(), "The training loop.")
-    evaluation: Evaluation = described(Evaluation(), "Scoring.")
-    init_from: dict[str, InitFrom] = described(
+    label: str = config_field("", "Row name in tables, such as source_only or advent.")
+    benchmark: str = config_field("", "Benchmark name in tables, such as streets.")
+    seed: int = config_field(0, "Seed of initialisation, data order and device randomness.", low=0)
+    method: dict[str, Any] = config_field(None, "The method's name and its own fields.")
+    data: dict[str, Domain] = config_field(None, "Training domains by name: source, labelled_target, target.")
+    train: Train = config_field(Train(), "The training loop.")
+    evaluation: Evaluation = config_field(Evaluation(), "Scoring.")
+    init_from: dict[str, InitFrom] = config_field(
         {"segmenter": InitFrom()}, "Network name -> file of weights that it starts from."
     )
-    rank: Rank | None = described(None, "For a recipe with a stage that ranks.")
-    stages: dict[str, StagePlan] | None = described(None, "Stages by name; left out for a single one.")
+    rank: Rank | None = config_field(None, "For a recipe with a stage that ranks.")
+    stages: dict[str, StagePlan] | None = config_field(None, "Stages by name; left out for a single one.")
     # Config files keep their sections in no order.
-    recipe: tuple[str, ...] = described((), "Names of the stages in the order in which they run.")
+    recipe: tuple[str, ...] = config_field((), "Names of the stages in the order in which they run.")
 
     def check(self, path: str) -> None:
         if not self.method or "name" not in self.method:
@@ -152,7 +160,7 @@ class Experiment:
             )
         for name in self.data:
             if name not in DOMAIN_NAMES:
-                raise UserError(f"{path}.data.{name}: unknown domain{closest(name, DOMAIN_NAMES)}")
+                raise UserError(f"{path}.data.{name}: unknown domain{did_you_mean(name, DOMAIN_NAMES)}")
 
 
 def load(reference: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -183,7 +191,7 @@ def as_config(section: Any, *, without: Sequence[str] = ()) -> ConfigDict:
     as an experiment's `method` and `data`, may hold sections.
 
     Args:
-      section: a frozen dataclass made of `described` fields.
+      section: a frozen dataclass made of `config_field` fields.
       without: top-level fields to leave out.
     """
     hints = typing.get_type_hints(type(section))
@@ -212,7 +220,7 @@ def _entry(value: Any, hint: Any) -> Any:
 
 def experiment(config: ConfigDict | Mapping[str, Any]) -> Experiment:
     """Turns a config into its validated dataclass; raises UserError naming the first wrong field."""
-    return build(Experiment, config.to_dict() if isinstance(config, ConfigDict) else config)
+    return from_mapping(Experiment, config.to_dict() if isinstance(config, ConfigDict) else config)
 
 
 def to_json(value: Experiment) -> str:
@@ -228,7 +236,7 @@ def to_plain(value: Experiment) -> dict[str, Any]:
 def from_json(path: Path) -> Experiment:
     """Reads a `config.json` back."""
     try:
-        return build(Experiment, json.loads(Path(path).read_text()), path=str(path))
+        return from_mapping(Experiment, json.loads(Path(path).read_text()), path=str(path))
     except (OSError, json.JSONDecodeError) as error:
         found = error.strerror.lower() if isinstance(error, OSError) else _one_line(error)
         raise UserError(
@@ -253,7 +261,7 @@ def _module(name: str) -> Any:
             raise UserError(f"--config {name}: expected a function get_config(setting) in it, found none")
         return module
     if name not in names():
-        raise UserError(f"--config {name}: no packaged config of this name{closest(name, names())}")
+        raise UserError(f"--config {name}: no packaged config of this name{did_you_mean(name, names())}")
     return importlib.import_module(f"uda_jax.configs.{name}")
 
 
@@ -275,7 +283,7 @@ def _apply(config: ConfigDict, words: Sequence[str]) -> None:
         for field in name.removeprefix("--config.").split("."):
             if not isinstance(node, ConfigDict) or field not in node:
                 known = node.keys() if isinstance(node, ConfigDict) else ()
-                raise UserError(f"{path}.{field}: unknown field{closest(field, known)}")
+                raise UserError(f"{path}.{field}: unknown field{did_you_mean(field, known)}")
             node, path = node[field], f"{path}.{field}"
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=True, sys_argv=["uda", *words])

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from uda_jax.config import Evaluation, Experiment, Train
-from uda_jax.data.domains import Domain
+from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
+from uda_jax.schema import did_you_mean
 
 IMAGE_ONLY = ("image",)
 
@@ -165,7 +165,7 @@ def parse(setting: str, variants: Mapping[str, Any]) -> tuple[str, Any]:
     """
     benchmark, _, variant = setting.partition(",")
     if variant not in variants:
-        raise UserError(f"--config: unknown variant '{variant}'{closest(variant, filter(None, variants))}")
+        raise UserError(f"--config: unknown variant '{variant}'{did_you_mean(variant, filter(None, variants))}")
     return benchmark, variants[variant]
 
 
@@ -237,7 +237,7 @@ def get(setting: str, label: str, domains: tuple[str, ...], *, further: tuple[st
     """
     known = SETTINGS | {name: FURTHER_SETTINGS[name] for name in further}
     if setting not in known:
-        raise UserError(f"--config: unknown setting '{setting}'{closest(setting, known)}")
+        raise UserError(f"--config: unknown setting '{setting}'{did_you_mean(setting, known)}")
     experiment = known[setting]()
     if missing := set(domains) - set(experiment.data):
         raise UserError(f"--config: expected a setting with the domain {min(missing)}, got '{setting}'")

@@ -5,7 +5,7 @@ import dataclasses
 from uda_jax.config import Experiment, InitFrom
 from uda_jax.methods.adversarial import Discriminator
 from uda_jax.methods.base import Segmenter
-from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
 # Published runs: ResNet-101 in Caffe's normalisation, both heads, four branches (ADVENT's code).
@@ -43,7 +43,7 @@ SCRATCH_SGD = Sgd(learning_rate=0.2, head_multiplier=1.0, train_norm_affine=True
 # take them over. Discriminator at rate 1e-4: 12.9 mIoU at weight 0.001; at 5e-4: 15.4 at 0.03, 15.7 at 0.1; at 2e-3:
 # 16.2 at 0.03.
 SCRATCH_ADVERSARIAL_WEIGHT = 0.03
-SCRATCH_DISCRIMINATOR = Discriminator(width=16, optimizer=Adam(learning_rate=2e-3))
+SCRATCH_DISCRIMINATOR = Discriminator(width=16, optimiser=Adam(learning_rate=2e-3))
 
 # How much larger that weight is than the released codes' 0.001.
 SCRATCH_ADVERSARIAL_SCALE = SCRATCH_ADVERSARIAL_WEIGHT / 0.001
@@ -66,7 +66,7 @@ def init_from(setting: str) -> dict[str, InitFrom]:
     return {"segmenter": REFERENCE_WEIGHTS if published(setting) else InitFrom()}
 
 
-def optimizer(setting: str) -> Sgd:
+def optimiser(setting: str) -> Sgd:
     """Returns the segmenter's optimiser of a benchmark."""
     return REFERENCE_SGD if published(setting) else SCRATCH_SGD
 

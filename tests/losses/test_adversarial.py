@@ -1,16 +1,16 @@
 """Adversarial losses: golden files, hand constants, extreme outputs."""
 
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 
 from uda_jax.losses import adversarial
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -1,31 +1,24 @@
 """Logits -> map -> discriminator -> adversarial loss, with gradients, against AdaptSegNet's and ADVENT's code."""
 
-import importlib.util
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax import networks, ops, weights
 from uda_jax.losses import adversarial, self_information
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
+GOLDEN = vectors.FOLDER
 
 
 def discriminator(manifest, dialect):
     """Returns the discriminator as a function of its map, with the stand-in weights of the golden files."""
-    spec = importlib.util.spec_from_file_location("torch_weights", GOLDEN / "torch_weights.py")
-    torch_weights = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(torch_weights)
     shapes = json.loads((GOLDEN / manifest).read_text())
-    variables = weights.from_torch(torch_weights.stand_in_state_dict(shapes), dialect)
+    variables = weights.from_torch(vectors.stand_in_state_dict(shapes), dialect)
     network = networks.build("pixel_discriminator", 19)
     return lambda x: network.apply(variables, x)
 

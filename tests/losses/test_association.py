@@ -1,18 +1,19 @@
 """Cycle association, as whole matrices and tile by tile: golden files, properties, what passes no gradient, memory."""
 
 import functools
-import pathlib
 
 import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax import losses
 from uda_jax.losses import association_blockwise
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden/plca"
+GOLDEN = vectors.FOLDER / "plca"
 FILES = sorted(path.name for path in GOLDEN.glob("assoc_*.npz"))
 
 
@@ -53,10 +54,6 @@ def softmax(x):
 def close(actual, expected, tolerance=1e-4):
     """Compares relative to the largest value expected."""
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
 
 
 def blocks(pixels):

@@ -1,16 +1,15 @@
 """Losses on depth: golden files of the public code that they are taken from, hand constants, empty masks."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 
 from uda_jax.losses import absolute_depth, adversarial, berhu
 from uda_jax.methods.adversarial import judgement
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 with_gradient = jax.jit(jax.value_and_grad(berhu))
 
 

@@ -1,24 +1,21 @@
 """Entropy losses: golden files, hand constants, finite gradients at the corners of the simplex."""
 
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax import losses
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden/advent-intrada"
+GOLDEN = vectors.FOLDER / "advent-intrada"
 
 
 INFORMATION = jax.jit(lambda z: losses.self_information(jax.nn.softmax(z)))
 ENTROPY = jax.jit(jax.value_and_grad(lambda z: losses.entropy(jax.nn.softmax(z))))
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
 
 
 def cases(name):

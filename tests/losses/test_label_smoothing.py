@@ -1,19 +1,16 @@
 """Adaptive label smoothing: the golden file, its fixed point, and both sides of it."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import vectors
+from vectors import nhwc
 
 from uda_jax import losses
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/plca/lsr.npz")
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
+GOLDEN = vectors.load("plca/lsr.npz")
 
 
 @functools.partial(jax.jit, static_argnums=1)

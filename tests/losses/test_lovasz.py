@@ -1,16 +1,16 @@
 """Lovasz-Softmax, sorted and counted: golden files, hand constants, an independent computation, degenerate inputs."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax import losses
 from uda_jax.losses import lovasz
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden/plca"
+GOLDEN = vectors.FOLDER / "plca"
 FILES = sorted(path.name for path in GOLDEN.glob("segmentation_losses*.npz"))
 
 
@@ -31,10 +31,6 @@ def run(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lovasz, "_MOST_SORTED", 2**17 if request.param == "sorted" else 0)
         yield padded
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
 
 
 def check(found, value, gradient):

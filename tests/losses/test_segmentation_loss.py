@@ -1,19 +1,15 @@
 """Cross entropy: golden files, hand constants, denominators and degenerate inputs."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax.losses import cross_entropy
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
+GOLDEN = vectors.FOLDER
 
 
 def check(logits, labels, loss, gradient, atol_gradient=1e-6, **options):

@@ -2,18 +2,17 @@
 
 import json
 import math
-import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 
 from uda_jax import losses, networks, ops, weights
 
-FOLDER = pathlib.Path(__file__).parents[1] / "golden"
-GOLDEN = np.load(FOLDER / "adaptsegnet-ass/semantic_adversarial.npz")
+FOLDER = vectors.FOLDER
+GOLDEN = vectors.load("adaptsegnet-ass/semantic_adversarial.npz")
 KINDS = pytest.mark.parametrize("kind", ["class_conditional", "binary"])
 # The outputs for the mean of class 0 and for that of class 1, K = 2.
 LOGITS = np.log(np.array([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]], np.float32))
@@ -29,7 +28,7 @@ def normal(seed, *shape):
 @pytest.fixture(scope="module")
 def judge():
     """The stand-in discriminator of the golden file: a function of class means `[..., D]`."""
-    stand_in_state_dict = runpy.run_path(str(FOLDER / "torch_weights.py"))["stand_in_state_dict"]
+    stand_in_state_dict = vectors.stand_in_state_dict
     manifest = json.loads((FOLDER / "adaptsegnet-ass/semantic_discriminator_manifest.json").read_text())
     variables = weights.from_torch(stand_in_state_dict(manifest), "semantic_discriminator")
     hidden, outputs = variables["params"]["fc3"]["kernel"].shape

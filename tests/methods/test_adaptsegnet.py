@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from uda_jax import config, losses, ops, stages
+from uda_jax import config, losses, ops
 from uda_jax.methods import base
 from uda_jax.methods.adaptsegnet import AdaptSegNet
 from uda_jax.methods.adversarial import Discriminator
-from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.runs import stages
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
 RATE, JUDGE_RATE, DECAY = 0.1, 0.01, 0.02
@@ -29,9 +30,9 @@ def make(kind="bce", **fields):
     return AdaptSegNet(
         num_classes=3,
         segmenter=segmenter,
-        optimizer=sgd,
+        optimiser=sgd,
         schedule=Schedule(name="constant"),
-        discriminator=Discriminator(width=4, kind=kind, optimizer=Adam(learning_rate=JUDGE_RATE)),
+        discriminator=Discriminator(width=4, kind=kind, optimiser=Adam(learning_rate=JUDGE_RATE)),
         **{"target_weight": 0.5, "target_aux_weight": 0.25} | fields,
     )
 
@@ -185,9 +186,9 @@ def test_published_settings(benchmark, variant, kind, levels, weights):
     method = stage.method
     assert (method.aux_weight, method.target_aux_weight, method.target_weight) == weights
     assert method.discriminator == Discriminator(
-        width=64, kind=kind, optimizer=Adam(learning_rate=1e-4, beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0.0)
+        width=64, kind=kind, optimiser=Adam(learning_rate=1e-4, beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0.0)
     )
-    assert method.optimizer == Sgd(
+    assert method.optimiser == Sgd(
         learning_rate=2.5e-4,
         head_multiplier=10.0,
         momentum=0.9,

@@ -12,7 +12,7 @@ from uda_jax import ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.adda import Adda, ScoreDiscriminator
-from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.training.optimisers import Adam, Sgd
 
 RATE, JUDGE_RATE = 0.1, 0.01
 
@@ -25,8 +25,8 @@ def make(name="lenet", **fields):
     return Adda(
         num_classes=3,
         segmenter=base.Segmenter(name=name, input_norm="tanh", **({"width": 4} if "deeplab" in name else {})),
-        optimizer=sgd,
-        discriminator=ScoreDiscriminator(hidden=8, optimizer=Adam(learning_rate=JUDGE_RATE)),
+        optimiser=sgd,
+        discriminator=ScoreDiscriminator(hidden=8, optimiser=Adam(learning_rate=JUDGE_RATE)),
         **fields,
     )
 

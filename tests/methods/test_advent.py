@@ -12,8 +12,8 @@ from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.advent import Advent
 from uda_jax.methods.adversarial import Discriminator
-from uda_jax.sections import build
-from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.schema import from_mapping
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
 RATE = 0.1
@@ -26,9 +26,9 @@ def make(objective, **fields):
         objective=objective,
         num_classes=3,
         segmenter=segmenter,
-        optimizer=sgd,
+        optimiser=sgd,
         schedule=Schedule(name="constant"),
-        discriminator=Discriminator(width=4, optimizer=Adam(learning_rate=0.01)),
+        discriminator=Discriminator(width=4, optimiser=Adam(learning_rate=0.01)),
         **{"target_weight": 0.5, "target_aux_weight": 0.25} | fields,
     )
 
@@ -194,5 +194,5 @@ def test_without_a_prior_the_state_holds_nothing_of_it(batch):
 )
 def test_fields_that_contradict_each_other(fields, message):
     with pytest.raises(UserError, match=message) as caught:
-        build(Advent, fields, "method")
+        from_mapping(Advent, fields, "method")
     assert "\n" not in str(caught.value)

@@ -12,28 +12,28 @@ import optax
 import pytest
 
 from uda_jax import config, losses, ops
-from uda_jax.data import streams
+from uda_jax.data.pipeline import streams
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.adaptsegnet import AdaptSegNet
 from uda_jax.methods.adversarial import Discriminator
 from uda_jax.methods.ass import ASS, SemanticLevel
-from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
 RATE = 0.1
 SHARED = {
     "num_classes": 3,
     "segmenter": base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb"),
-    "optimizer": Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True),
+    "optimiser": Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True),
     "schedule": Schedule(name="constant"),
-    "discriminator": Discriminator(width=4, optimizer=Adam(learning_rate=0.01)),
+    "discriminator": Discriminator(width=4, optimiser=Adam(learning_rate=0.01)),
     "target_weight": 0.5,
 }
 
 
 def make(**semantic):
-    fields = {"weight": 0.7, "hidden": 8, "optimizer": Adam(learning_rate=0.01)} | semantic
+    fields = {"weight": 0.7, "hidden": 8, "optimiser": Adam(learning_rate=0.01)} | semantic
     return ASS(labelled_weight=0.6, semantic=SemanticLevel(**fields), **SHARED)
 
 

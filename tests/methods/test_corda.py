@@ -1,22 +1,23 @@
 """CorDA: golden weights and iterations, who learns from which depth, the warm start, published values."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
-from uda_jax import config, losses, ops, stages
+from uda_jax import config, losses, ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.corda import CorDA, depth_weight
 from uda_jax.methods.self_training import Mixed, pseudo_labels
-from uda_jax.sections import build
-from uda_jax.training.optimizers import Sgd
+from uda_jax.runs import stages
+from uda_jax.schema import from_mapping
+from uda_jax.training.optimisers import Sgd
 from uda_jax.training.schedules import Schedule
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden/dacs-corda"
+GOLDEN = vectors.FOLDER / "dacs-corda"
 STEP = np.load(GOLDEN / "step_synthia.npz")
 # The released code's outputs and ours.
 NAMES = {
@@ -36,10 +37,6 @@ MIXED_LOSSES = {
 }
 
 
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
-
-
 # The golden inverse depths are at least 1: one less is a disparity.
 BATCH = {
     "source": {"label": STEP["labels"], "disparity": STEP["source_depth"] - 1},
@@ -53,7 +50,7 @@ OUTPUTS = {
 def make(**fields):
     segmenter = base.Segmenter(name="corda_resnet14", width=4, input_norm="imagenet_rgb", initial_head="linear")
     sgd = Sgd(learning_rate=0.1, head_multiplier=1.0, momentum=0.0, weight_decay=0.0)
-    defaults = {"segmenter": segmenter, "optimizer": sgd, "schedule": Schedule(name="constant"), "threshold": 0.5}
+    defaults = {"segmenter": segmenter, "optimiser": sgd, "schedule": Schedule(name="constant"), "threshold": 0.5}
     return CorDA(num_classes=3, **defaults | fields)
 
 
@@ -262,7 +259,7 @@ def test_depth_has_to_be_there(batch):
 
 def test_a_network_without_depth_heads_is_refused():
     with pytest.raises(UserError, match="method.segmenter.name: expected a network with depth heads for each domain"):
-        build(CorDA, {}, "method")
+        from_mapping(CorDA, {}, "method")
 
 
 def stage(reference):
@@ -280,7 +277,7 @@ def test_published_settings(benchmark):
     assert (method.teacher_alpha, method.source_depth_weight, method.mixed_depth_weight) == (0.999, 0.01, 0.001)
     assert (method.depth_weight_mode, method.depth_unit) == ("per_image", 1.0)
     assert (method.initial_steps, method.source_nearest) == ((25_001, 0.1) if gta5 else (0, 0.0))
-    for field in ("optimizer", "schedule", "threshold", "pixel_weight", "augmentation", "mix_ignored", "mixed_weight"):
+    for field in ("optimiser", "schedule", "threshold", "pixel_weight", "augmentation", "mix_ignored", "mixed_weight"):
         assert getattr(method, field) == getattr(other.method, field)
     assert found.train == other.train and method.segmenter.name == "corda_resnet101"
     assert (method.segmenter.initial_head, method.segmenter.options.aspp_branches) == ("aspp" if gta5 else "linear", 2)

@@ -1,27 +1,28 @@
 """DACS: the golden iteration, steps written out, what the teacher and the weights decide, published values."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 
-from uda_jax import config, losses, ops, stages
+from uda_jax import config, losses, ops
 from uda_jax.methods import base
 from uda_jax.methods.dacs import Dacs
 from uda_jax.methods.self_training import Mixed, StrongAugmentation, pseudo_labels
+from uda_jax.runs import stages
 from uda_jax.training import schedules
-from uda_jax.training.optimizers import Sgd
+from uda_jax.training.optimisers import Sgd
 from uda_jax.training.schedules import Schedule
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden/dacs-corda"
+GOLDEN = vectors.FOLDER / "dacs-corda"
 RATE = 0.1
 SEGMENTER = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb")
 SGD = Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True)
 # None of the first step's pixels passes this threshold, and some of the second's do.
-METHOD = Dacs(num_classes=3, segmenter=SEGMENTER, optimizer=SGD, schedule=Schedule(name="constant"), threshold=0.8)
+METHOD = Dacs(num_classes=3, segmenter=SEGMENTER, optimiser=SGD, schedule=Schedule(name="constant"), threshold=0.8)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def stage(reference):
 def test_published_settings(benchmark):
     experiment, found = stage(f"dacs:{benchmark}")
     method = found.method
-    assert method.optimizer == Sgd(
+    assert method.optimiser == Sgd(
         learning_rate=2.5e-4,
         head_multiplier=10.0,
         momentum=0.9,
@@ -158,7 +159,7 @@ def test_published_settings(benchmark):
         update_multiplicity="reference",
         train_norm_affine=False,
     )
-    rate = schedules.make(method.schedule, method.optimizer.learning_rate)
+    rate = schedules.make(method.schedule, method.optimiser.learning_rate)
     for t, expected in ((0, 2.5e-4), (125_000, 1.339717e-4), (249_999, 3.4657e-9)):
         assert float(rate(t)) == pytest.approx(expected, rel=1e-4)
     assert (found.train.steps, found.train.batch_size, found.train.accumulation) == (250_000, 2, 1)

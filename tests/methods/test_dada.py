@@ -2,33 +2,34 @@
 
 import importlib.util
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import vectors
 
-from uda_jax import config, losses, networks, ops, stages, weights
+from uda_jax import config, losses, networks, ops, weights
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.adversarial import Discriminator
 from uda_jax.methods.dada import DADA
-from uda_jax.sections import build
-from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.runs import stages
+from uda_jax.schema import from_mapping
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 RATE = 0.1
 
 
 def make(**fields):
     return DADA(
         segmenter=base.Segmenter(name="dada_resnet14", width=4, input_norm="imagenet_rgb"),
-        optimizer=Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True),
+        optimiser=Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True),
         schedule=Schedule(name="constant"),
-        discriminator=Discriminator(width=4, optimizer=Adam(learning_rate=0.01)),
+        discriminator=Discriminator(width=4, optimiser=Adam(learning_rate=0.01)),
         **{"num_classes": 3, "target_weight": 0.5, "depth_weight": 0.3, "depth_unit": 40.0} | fields,
     )
 
@@ -205,7 +206,7 @@ def test_one_trace(played, with_depth):
 )
 def test_wrong_fields(fields, message):
     with pytest.raises(UserError, match=message) as caught:
-        build(DADA, fields, "m")
+        from_mapping(DADA, fields, "m")
     assert "\n" not in str(caught.value)
 
 
@@ -223,14 +224,14 @@ def test_published_settings_are_the_specification():
     assert not method.discriminator_halves
     assert (method.segmenter.name, method.segmenter.input_norm) == ("dada_resnet101", "caffe_bgr")
     assert (method.segmenter.options.aspp_branches, method.segmenter.options.bn_mode) == (4, "batch")
-    sgd = method.optimizer
+    sgd = method.optimiser
     assert (sgd.learning_rate, sgd.head_multiplier, sgd.weight_decay, sgd.train_norm_affine) == (
         2.5e-4,
         10,
         5e-4,
         False,
     )
-    adam = method.discriminator.optimizer
+    adam = method.discriminator.optimiser
     assert (adam.learning_rate, adam.beta1, adam.beta2, method.discriminator.kind) == (1e-4, 0.9, 0.99, "bce")
     init = experiment.init_from["segmenter"]
     assert init.path.endswith("DeepLab_resnet_pretrained_imagenet.pth") and init.fresh == ("head", "depth_branch")

@@ -7,24 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uda_jax import config, losses, networks, ops, stages
+from uda_jax import config, losses, networks, ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.adaptsegnet import AdaptSegNet
 from uda_jax.methods.adversarial import Discriminator
 from uda_jax.methods.gio_ada import GIOAda, Translator
-from uda_jax.sections import build
-from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.runs import stages
+from uda_jax.schema import from_mapping
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
 RATE, IMAGE_RATE, JUDGE_RATE = 0.1, 0.02, 0.01
 COMMON = {
     "num_classes": 3,
     "segmenter": base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb"),
-    "optimizer": Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True),
+    "optimiser": Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True),
     "schedule": Schedule(name="constant"),
 }
-ADVERSARIAL = {"discriminator": Discriminator(width=4, optimizer=Adam(learning_rate=JUDGE_RATE)), "target_weight": 0.5}
+ADVERSARIAL = {"discriminator": Discriminator(width=4, optimiser=Adam(learning_rate=JUDGE_RATE)), "target_weight": 0.5}
 EVERYTHING = {
     "train_on_untranslated": True,
     "image_pool": 3,
@@ -50,8 +51,8 @@ def make(cls=GIOAda, **fields):
     return cls(
         **COMMON,
         **ADVERSARIAL,
-        translator=Translator(width=4, blocks=1, optimizer=image_adam),
-        image_discriminator=Discriminator(width=4, kind="least_squares", optimizer=image_adam),
+        translator=Translator(width=4, blocks=1, optimiser=image_adam),
+        image_discriminator=Discriminator(width=4, kind="least_squares", optimiser=image_adam),
         image_decay="constant",
         **fields,
     )
@@ -428,7 +429,7 @@ def test_a_pool_shows_old_images():
 )
 def test_fields_that_contradict_each_other(fields, message):
     with pytest.raises(UserError, match=message) as caught:
-        build(GIOAda, fields, "m")
+        from_mapping(GIOAda, fields, "m")
     assert "\n" not in str(caught.value)
 
 
@@ -460,17 +461,17 @@ def test_published_settings_are_the_specification(setting):
     assert domains["source"].fields == ("image", "label", "depth") and domains["target"].fields == ("image",)
     assert (method.segmenter.name, method.segmenter.input_norm) == ("deeplab_v2_vgg16", "caffe_bgr")
     assert experiment.init_from["segmenter"].dialect == "caffe_vgg16" and method.segmenter.options.aspp_branches == 4
-    sgd = method.optimizer
+    sgd = method.optimiser
     assert (sgd.learning_rate, sgd.head_multiplier, sgd.momentum, sgd.weight_decay) == (2.5e-4, 1.0, 0.9, 5e-4)
     assert (method.schedule.name, method.schedule.power) == ("poly", 0.9)
     for section in (method.translator, method.image_discriminator):
-        adam = section.optimizer
+        adam = section.optimiser
         assert (section.width, adam.learning_rate, adam.beta1, adam.beta2) == (64, 2e-4, 0.5, 0.999)
     assert (method.translator.name, method.translator.blocks) == ("translator", 9)
     assert method.image_discriminator.kind == "least_squares"
     assert method.decay("translator").name == method.decay("image_discriminator").name == "constant_linear"
     assert method.decay("discriminator") == method.decay("segmenter") == method.schedule
-    adam = method.discriminator.optimizer
+    adam = method.discriminator.optimiser
     assert (adam.learning_rate, adam.beta1, adam.beta2, method.discriminator.kind) == (1e-4, 0.9, 0.99, "bce")
     weights = (method.segmentation_weight, method.depth_weight, method.image_weight, method.target_weight)
     assert weights == (1.0, 0.1, 1.0, 0.001) and (method.self_weight, method.image_pool) == (0.0, 0)

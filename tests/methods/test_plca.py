@@ -2,42 +2,34 @@
 
 import dataclasses
 import json
-import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc, relative_error
 
-from uda_jax import config, losses, ops, stages
+from uda_jax import config, losses, ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.plca import PLCA, SHOWN_PIXELS, Association
-from uda_jax.sections import build
-from uda_jax.training import optimizers
-from uda_jax.training.optimizers import Sgd
+from uda_jax.runs import stages
+from uda_jax.schema import from_mapping
+from uda_jax.training import optimisers
+from uda_jax.training.optimisers import Sgd
 from uda_jax.training.schedules import Schedule
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 PLCA_FILES = GOLDEN / "plca"
-stand_in_state_dict = runpy.run_path(str(GOLDEN / "torch_weights.py"))["stand_in_state_dict"]
+stand_in_state_dict = vectors.stand_in_state_dict
 RATE = 0.1
-
-
-def nhwc(array):
-    return jnp.asarray(array.transpose(0, 2, 3, 1), jnp.float32)
-
-
-def relative_error(value, expected):
-    """Returns the largest difference over the largest expected magnitude."""
-    return np.abs(np.asarray(value) - expected).max() / np.abs(expected).max()
 
 
 def make(**fields):
     segmenter = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb", aspp_bias=False)
     sgd = Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True)
-    defaults = {"num_classes": 3, "segmenter": segmenter, "optimizer": sgd, "schedule": Schedule(name="constant")}
+    defaults = {"num_classes": 3, "segmenter": segmenter, "optimiser": sgd, "schedule": Schedule(name="constant")}
     return PLCA(**defaults | fields)
 
 
@@ -280,7 +272,7 @@ def test_pictures_join_the_centres_of_associated_cells(run):
 )
 def test_mistakes_are_named(fields, message):
     with pytest.raises(UserError) as caught:
-        build(PLCA, fields, "config.method")
+        from_mapping(PLCA, fields, "config.method")
     assert str(caught.value).startswith(f"config.method.{message}") and "\n" not in str(caught.value)
 
 
@@ -294,7 +286,7 @@ def test_published_settings_are_the_specification(setting, steps, horizon):
     method, train = stage.method, experiment.train
     assert (train.steps, train.batch_size, train.accumulation, method.schedule.horizon) == (steps, 4, 2, horizon)
     assert method.association.reduction_group == 2
-    assert (method.optimizer.learning_rate, method.optimizer.momentum, method.optimizer.weight_decay) == (
+    assert (method.optimiser.learning_rate, method.optimiser.momentum, method.optimiser.weight_decay) == (
         2.5e-4,
         0.9,
         5e-4,
@@ -312,12 +304,12 @@ def test_published_settings_are_the_specification(setting, steps, horizon):
     assert (options.aspp_branches, options.aspp_bias, options.head_init) == (4, False, "uniform")
     # Scale and shift train and decay like everything else, and head and encoder learn at one rate.
     params = {"segmenter": {"encoder": {"bn1": {"scale": 0, "bias": 0}}, "head": {"branch_0": {"kernel": 0}}}}
-    groups = optimizers.assign_groups(params, method.optimizer.rules())["segmenter"]
+    groups = optimisers.assign_groups(params, method.optimiser.rules())["segmenter"]
     assert groups == {
         "encoder": {"bn1": {"scale": "backbone", "bias": "backbone"}},
         "head": {"branch_0": {"kernel": "head"}},
     }
-    assert {rule.rate_multiple for rule in method.optimizer.rules()} == {1.0}
+    assert {rule.rate_multiple for rule in method.optimiser.rules()} == {1.0}
 
 
 @pytest.mark.parametrize(

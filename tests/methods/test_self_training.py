@@ -1,34 +1,31 @@
 """The mean teacher, pseudo-labels, weights and the augmentation that methods of self-training share."""
 
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax import ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.dacs import Dacs
 from uda_jax.methods.self_training import StrongAugmentation, average, pseudo_labels
-from uda_jax.sections import build
-from uda_jax.training.optimizers import Sgd
+from uda_jax.schema import from_mapping
+from uda_jax.training.optimisers import Sgd
 from uda_jax.training.schedules import Schedule
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden/dacs-corda"
+GOLDEN = vectors.FOLDER / "dacs-corda"
 PLAIN = StrongAugmentation(jitter=0.0, blur=0.0)
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
 
 
 def make(**fields):
     segmenter = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb")
     sgd = Sgd(learning_rate=0.1, head_multiplier=1.0, train_norm_affine=True)
-    defaults = {"segmenter": segmenter, "optimizer": sgd, "schedule": Schedule(name="constant"), "augmentation": PLAIN}
+    defaults = {"segmenter": segmenter, "optimiser": sgd, "schedule": Schedule(name="constant"), "augmentation": PLAIN}
     return Dacs(num_classes=3, **defaults | fields)
 
 
@@ -195,7 +192,7 @@ def test_picture_of_a_step(batch, state):
 )
 def test_mistakes_in_the_section(fields, message):
     with pytest.raises(UserError, match=message) as caught:
-        build(Dacs, fields, "method")
+        from_mapping(Dacs, fields, "method")
     assert "\n" not in str(caught.value)
 
 

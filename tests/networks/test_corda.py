@@ -2,22 +2,22 @@
 
 import functools
 import json
-import pathlib
 import re
-import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 from flax import linen as nn
+from vectors import nhwc
 
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
 from uda_jax.networks.corda import SpatialAttention
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden/dacs-corda"
-stand_in_state_dict = runpy.run_path(str(GOLDEN.parent / "torch_weights.py"))["stand_in_state_dict"]
+GOLDEN = vectors.FOLDER / "dacs-corda"
+stand_in_state_dict = vectors.stand_in_state_dict
 IMAGES = jax.random.normal(jax.random.key(1), (2, 33, 48, 3))
 FORMS = {"network_gta": "aspp", "network_synthia": "linear"}
 # Ours and the golden files' names.
@@ -38,10 +38,6 @@ def small(**options):
 @pytest.fixture(scope="module")
 def variables(filled):
     return filled(small(), IMAGES)
-
-
-def nhwc(array):
-    return jnp.asarray(array.transpose(0, 2, 3, 1), jnp.float32)
 
 
 def close(value, expected, **tolerance):

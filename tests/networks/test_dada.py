@@ -3,21 +3,20 @@
 import functools
 import json
 import math
-import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 from flax import linen as nn
 
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 FILES = sorted((GOLDEN / "gio-ada").glob("dada_network*.npz"))
-stand_in_state_dict = runpy.run_path(str(GOLDEN / "torch_weights.py"))["stand_in_state_dict"]
+stand_in_state_dict = vectors.stand_in_state_dict
 IMAGES = jax.random.normal(jax.random.key(1), (2, 33, 48, 3))
 
 

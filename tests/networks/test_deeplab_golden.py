@@ -1,26 +1,22 @@
 """The ResNet-101 segmenters and the discriminators against outputs of the released PyTorch code."""
 
 import json
-import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax import networks, weights
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-stand_in_state_dict = runpy.run_path(str(GOLDEN / "torch_weights.py"))["stand_in_state_dict"]
+GOLDEN = vectors.FOLDER
+stand_in_state_dict = vectors.stand_in_state_dict
 
 
 def stand_in(folder, manifest, dialect):
     return weights.from_torch(stand_in_state_dict(json.loads((GOLDEN / folder / manifest).read_text())), dialect)
-
-
-def nhwc(array):
-    return jnp.asarray(array.transpose(0, 2, 3, 1), jnp.float32)
 
 
 def close(value, expected, **tolerance):

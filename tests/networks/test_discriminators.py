@@ -2,20 +2,19 @@
 
 import functools
 import json
-import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
 from uda_jax.losses import adversarial
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-stand_in_state_dict = runpy.run_path(str(GOLDEN / "torch_weights.py"))["stand_in_state_dict"]
+GOLDEN = vectors.FOLDER
+stand_in_state_dict = vectors.stand_in_state_dict
 
 
 def load(folder, name, manifest, dialect):

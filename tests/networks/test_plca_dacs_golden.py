@@ -2,33 +2,20 @@
 
 import json
 import math
-import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nchw, nhwc, relative_error
 
 from uda_jax import networks, weights
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 PLCA = GOLDEN / "plca"
 DACS = GOLDEN / "dacs-corda"
-stand_in_state_dict = runpy.run_path(str(GOLDEN / "torch_weights.py"))["stand_in_state_dict"]
-
-
-def nhwc(array):
-    return jnp.asarray(array.transpose(0, 2, 3, 1), jnp.float32)
-
-
-def nchw(array):
-    return np.asarray(array).transpose(0, 3, 1, 2)
-
-
-def relative_error(value, expected):
-    """Returns the largest difference over the largest expected magnitude."""
-    return np.abs(np.asarray(value) - expected).max() / np.abs(expected).max()
+stand_in_state_dict = vectors.stand_in_state_dict
 
 
 def plca_network(num_classes):

@@ -2,31 +2,27 @@
 
 import functools
 import json
-import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
 from uda_jax.networks import translators
 from uda_jax.networks.translators import grouped_convolve, instance_norm, narrow_convolve, reflect, transposed_convolve
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 FILES = sorted((GOLDEN / "gio-ada").glob("resnet_generator*.npz"))
-stand_in_state_dict = runpy.run_path(str(GOLDEN / "torch_weights.py"))["stand_in_state_dict"]
+stand_in_state_dict = vectors.stand_in_state_dict
 IMAGES = jax.random.uniform(jax.random.key(0), (2, 16, 24, 5), minval=-1)
 
 
 def random(key, *shape):
     return jax.random.normal(jax.random.key(key), shape)
-
-
-def nhwc(array):
-    return jnp.asarray(array.transpose(0, 2, 3, 1))
 
 
 @pytest.fixture(scope="module")

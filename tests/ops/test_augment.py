@@ -1,36 +1,33 @@
 """Colour jitter and blur: golden files of kornia 0.4.1, hand constants, what is drawn."""
 
 import itertools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax import ops
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden/dacs-corda"
+GOLDEN = vectors.FOLDER / "dacs-corda"
 ORDER = np.arange(4)
 # Not compiled for each of its callers.
-color_jitter = jax.jit(ops.color_jitter)
+colour_jitter = jax.jit(ops.colour_jitter)
 gaussian_blur = jax.jit(ops.gaussian_blur, static_argnames="kernel_size")
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
 
 
 def jittered(colour, factors, order=ORDER):
     """One pixel of a colour, jittered."""
     images = np.full((1, 1, 1, 3), colour, np.float32)
-    return np.asarray(color_jitter(images, np.array([factors], np.float32), order))[0, 0, 0]
+    return np.asarray(colour_jitter(images, np.array([factors], np.float32), order))[0, 0, 0]
 
 
 def test_golden_jitter():
     golden = np.load(GOLDEN / "color_jitter.npz")
     for factors, order, expected in zip(golden["factors"], golden["order"], golden["output"], strict=True):
-        ours = color_jitter(nhwc(golden["image"]), factors[None], order)
+        ours = colour_jitter(nhwc(golden["image"]), factors[None], order)
         np.testing.assert_allclose(ours[0], np.moveaxis(expected, 0, -1), rtol=0, atol=2e-5)
 
 
@@ -67,7 +64,7 @@ def test_neutral_factors_change_nothing():
     images = np.random.default_rng(0).uniform(0, 1, (2, 5, 7, 3)).astype(np.float32)
     images[0, 0, :3] = [[0, 0, 0], [1, 1, 1], [0.3, 0.3, 0.3]]
     for order in itertools.islice(itertools.permutations(range(4)), 0, None, 5):
-        ours = color_jitter(images, np.tile(np.float32([1, 1, 1, 0]), (2, 1)), np.array(order))
+        ours = colour_jitter(images, np.tile(np.float32([1, 1, 1, 0]), (2, 1)), np.array(order))
         np.testing.assert_allclose(ours, images, rtol=0, atol=1e-6)
 
 

@@ -1,22 +1,18 @@
 """Class means: the golden file, hand constants, and what a mean over labelled pixels must fulfil."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax import ops
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/adaptsegnet-ass/class_mean_features.npz")
+GOLDEN = vectors.load("adaptsegnet-ass/class_mean_features.npz")
 CLASSES = 4
 # One program is quicker to compile than each of its operations; the golden file is compared both ways.
 class_means = jax.jit(ops.class_means, static_argnames="num_classes")
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
 
 
 @pytest.fixture(scope="module")

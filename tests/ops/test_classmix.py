@@ -1,24 +1,20 @@
 """ClassMix: the golden file, how many classes are drawn and how often, and what a mask does to the maps."""
 
-import pathlib
-
 import jax
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax import ops
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/dacs-corda/classmix.npz")
+GOLDEN = vectors.load("dacs-corda/classmix.npz")
 choose_classes = jax.jit(ops.choose_classes, static_argnames="ignore_label")
 
 
 def one_hot(values):
     """Rows of values, padded with -1, as bool [B, 256]."""
     return np.stack([np.isin(np.arange(256), row) for row in values])
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
 
 
 def test_golden_mask_and_mixing():

@@ -1,16 +1,15 @@
 """Confusion counts: constants, golden files, and that both forms count alike."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 
 from uda_jax import ops
 from uda_jax.ops import confusion
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 
 
 def test_hand_counts():

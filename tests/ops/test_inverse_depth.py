@@ -1,13 +1,12 @@
 """Regression targets of depth: hand-computed values, and those of DADA and CorDA."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
+import vectors
 
 from uda_jax.ops import inverse_depth, relative_inverse_depth
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 FILES = np.load(GOLDEN / "datasets" / "format_fixtures.npz")
 
 

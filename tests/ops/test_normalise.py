@@ -1,15 +1,14 @@
 """Pixel normalisation against hand constants and the references' network inputs."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 
 from uda_jax import ops
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden/advent-intrada"
+GOLDEN = vectors.FOLDER / "advent-intrada"
 PIXEL = np.array([[[[255, 0, 51]]]], np.uint8)
 
 

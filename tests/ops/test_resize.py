@@ -1,20 +1,16 @@
 """Resizing against PyTorch's outputs and gradients."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import nhwc
 
 from uda_jax import ops
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 RESIZE = np.load(GOLDEN / "adaptsegnet-ass/resize.npz")
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])

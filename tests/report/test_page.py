@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from uda_jax.data import label_spaces
+from uda_jax.data.io import atomic
+from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.report import collect, curves, markdown, read_rows, write
-from uda_jax.report.files import write_atomically
 from uda_jax.report.pictures import png, save_frame
 from uda_jax.training.logging import MetricWriter
 
@@ -101,7 +101,7 @@ def test_pictures_curves_and_unfinished_runs(workdirs, tmp_path, read_page):
 def test_illustrations_are_shown_by_stage_and_name(workdirs, tmp_path):
     folder = pathlib.Path(workdirs[0]) / "train" / "illustrations" / "translated"
     for i in range(2):
-        write_atomically(folder / f"{i}.png", png(np.full((8, 100, 3), 50 * i, np.uint8)))
+        atomic.write(folder / f"{i}.png", png(np.full((8, 100, 3), 50 * i, np.uint8)))
     text = write(workdirs, tmp_path / "r.html").read_text()
     assert "<h2>Training batches</h2>" in text and text.count("of train: translated") == 2
     shutil.rmtree(folder)

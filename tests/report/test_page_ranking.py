@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from uda_jax.data import label_spaces
+from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.report import collect, ranking, write
 from uda_jax.report.pictures import save_frame

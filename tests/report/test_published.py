@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from uda_jax.data import label_spaces
+from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.report import comparison, published, tables, write
 

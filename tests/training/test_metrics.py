@@ -1,15 +1,15 @@
 """Scores from confusion matrices: golden files and hand constants."""
 
 import math
-import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 
 from uda_jax.training import metrics
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 CLASSES_13 = (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
 CLASSES_16 = tuple(sorted((*CLASSES_13, 3, 4, 5)))
 # Positions of the 13 classes among the 16 of a network trained for SYNTHIA.

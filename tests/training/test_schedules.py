@@ -1,18 +1,17 @@
 """Learning rates against the references' values."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 
-from uda_jax import sections
+from uda_jax import schema
 from uda_jax.errors import UserError
 from uda_jax.training import schedules
 from uda_jax.training.schedules import Schedule
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 
 
 def rates(schedule, base, counts):
@@ -65,13 +64,13 @@ def test_hand_values():
 
 
 def test_section_is_checked():
-    assert sections.build(Schedule, {"horizon": 10, "warmup": 10}).warmup == 10
+    assert schema.from_mapping(Schedule, {"horizon": 10, "warmup": 10}).warmup == 10
     with pytest.raises(UserError, match="config.warmup: expected at most horizon = 10, got 11"):
-        sections.build(Schedule, {"horizon": 10, "warmup": 11})
+        schema.from_mapping(Schedule, {"horizon": 10, "warmup": 11})
     with pytest.raises(UserError, match="config.warmup: expected at most horizon = 10, got 11"):
-        sections.build(Schedule, {"name": "constant_linear", "horizon": 10, "warmup": 11})
+        schema.from_mapping(Schedule, {"name": "constant_linear", "horizon": 10, "warmup": 11})
     with pytest.raises(UserError, match="config.name: expected one of 'poly', 'constant'"):
-        sections.build(Schedule, {"name": "cosine"})
+        schema.from_mapping(Schedule, {"name": "cosine"})
 
 
 def test_a_horizon_is_needed():

@@ -44,9 +44,9 @@ def example() -> dict:
     state_dict["noted.tensor"].note = state_dict["noted.parameter"].note = "an attribute"
     layer = torch.nn.Linear(2, 2)
     layer.load_state_dict({"weight": draw(2, 2), "bias": draw(2)})
-    optimizer = torch.optim.Adam(layer.parameters(), lr=0.25)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.25)
     layer(draw(3, 2)).sum().backward()
-    optimizer.step()
+    optimiser.step()
     config = {
         "model": "DeepLab",
         "size": [512, 1024],
@@ -70,7 +70,7 @@ def example() -> dict:
         "iteration": 3,
         "model": state_dict,
         "ema_model": {"weight": draw(2, 2)},
-        "optimizer": optimizer.state_dict(),
+        "optimiser": optimiser.state_dict(),
         "config": config,
     }
 

@@ -30,7 +30,7 @@ def assert_same(state_dict, expected):
 
 CONTAINERS = {
     "bare": STUDENT,
-    "dacs": {"iteration": 3, "optimizer": {"state": {}}, "config": {"model": "DeepLab"}, "model": STUDENT},
+    "dacs": {"iteration": 3, "optimiser": {"state": {}}, "config": {"model": "DeepLab"}, "model": STUDENT},
     "plca": {"weights": STUDENT, "weights_D": TEACHER},
     "plca_resume": {
         "epochs": 1,
@@ -39,7 +39,7 @@ CONTAINERS = {
         "optimizer_state_dict": {"state": {}},
         "model_state_dict_D": TEACHER,
     },
-    "mmcv": {"meta": {"epoch": 1}, "state_dict": STUDENT, "optimizer": {"state": {}}},
+    "mmcv": {"meta": {"epoch": 1}, "state_dict": STUDENT, "optimiser": {"state": {}}},
     "nested": {"model": {"state_dict": STUDENT}},
 }
 

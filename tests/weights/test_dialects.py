@@ -1,7 +1,6 @@
 """Every dialect: the published names and shapes go to the paths and layouts of its network and back, bit for bit."""
 
 import json
-import pathlib
 import re
 import zlib
 from typing import NamedTuple
@@ -10,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
 
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
 from uda_jax.weights.matching import flatten
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = vectors.FOLDER
 
 
 def manifest(path):

@@ -30,10 +30,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from uda_jax.data import datasets
-from uda_jax.data.files import Problem
-from uda_jax.data.prepared import Prepared, is_prepared
+from uda_jax.data.io.archives import Problem
+from uda_jax.data.prepare.prepared import Prepared, is_prepared
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
+from uda_jax.schema import did_you_mean
 
 __all__ = ["dataset_names", "get_dataset", "open_dataset", "reader"]
 
@@ -77,7 +77,7 @@ def open_dataset(
     known = [key for key in inspect.signature(cls).parameters if key not in ("root", "split", "label_space")]
     for option in options:
         if option not in known:
-            hint = closest(option, known) if known else "; it takes none"
+            hint = did_you_mean(option, known) if known else "; it takes none"
             raise UserError(f"{name}: unknown option '{option}'{hint}")
     if is_prepared(root):
         return Prepared(name, cls, root, split, label_space, options)
@@ -118,6 +118,6 @@ def reader(name: str) -> type:
       UserError: an unknown name.
     """
     if name not in dataset_names():
-        raise UserError(f"dataset: unknown data set '{name}'{closest(name, dataset_names())}")
+        raise UserError(f"dataset: unknown data set '{name}'{did_you_mean(name, dataset_names())}")
     module = importlib.import_module(f"{datasets.__name__}.{name}")
     return getattr(module, "".join(word.capitalize() for word in name.split("_")))

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uda_jax.data import label_spaces
-from uda_jax.data.files import File, Problem, printable
-from uda_jax.data.images import read_depth, read_image, read_label
-from uda_jax.data.label_spaces import LabelSpace
-from uda_jax.data.transforms import is_class_of_image
+from uda_jax.data.io.archives import File, Problem, printable
+from uda_jax.data.io.images import read_depth, read_image, read_label
+from uda_jax.data.labels import label_spaces
+from uda_jax.data.labels.label_spaces import LabelSpace
+from uda_jax.data.pipeline.transforms import is_class_of_image
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
+from uda_jax.schema import did_you_mean
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 LABEL_ENDINGS = (".png",)
@@ -173,7 +173,7 @@ def fitted(example: dict[str, Any]) -> dict[str, Any]:
 def check_split(dataset: str, split: str, splits: Collection[str]) -> None:
     """Raises a UserError if a data set has no such split."""
     if split not in splits:
-        raise UserError(f"{dataset}: unknown split '{split}'{closest(split, splits)}")
+        raise UserError(f"{dataset}: unknown split '{split}'{did_you_mean(split, splits)}")
 
 
 def check_names(dataset: str, option: str, names: Any) -> frozenset[str]:

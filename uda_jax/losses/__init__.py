@@ -1,14 +1,14 @@
-"""Loss functions: arrays in, one float32 scalar out; and the ranking of images by their entropy."""
+"""Loss functions: arrays in, one float32 scalar out."""
 
 from uda_jax.losses.adversarial import adversarial
 from uda_jax.losses.association import aggregate, association_diagnostics, cycle_association
 from uda_jax.losses.depth import absolute_depth, berhu
-from uda_jax.losses.entropy import class_ratio_prior, entropy, hard_entropy, self_information
+from uda_jax.losses.entropy import class_ratio_prior, entropy, hard_entropy
 from uda_jax.losses.label_smoothing import adaptive_label_smoothing
 from uda_jax.losses.lovasz import lovasz_softmax
-from uda_jax.losses.ranking import entropy_score, rare_class_count, rare_class_normaliser, split
 from uda_jax.losses.segmentation import cross_entropy
 from uda_jax.losses.semantic import semantic_adversarial, semantic_adversarial_map
+from uda_jax.ops import self_information
 
 __all__ = [
     "absolute_depth",
@@ -21,13 +21,9 @@ __all__ = [
     "cross_entropy",
     "cycle_association",
     "entropy",
-    "entropy_score",
     "hard_entropy",
     "lovasz_softmax",
-    "rare_class_count",
-    "rare_class_normaliser",
     "self_information",
     "semantic_adversarial",
     "semantic_adversarial_map",
-    "split",
 ]

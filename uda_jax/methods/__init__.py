@@ -9,9 +9,9 @@ import pkgutil
 from typing import Any
 
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
+from uda_jax.schema import did_you_mean
 
-_NOT_METHODS = ("adversarial", "base", "self_training")
+_NOT_METHODS = ("adversarial", "base", "parts", "self_training")
 
 
 def names() -> list[str]:
@@ -22,5 +22,5 @@ def names() -> list[str]:
 def get(name: str) -> type[Any]:
     """Returns the method class of that name; raises UserError with the closest known name."""
     if name not in names():
-        raise UserError(f"config.method.name: unknown method '{name}'{closest(name, names())}")
+        raise UserError(f"config.method.name: unknown method '{name}'{did_you_mean(name, names())}")
     return importlib.import_module(f"{__name__}.{name}").METHOD

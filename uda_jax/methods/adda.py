@@ -23,9 +23,9 @@ from uda_jax import networks, ops
 from uda_jax.errors import UserError
 from uda_jax.losses import cross_entropy
 from uda_jax.methods import base
-from uda_jax.sections import described
-from uda_jax.training import optimizers
-from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.schema import config_field
+from uda_jax.training import optimisers
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.precision import compute_dtype
 from uda_jax.training.schedules import Schedule
 
@@ -39,21 +39,21 @@ PLAYERS = ("segmenter", "discriminator")
 class ScoreDiscriminator:
     """Section: the discriminator of class scores and how it learns."""
 
-    hidden: int = described(500, "Units of each of its two hidden layers.", low=1)
-    optimizer: Adam = described(Adam(learning_rate=1e-5, beta2=0.999), "Its optimiser.")
+    hidden: int = config_field(500, "Units of each of its two hidden layers.", low=1)
+    optimiser: Adam = config_field(Adam(learning_rate=1e-5, beta2=0.999), "Its optimiser.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Adda(base.SegmentationMethod):
     """Adversarial adaptation of class scores to those of a constant source network."""
 
-    num_classes: int = described(10, "Classes of the head.", low=2)
-    segmenter: base.Segmenter = described(base.Segmenter(name="lenet", input_norm="tanh"), "Both networks.")
-    optimizer: Sgd | Adam = described(Adam(learning_rate=1e-5, beta2=0.999), "Optimiser of the network that adapts.")
+    num_classes: int = config_field(10, "Classes of the head.", low=2)
+    segmenter: base.Segmenter = config_field(base.Segmenter(name="lenet", input_norm="tanh"), "Both networks.")
+    optimiser: Sgd | Adam = config_field(Adam(learning_rate=1e-5, beta2=0.999), "Optimiser of the network that adapts.")
     # A player's schedule counts its own updates: while the gate is shut, the segmenter's stands still.
-    schedule: Schedule = described(Schedule(name="constant"), "Decay of both learning rates.")
-    discriminator: ScoreDiscriminator = described(ScoreDiscriminator(), "The discriminator.")
-    update_above: float = described(
+    schedule: Schedule = config_field(Schedule(name="constant"), "Decay of both learning rates.")
+    discriminator: ScoreDiscriminator = config_field(ScoreDiscriminator(), "The discriminator.")
+    update_above: float = config_field(
         0.6, "Accuracy on a batch above which the discriminator is good enough to adapt against.", low=0.0, high=1.0
     )
 
@@ -63,10 +63,10 @@ class Adda(base.SegmentationMethod):
         dtype = compute_dtype(self.precision)
         return networks.build("score_discriminator", self.num_classes, hidden=self.discriminator.hidden, dtype=dtype)
 
-    def _optimizer(self, player: str, params: dict[str, Any]) -> optax.GradientTransformation:
-        section = self.optimizer if player == "segmenter" else self.discriminator.optimizer
+    def _optimiser(self, player: str, params: dict[str, Any]) -> optax.GradientTransformation:
+        section = self.optimiser if player == "segmenter" else self.discriminator.optimiser
         frozen = self.segmenter.frozen
-        return optimizers.build(section, self.schedule, params, accumulation=self.accumulation, frozen=frozen)
+        return optimisers.build(section, self.schedule, params, accumulation=self.accumulation, frozen=frozen)
 
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
         """Returns the first state: "segmenter" adapts, "source_segmenter" is constant and equal to it at first.
@@ -89,7 +89,7 @@ class Adda(base.SegmentationMethod):
         opt_state = {}
         for player in PLAYERS:
             params = {player: variables[player]["params"]}
-            opt_state[player] = self._optimizer(player, params).init(params)
+            opt_state[player] = self._optimiser(player, params).init(params)
         return base.initial_state(key, variables, opt_state, {"updates": jnp.zeros((), jnp.int32)})
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
@@ -141,8 +141,8 @@ class Adda(base.SegmentationMethod):
         return cross_entropy(logits, jnp.full(logits.shape[:-1], SOURCE))
 
     def _updated(self, state: base.TrainState, player: str, gradient: Any) -> tuple[base.TrainState, jax.Array]:
-        optimizer = self._optimizer(player, {player: state.params[player]})
-        return base.apply_player(state, player, {player: gradient}, optimizer)
+        optimiser = self._optimiser(player, {player: state.params[player]})
+        return base.apply_player(state, player, {player: gradient}, optimiser)
 
 
 METHOD = Adda

@@ -22,20 +22,22 @@ from uda_jax.errors import UserError
 from uda_jax.losses import self_information
 from uda_jax.methods import base
 from uda_jax.methods.adversarial import MultiLevel, named
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 
 @dataclasses.dataclass(frozen=True)
 class Advent(MultiLevel):
     """MinEnt and AdvEnt."""
 
-    objective: str = described("adversarial", "MinEnt or AdvEnt.", choices=("entropy", "adversarial"))
-    hard_fraction: float = described(
+    objective: str = config_field("adversarial", "MinEnt or AdvEnt.", choices=("entropy", "adversarial"))
+    hard_fraction: float = config_field(
         1.0, "MinEnt: share of each target image's pixels, most uncertain first, that is minimised (ER: 0.3).", high=1.0
     )
     # The released code lacks it; relaxation and weight are the specification's best guess.
-    prior_weight: float = described(0.0, "Weight of the class-ratio prior on the main head (CP); 0 = off.", low=0.0)
-    prior_relaxation: float = described(0.5, "Share mu of the source's class ratio that is asked for.", low=0, high=1)
+    prior_weight: float = config_field(0.0, "Weight of the class-ratio prior on the main head (CP); 0 = off.", low=0.0)
+    prior_relaxation: float = config_field(
+        0.5, "Share mu of the source's class ratio that is asked for.", low=0, high=1
+    )
 
     def check(self, path: str) -> None:
         """Raises a UserError for fields that contradict each other."""

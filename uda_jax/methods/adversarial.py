@@ -18,9 +18,9 @@ from uda_jax import networks, ops
 from uda_jax.errors import UserError
 from uda_jax.losses import adversarial
 from uda_jax.methods import base
-from uda_jax.sections import described
-from uda_jax.training import optimizers
-from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.schema import config_field
+from uda_jax.training import optimisers
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.precision import compute_dtype
 from uda_jax.training.schedules import Schedule
 
@@ -34,18 +34,18 @@ DISCRIMINATOR_OF = {"logits": "discriminator", "aux_logits": "discriminator_aux"
 class Discriminator:
     """Section: the fully convolutional discriminator and how it learns."""
 
-    width: int = described(64, "Channels of its first convolution.", low=1)
-    kind: str = described("bce", "Adversarial loss.", choices=("bce", "least_squares"))
-    optimizer: Adam = described(Adam(), "Its optimiser.")
+    width: int = config_field(64, "Channels of its first convolution.", low=1)
+    kind: str = config_field("bce", "Adversarial loss.", choices=("bce", "least_squares"))
+    optimiser: Adam = config_field(Adam(), "Its optimiser.")
 
 
 @dataclasses.dataclass(frozen=True)
 class OutputAlignment(base.SegmentationMethod):
     """Fields and networks of a method whose discriminators judge maps of what the segmenter predicts, one per head."""
 
-    optimizer: Sgd = described(Sgd(), "Optimiser of the segmenter.")
-    discriminator: Discriminator = described(Discriminator(), "One per head; unused without an adversarial loss.")
-    target_weight: float = described(0.001, "Weight of the main head's loss on the target, lambda_adv.", low=0.0)
+    optimiser: Sgd = config_field(Sgd(), "Optimiser of the segmenter.")
+    discriminator: Discriminator = config_field(Discriminator(), "One per head; unused without an adversarial loss.")
+    target_weight: float = config_field(0.001, "Weight of the main head's loss on the target, lambda_adv.", low=0.0)
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -81,8 +81,8 @@ class OutputAlignment(base.SegmentationMethod):
     def players(self, names: list[str]) -> dict[str, tuple[Sgd | Adam, list[str]]]:
         """Groups networks by who trains them: player -> its optimiser's section and its networks."""
         judges = [name for name in names if name != "segmenter"]
-        found = {"segmenter": (self.optimizer, ["segmenter"])}
-        return found | ({"discriminator": (self.discriminator.optimizer, judges)} if judges else {})
+        found = {"segmenter": (self.optimiser, ["segmenter"])}
+        return found | ({"discriminator": (self.discriminator.optimiser, judges)} if judges else {})
 
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
         """Returns the first state, with one discriminator per head."""
@@ -103,8 +103,8 @@ class OutputAlignment(base.SegmentationMethod):
         """Returns the state at step 0 of these networks, with every player's optimiser."""
         params = {name: entry["params"] for name, entry in variables.items()}
         opt_state = {
-            player: optimizer.init({name: params[name] for name in names})
-            for player, (optimizer, names) in self.transformations(params).items()
+            player: optimiser.init({name: params[name] for name in names})
+            for player, (optimiser, names) in self.transformations(params).items()
         }
         return base.initial_state(key, variables, opt_state, extra)
 
@@ -113,7 +113,7 @@ class OutputAlignment(base.SegmentationMethod):
         shared = {"accumulation": self.accumulation, "frozen": self.segmenter.frozen}
         return {
             player: (
-                optimizers.build(section, self.decay(player), {name: params[name] for name in names}, **shared),
+                optimisers.build(section, self.decay(player), {name: params[name] for name in names}, **shared),
                 names,
             )
             for player, (section, names) in self.players(list(params)).items()
@@ -204,10 +204,10 @@ class OutputAlignment(base.SegmentationMethod):
             (_, (judge_losses, seen)), judge_gradients = jax.value_and_grad(judge_total, has_aux=True)(judges)
             gradients = gradients | judge_gradients
             metrics |= base.loss_metrics(judge_losses) | seen
-        for player, (optimizer, names) in self.transformations(state.params).items():
+        for player, (optimiser, names) in self.transformations(state.params).items():
             if not gradients.keys() >= set(names):
                 continue
-            state, norm = base.apply_player(state, player, {name: gradients[name] for name in names}, optimizer)
+            state, norm = base.apply_player(state, player, {name: gradients[name] for name in names}, optimiser)
             metrics[f"norm/{player}"] = norm
         state = state.replace(step=state.step + 1, model_state=state.model_state | {"segmenter": model_state})
         return keep(state, shown) if keep else state, metrics
@@ -217,8 +217,8 @@ class OutputAlignment(base.SegmentationMethod):
 class MultiLevel(OutputAlignment):
     """The fields of a method whose segmenter may have a second head, on an earlier stage."""
 
-    aux_weight: float = described(0.1, "Weight of the earlier head's cross entropy, lambda_seg.", low=0.0)
-    target_aux_weight: float = described(0.0002, "Weight of the earlier head's loss on the target.", low=0.0)
+    aux_weight: float = config_field(0.1, "Weight of the earlier head's cross entropy, lambda_seg.", low=0.0)
+    target_aux_weight: float = config_field(0.0002, "Weight of the earlier head's loss on the target.", low=0.0)
 
     def weight(self, head: str) -> float:
         """The weight of a head's loss on the target."""

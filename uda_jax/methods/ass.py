@@ -25,8 +25,8 @@ from uda_jax import networks, ops
 from uda_jax.losses import semantic_adversarial, semantic_adversarial_map
 from uda_jax.methods import base
 from uda_jax.methods.adversarial import SOURCE, TARGET, MultiLevel
-from uda_jax.sections import described
-from uda_jax.training.optimizers import Adam
+from uda_jax.schema import config_field
+from uda_jax.training.optimisers import Adam
 from uda_jax.training.precision import compute_dtype
 
 SEMANTIC = "semantic_discriminator"
@@ -36,30 +36,30 @@ SEMANTIC = "semantic_discriminator"
 class SemanticLevel:
     """Section: the semantic-level discriminator, what it sees and how it learns."""
 
-    weight: float = described(0.001, "lambda_S.", low=0.0)
-    form: str = described(
+    weight: float = config_field(0.001, "lambda_S.", low=0.0)
+    form: str = config_field(
         "mean", "mean: judge each class's mean vector; pixel: judge every labelled location.", choices=("mean", "pixel")
     )
-    source: str = described(
+    source: str = config_field(
         "features",
         "Vectors it sees: the last stage's features, or class probabilities at the network's stride.",
         choices=("features", "probabilities"),
     )
-    head: str = described(
+    head: str = config_field(
         "class_conditional",
         "class_conditional: 2K outputs, domain and class; binary: one decision on the domain per class.",
         choices=("class_conditional", "binary"),
     )
-    hidden: int = described(1024, "Units of its two hidden layers.", low=1)
-    optimizer: Adam = described(Adam(), "Its optimiser.")
+    hidden: int = config_field(1024, "Units of its two hidden layers.", low=1)
+    optimiser: Adam = config_field(Adam(), "Its optimiser.")
 
 
 @dataclasses.dataclass(frozen=True)
 class ASS(MultiLevel):
     """Global and semantic-level adversarial learning with few labelled target images."""
 
-    labelled_weight: float = described(1.0, "lambda_t, weight of the labelled target's cross entropy.", low=0.0)
-    semantic: SemanticLevel = described(SemanticLevel(), "The semantic level.")
+    labelled_weight: float = config_field(1.0, "lambda_t, weight of the labelled target's cross entropy.", low=0.0)
+    semantic: SemanticLevel = config_field(SemanticLevel(), "The semantic level.")
 
     @property
     def semantic_judge(self) -> nn.Module:
@@ -70,7 +70,7 @@ class ASS(MultiLevel):
     def players(self, names: list[str]) -> dict[str, tuple[Any, list[str]]]:
         """Three players: the segmenter, the discriminators of its heads, the semantic discriminator."""
         others = [name for name in names if name != SEMANTIC]
-        return super().players(others) | {SEMANTIC: (self.semantic.optimizer, [SEMANTIC])}
+        return super().players(others) | {SEMANTIC: (self.semantic.optimiser, [SEMANTIC])}
 
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
         """Returns the first state: segmenter, one discriminator per head, semantic discriminator."""

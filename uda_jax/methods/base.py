@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from uda_jax import networks, ops
+from uda_jax import ops
 from uda_jax.losses import cross_entropy
-from uda_jax.sections import described
-from uda_jax.training import optimizers
-from uda_jax.training.optimizers import Adam, Sgd
-from uda_jax.training.precision import compute_dtype
+from uda_jax.methods.parts.segmenter import Segmenter
+from uda_jax.schema import config_field
+from uda_jax.training import optimisers
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
 Batch = Mapping[str, Mapping[str, jax.Array]]
@@ -32,6 +32,8 @@ class TrainState:
       model_state: network name -> the other collections, such as {"batch_stats": ...}.
       opt_state: player name -> optimiser state; a player may train several networks.
       teacher: {"params", "model_state"} of an averaged network, or None.
+      frozen: network name -> {"params", "model_state"} of networks that never learn; in no optimiser, and written once
+        per stage rather than with every checkpoint.
       key: typed PRNG key; a step uses fold_in(key, step), so that a resumed run draws the same numbers.
       extra: arrays that a method owns, usually empty.
     """
@@ -43,6 +45,7 @@ class TrainState:
     teacher: dict[str, Any] | None
     key: jax.Array
     extra: dict[str, Any]
+    frozen: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
 # Images of a batch of which illustrations are kept.
@@ -87,60 +90,14 @@ class Method(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmenter:
-    """Section: the segmentation network and how its images are normalised. None = the network's own default."""
-
-    name: str = described("deeplab_v2_resnet101", "Name for networks.build.")
-    input_norm: str = described(
-        "caffe_bgr", "Normalisation of images, for ops.normalise.", choices=("caffe_bgr", "imagenet_rgb", "tanh")
-    )
-    multi_level: bool | None = described(None, "Second head on the stage before the last.")
-    aspp_branches: int | None = described(None, "Dilated branches that are summed in a head.", choices=(2, 4, None))
-    bn_mode: str | None = described(None, "Batch norm while training.", choices=("batch", "frozen", None))
-    head_init: str | None = described(None, "Initialisation of the heads: normal, he or uniform.")
-    encoder_init: str | None = described(None, "Initialisation of the encoder: normal, he or uniform.")
-    encoder_style: str | None = described(
-        None, "Structure of the ResNet: that of the papers' weights (caffe) or torchvision's."
-    )
-    aspp_bias: bool | None = described(None, "Whether the heads' convolutions have a bias.")
-    width: int | None = described(None, "Channels of the stem.", low=1)
-    output_stride: int | None = described(None, "Image pixels per pixel of the maps.", choices=(4, 8, None))
-    initial_head: str | None = described(
-        None,
-        "What predicts first in CorDA's networks: aspp (GTA5) or linear (SYNTHIA).",
-        choices=("aspp", "linear", None),
-    )
-    remat: bool | None = described(None, "Recompute activations in the backward pass to save memory.")
-
-    def build(self, num_classes: int, precision: str, **decided: Any) -> nn.Module:
-        """Returns the Flax module; `decided` are options that the method decides rather than this section."""
-        options = self._given() | decided
-        return networks.build(self.name, num_classes, dtype=compute_dtype(precision), **options)
-
-    @property
-    def options(self) -> Any:
-        """The network's options, with its own defaults where this section leaves them."""
-        return networks.resolve(self.name, **self._given())
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Patterns of parameters that no optimiser may touch: the branches that two-branch heads leave unused."""
-        return (r"head/branch_[23]/",) if getattr(self.options, "aspp_branches", None) == 2 else ()
-
-    def _given(self) -> dict[str, Any]:
-        fields = dataclasses.asdict(self).items()
-        return {name: value for name, value in fields if name not in ("name", "input_norm") and value is not None}
-
-
-@dataclasses.dataclass(frozen=True)
 class SegmentationMethod:
     """The fields of every method, the module of its segmenter, and the usual prediction."""
 
-    num_classes: int = described(19, "Classes of the head.", low=2)
-    precision: str = described("fp32", "Compute type of the networks.", choices=("fp32", "bf16"))
-    accumulation: int = described(1, "Batches whose gradients are averaged into one update.", low=1)
-    segmenter: Segmenter = described(Segmenter(), "The segmentation network.")
-    schedule: Schedule = described(Schedule(), "Decay of all learning rates.")
+    num_classes: int = config_field(19, "Classes of the head.", low=2)
+    precision: str = config_field("fp32", "Compute type of the networks.", choices=("fp32", "bf16"))
+    accumulation: int = config_field(1, "Batches whose gradients are averaged into one update.", low=1)
+    segmenter: Segmenter = config_field(Segmenter(), "The segmentation network.")
+    schedule: Schedule = config_field(Schedule(), "Decay of all learning rates.")
 
     @property
     def network(self) -> nn.Module:
@@ -162,12 +119,12 @@ class SegmentationMethod:
 class SegmenterAlone(SegmentationMethod):
     """A method whose only network that learns by gradients is the segmenter."""
 
-    optimizer: Sgd | Adam = described(Sgd(), "Optimiser of the segmenter.")
+    optimiser: Sgd | Adam = config_field(Sgd(), "Optimiser of the segmenter.")
 
     def transformation(self, params: Mapping[str, Any]) -> optax.GradientTransformation:
         """Returns the optimiser of {"segmenter": params}."""
-        return optimizers.build(
-            self.optimizer, self.schedule, params, accumulation=self.accumulation, frozen=self.segmenter.frozen
+        return optimisers.build(
+            self.optimiser, self.schedule, params, accumulation=self.accumulation, frozen=self.segmenter.frozen
         )
 
     def init(self, key: jax.Array, example_batch: Batch) -> TrainState:
@@ -249,7 +206,7 @@ def segmentation_losses(
 
 
 def apply_player(
-    state: TrainState, player: str, gradients: Mapping[str, Any], optimizer: optax.GradientTransformation
+    state: TrainState, player: str, gradients: Mapping[str, Any], optimiser: optax.GradientTransformation
 ) -> tuple[TrainState, jax.Array]:
     """Updates the networks of one player.
 
@@ -257,13 +214,13 @@ def apply_player(
       state: the state before the update.
       player: key of `opt_state`.
       gradients: network name -> gradient, for every network the player trains.
-      optimizer: the transformation whose state `opt_state[player]` is.
+      optimiser: the transformation whose state `opt_state[player]` is.
 
     Returns:
       The new state and the global norm of the gradients.
     """
     params = {name: state.params[name] for name in gradients}
-    updates, opt_state = optimizer.update(dict(gradients), state.opt_state[player], params)
+    updates, opt_state = optimiser.update(dict(gradients), state.opt_state[player], params)
     state = state.replace(
         params={**state.params, **optax.apply_updates(params, updates)},
         opt_state={**state.opt_state, player: opt_state},

@@ -23,7 +23,7 @@ from uda_jax.losses import berhu, cross_entropy
 from uda_jax.methods import base
 from uda_jax.methods.dacs import Dacs, up
 from uda_jax.methods.self_training import Mixed
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 # The least weight of a pixel with depth.
 _FLOOR = 0.001
@@ -33,30 +33,30 @@ _FLOOR = 0.001
 class CorDA(Dacs):
     """DACS with depth as a second task and as a measure of difficulty."""
 
-    teacher_alpha: float = described(
+    teacher_alpha: float = config_field(
         0.999,
         "Share of the teacher that an update keeps; the first, t = 0 on, keep less, 1 - 1 / (t + 1).",
         low=0,
         high=1,
     )
-    source_depth_weight: float = described(0.01, "lambda_s, of each depth loss on source images.", low=0.0)
-    mixed_depth_weight: float = described(0.001, "lambda_m, of each depth loss on mixed images.", low=0.0)
+    source_depth_weight: float = config_field(0.01, "lambda_s, of each depth loss on source images.", low=0.0)
+    mixed_depth_weight: float = config_field(0.001, "lambda_m, of each depth loss on mixed images.", low=0.0)
     # The released code multiplies arrays of different ranks: its weights broadcast over the images of a batch.
-    depth_weight_mode: str = described(
+    depth_weight_mode: str = config_field(
         "per_image",
         "Weight of pixels by difficulty. per_image: their own, as the paper says; reference: the mean over the batch's "
         "images at their place, as the released code; none: all the same.",
         choices=("per_image", "reference", "none"),
     )
-    initial_steps: int = described(
+    initial_steps: int = config_field(
         0, "First steps in which pseudo-labels come from the prediction before the exchange (GTA5: 25001).", low=0
     )
     # The paper's targets run to hundreds near the camera, which a small network without pretrained weights and with a
     # large learning rate does not survive.
-    depth_unit: float = described(
+    depth_unit: float = config_field(
         1.0, "Unit of the inverse depth that is regressed: targets are divided by it. 1 is the paper's.", low=1e-3
     )
-    source_nearest: float = described(
+    source_nearest: float = config_field(
         0.1,
         "Metres; source depth below it is invalid. 0, the released code's for SYNTHIA, takes every value as it is.",
         low=0.0,

@@ -38,8 +38,8 @@ class Dacs(SelfTraining):
 
         value_and_gradient = jax.value_and_grad(total, has_aux=True)
         (value, (losses, model_state)), gradient = value_and_gradient(state.params["segmenter"])
-        optimizer = self.transformation(state.params)
-        state, norm = base.apply_player(state, "segmenter", {"segmenter": gradient}, optimizer)
+        optimiser = self.transformation(state.params)
+        state, norm = base.apply_player(state, "segmenter", {"segmenter": gradient}, optimiser)
         followed = self.followed(teacher["params"], state)
         state = state.replace(
             step=state.step + 1,

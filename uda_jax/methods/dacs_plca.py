@@ -17,14 +17,14 @@ from uda_jax.methods import base
 from uda_jax.methods.dacs import Dacs
 from uda_jax.methods.plca import Association
 from uda_jax.methods.self_training import Mixed
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 
 @dataclasses.dataclass(frozen=True)
 class DacsPlca(Dacs):
     """Self-training on mixed images, and cycle association of the images that are mixed."""
 
-    association: Association = described(Association(), "The cycle association.")
+    association: Association = config_field(Association(), "The cycle association.")
 
     def student_losses(
         self, params: Any, state: base.TrainState, batch: base.Batch, mixed: Mixed

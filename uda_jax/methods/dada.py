@@ -21,26 +21,26 @@ from uda_jax.errors import UserError
 from uda_jax.losses import berhu, self_information
 from uda_jax.methods import base
 from uda_jax.methods.adversarial import OutputAlignment, depth_map, source_depth
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 
 @dataclasses.dataclass(frozen=True)
 class DADA(OutputAlignment):
     """AdvEnt that learns depth on the source and shows it to the discriminator."""
 
-    segmenter: base.Segmenter = described(base.Segmenter(name="dada_resnet101"), "The network, one of dada_*.")
-    depth_weight: float = described(0.001, "Weight of the source's depth loss, lambda_depth; 0 = off.", low=0.0)
-    nearest_depth: float = described(
+    segmenter: base.Segmenter = config_field(base.Segmenter(name="dada_resnet101"), "The network, one of dada_*.")
+    depth_weight: float = config_field(0.001, "Weight of the source's depth loss, lambda_depth; 0 = off.", low=0.0)
+    nearest_depth: float = config_field(
         0.1,
         "Metres; depth below it is invalid, and its target 1 as if it were farthest away. 0, the released code's for "
         "SYNTHIA, takes every value as it is.",
         low=0.0,
     )
     # The paper's targets of hundreds suit a network that starts from ImageNet's weights and a small weight.
-    depth_unit: float = described(
+    depth_unit: float = config_field(
         1.0, "Unit of the inverse depth that is regressed and judged: targets are divided by it. 1 is the paper's."
     )
-    discriminator_halves: bool = described(
+    discriminator_halves: bool = config_field(
         False,
         "Whether each domain weighs half in the discriminator's loss, as in AdvEnt's code; in DADA's it does not.",
     )

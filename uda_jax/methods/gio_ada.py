@@ -30,8 +30,8 @@ from uda_jax.errors import UserError
 from uda_jax.losses import absolute_depth, adversarial, berhu, self_information
 from uda_jax.methods import base
 from uda_jax.methods.adversarial import TARGET, Discriminator, OutputAlignment, depth_map, judgement, source_depth
-from uda_jax.sections import described
-from uda_jax.training.optimizers import Adam, Sgd
+from uda_jax.schema import config_field
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.precision import compute_dtype
 from uda_jax.training.schedules import Schedule
 
@@ -44,54 +44,62 @@ CYCLEGAN_ADAM = Adam(learning_rate=2e-4, beta1=0.5, beta2=0.999)
 class Translator:
     """Section: the network that redraws source images, G_img, and how it learns."""
 
-    name: str = described("translator", "CycleGAN's generator or SimGAN's refiner.", choices=("translator", "refiner"))
-    width: int = described(64, "Channels of its first layer.", low=1)
-    blocks: int = described(9, "Residual blocks; SimGAN has 4.", low=1)
-    remat: bool = described(False, "Recompute its blocks' activations in the backward pass to save memory.")
-    optimizer: Adam = described(CYCLEGAN_ADAM, "Its optimiser.")
+    name: str = config_field(
+        "translator", "CycleGAN's generator or SimGAN's refiner.", choices=("translator", "refiner")
+    )
+    width: int = config_field(64, "Channels of its first layer.", low=1)
+    blocks: int = config_field(9, "Residual blocks; SimGAN has 4.", low=1)
+    remat: bool = config_field(False, "Recompute its blocks' activations in the backward pass to save memory.")
+    optimiser: Adam = config_field(CYCLEGAN_ADAM, "Its optimiser.")
 
 
 @dataclasses.dataclass(frozen=True)
 class GIOAda(OutputAlignment):
     """Adaptation of the images that go into the task network, and of the classes and depth that come out."""
 
-    segmenter: base.Segmenter = described(base.Segmenter(name="deeplab_v2_vgg16"), "The task network, G_task.")
-    discriminator: Discriminator = described(Discriminator(), "D_out, and the loss of the output level.")
-    translator: Translator = described(Translator(), "G_img.")
-    image_discriminator: Discriminator = described(
-        Discriminator(kind="least_squares", optimizer=CYCLEGAN_ADAM), "D_img, and the loss of the input level."
+    segmenter: base.Segmenter = config_field(base.Segmenter(name="deeplab_v2_vgg16"), "The task network, G_task.")
+    discriminator: Discriminator = config_field(Discriminator(), "D_out, and the loss of the output level.")
+    translator: Translator = config_field(Translator(), "G_img.")
+    image_discriminator: Discriminator = config_field(
+        Discriminator(kind="least_squares", optimiser=CYCLEGAN_ADAM), "D_img, and the loss of the input level."
     )
-    image_decay: str = described(
+    image_decay: str = config_field(
         "constant_linear", "Schedule of G_img's and D_img's rates.", choices=("constant_linear", "constant", "poly")
     )
-    input_level: str = described(
+    input_level: str = config_field(
         "image+label+depth",
         "What of the source G_img sees; none: the task network gets the images as they are.",
         choices=("image+label+depth", "image+label", "image+depth", "image", "none"),
     )
-    output_level: str = described("seg+depth", "What D_out sees.", choices=("seg+depth", "seg", "none"))
-    output_input: str = described(
+    output_level: str = config_field("seg+depth", "What D_out sees.", choices=("seg+depth", "seg", "none"))
+    output_input: str = config_field(
         "concat", "How: depth as one more channel, or times self-information as DADA.", choices=("concat", "product")
     )
-    depth_head: bool = described(True, "Whether the task network predicts depth; without, nothing learns depth.")
-    depth_target: str = described(
+    depth_head: bool = config_field(True, "Whether the task network predicts depth; without, nothing learns depth.")
+    depth_target: str = config_field(
         "metric", "What it predicts: shares of farthest_depth, or inverse depth as DADA.", choices=("metric", "inverse")
     )
-    depth_loss: str = described("l1", "Loss on depth: absolute error or reverse Huber.", choices=("l1", "berhu"))
-    farthest_depth: float = described(80.0, "Metres; depth beyond it counts as it, for G_img and as metric target.")
-    nearest_depth: float = described(0.1, "Inverse target: metres below which depth is invalid, see DADA.", low=0.0)
-    depth_unit: float = described(1.0, "Inverse target: the unit that it is divided by, see DADA.")
-    task_grad_to_transform: bool = described(True, "Whether the task network's losses on redrawn images reach G_img.")
-    train_on_untranslated: bool = described(False, "Whether the task network learns the images as they are, too.")
-    freeze_task: bool = described(False, "Whether G_img and D_img alone learn, for a stage between warm-up and joint.")
-    image_pool: int = described(
+    depth_loss: str = config_field("l1", "Loss on depth: absolute error or reverse Huber.", choices=("l1", "berhu"))
+    farthest_depth: float = config_field(80.0, "Metres; depth beyond it counts as it, for G_img and as metric target.")
+    nearest_depth: float = config_field(0.1, "Inverse target: metres below which depth is invalid, see DADA.", low=0.0)
+    depth_unit: float = config_field(1.0, "Inverse target: the unit that it is divided by, see DADA.")
+    task_grad_to_transform: bool = config_field(
+        True, "Whether the task network's losses on redrawn images reach G_img."
+    )
+    train_on_untranslated: bool = config_field(False, "Whether the task network learns the images as they are, too.")
+    freeze_task: bool = config_field(
+        False, "Whether G_img and D_img alone learn, for a stage between warm-up and joint."
+    )
+    image_pool: int = config_field(
         0, "Redrawn images that are kept, of which half of D_img's are drawn (CycleGAN: 50); 0 = the new ones.", low=0
     )
-    segmentation_weight: float = described(1.0, "lambda_seg, weight of the source's cross entropy.", low=0.0)
-    depth_weight: float = described(0.1, "lambda_depth, weight of the source's depth loss.", low=0.0)
-    image_weight: float = described(1.0, "lambda_img, weight of D_img's loss for G_img; 0 = no D_img.", low=0.0)
-    target_weight: float = described(0.001, "lambda_out, weight of D_out's loss on the target; 0 = no D_out.", low=0.0)
-    self_weight: float = described(0.0, "lambda_self, weight of the mean change of a redrawn image.", low=0.0)
+    segmentation_weight: float = config_field(1.0, "lambda_seg, weight of the source's cross entropy.", low=0.0)
+    depth_weight: float = config_field(0.1, "lambda_depth, weight of the source's depth loss.", low=0.0)
+    image_weight: float = config_field(1.0, "lambda_img, weight of D_img's loss for G_img; 0 = no D_img.", low=0.0)
+    target_weight: float = config_field(
+        0.001, "lambda_out, weight of D_out's loss on the target; 0 = no D_out.", low=0.0
+    )
+    self_weight: float = config_field(0.0, "lambda_self, weight of the mean change of a redrawn image.", low=0.0)
 
     def check(self, path: str) -> None:
         """Raises a UserError for fields that contradict each other, or of which one leaves another without effect."""
@@ -163,8 +171,8 @@ class GIOAda(OutputAlignment):
     def players(self, names: list[str]) -> dict[str, tuple[Sgd | Adam, list[str]]]:
         """Every network is a player, but a frozen one."""
         sections = {name: getattr(self, name) for name in (TRANSLATOR, IMAGE_DISCRIMINATOR, "discriminator")}
-        optimizers = {name: section.optimizer for name, section in sections.items()} | {"segmenter": self.optimizer}
-        return {name: (optimizers[name], [name]) for name in names if name != "segmenter" or not self.freeze_task}
+        optimisers = {name: section.optimiser for name, section in sections.items()} | {"segmenter": self.optimiser}
+        return {name: (optimisers[name], [name]) for name in names if name != "segmenter" or not self.freeze_task}
 
     def decay(self, player: str) -> Schedule:
         """The decay of a player's rate: one form for what draws and judges images, another for the rest."""

@@ -6,9 +6,9 @@
     3. intra-domain: G_intra learns L_seg(x_e, y_e) + lambda_adv BCE(D(I(x_k)), easy)
                      while D learns to tell I(x_e) from I(x_k)
 
-A config lists the three as stages; the second is `uda_jax.ranking`. This file is the third: AdvEnt whose batch holds
-the easy frames with their pseudo-labels as "source" and the hard ones as "target". Without hard frames (lambda = 1)
-the adversarial half has nothing to look at, and it is self-training on the whole target.
+A config lists the three as stages; the second is `uda_jax.runs.ranking`. This file is the third: AdvEnt whose batch
+holds the easy frames with their pseudo-labels as "source" and the hard ones as "target". Without hard frames
+(lambda = 1) the adversarial half has nothing to look at, and it is self-training on the whole target.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from uda_jax.methods import base
 from uda_jax.methods.advent import Advent
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class IntraDA(Advent):
     """The intra-domain stage."""
 
     # For Synscapes the authors used AdaptSegNet, whose discriminators see the probabilities themselves.
-    judged: str = described(
+    judged: str = config_field(
         "self_information", "Map that the discriminators see.", choices=("self_information", "probabilities")
     )
 

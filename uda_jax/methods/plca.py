@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from uda_jax import losses, ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 # Pairs of pixels that `illustrate` shows of an image pair.
 SHOWN_PIXELS = 24
@@ -38,22 +38,22 @@ _SUB_GRID_SOURCE, _SUB_GRID_TARGET, _SHOWN = 2, 3, 4
 class Association:
     """Section: the cycle association, of features and of predictions."""
 
-    feature_weight: float = described(0.1, "beta_F, weight of the feature level; 0 = off.", low=0.0)
-    prediction_weight: float = described(0.1, "beta_P, weight of the prediction level; 0 = off.", low=0.0)
-    aggregation: float = described(
+    feature_weight: float = config_field(0.1, "beta_F, weight of the feature level; 0 = off.", low=0.0)
+    prediction_weight: float = config_field(0.1, "beta_P, weight of the prediction level; 0 = off.", low=0.0)
+    aggregation: float = config_field(
         0.5, "alpha < 1, share of similar pixels in every target pixel; 0 = no aggregation.", low=0.0, high=1.0
     )
     # The released code can reduce the maps, but neither published config does; blockwise, memory is no reason to.
-    reduction: str = described(
+    reduction: str = config_field(
         "none",
         "What is associated: all pixels, those of random rows and columns, or bilinearly down-sampled maps.",
         choices=("none", "random", "bilinear"),
     )
-    scale: float = described(1.0, "Share of rows and of columns that a reduction leaves.", low=0.0, high=1.0)
-    reduction_group: int = described(
+    scale: float = config_field(1.0, "Share of rows and of columns that a reduction leaves.", low=0.0, high=1.0)
+    reduction_group: int = config_field(
         0, "Image pairs whose cycles are averaged together, before the groups are; 0 = all of a batch.", low=0
     )
-    block_size: int | None = described(
+    block_size: int | None = config_field(
         None, "Pixels per tile of the similarity matrix; None = by its size, 0 = the whole matrix at once.", low=0
     )
 
@@ -139,16 +139,16 @@ class PLCA(base.SegmenterAlone):
     PREDICTION_FIELDS = ("test_aggregation",)
 
     # The paper's 0.75, which the released code multiplies by its 2 devices and its 2 accumulated batches.
-    lovasz_weight: float = described(3.0, "w_lov, weight of Lovasz-Softmax; 0 = off.", low=0.0)
-    association: Association = described(Association(), "The cycle association.")
+    lovasz_weight: float = config_field(3.0, "w_lov, weight of Lovasz-Softmax; 0 = off.", low=0.0)
+    association: Association = config_field(Association(), "The cycle association.")
     # The released code has it with the prediction level only; here it is a switch of its own.
-    smoothing_weight: float = described(
+    smoothing_weight: float = config_field(
         0.01, "w_lsr, weight of the adaptive label smoothing of each domain; 0 = off.", low=0.0
     )
-    smoothing_strength: float = described(
+    smoothing_strength: float = config_field(
         10.0, "lambda, cross entropy against uniform labels below which smoothing sharpens; 0 = plain mean.", low=0.0
     )
-    test_aggregation: bool = described(
+    test_aggregation: bool = config_field(
         False, "Predict from aggregated features and probabilities, as the released test configs do."
     )
 

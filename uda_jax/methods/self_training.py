@@ -14,20 +14,22 @@ import jax.numpy as jnp
 from uda_jax import ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 
 @dataclasses.dataclass(frozen=True)
 class StrongAugmentation:
     """Section: what is done to the colours of mixed images. Each half is on or off for a whole batch."""
 
-    jitter: float = described(0.8, "Probability of the colour jitter.", low=0.0, high=1.0)
-    brightness: float = described(0.25, "Largest change of brightness, added on a scale of 0 to 1.", low=0.0, high=1.0)
-    contrast: float = described(0.25, "Largest deviation of the contrast's factor from 1.", low=0.0, high=1.0)
-    saturation: float = described(0.25, "Largest deviation of the saturation's factor from 1.", low=0.0, high=1.0)
-    hue: float = described(0.25, "Largest turn of the hue, in full turns.", low=0.0, high=0.5)
-    blur: float = described(0.5, "Probability of the Gaussian blur.", low=0.0, high=1.0)
-    blur_sigma: tuple[float, float] = described(
+    jitter: float = config_field(0.8, "Probability of the colour jitter.", low=0.0, high=1.0)
+    brightness: float = config_field(
+        0.25, "Largest change of brightness, added on a scale of 0 to 1.", low=0.0, high=1.0
+    )
+    contrast: float = config_field(0.25, "Largest deviation of the contrast's factor from 1.", low=0.0, high=1.0)
+    saturation: float = config_field(0.25, "Largest deviation of the saturation's factor from 1.", low=0.0, high=1.0)
+    hue: float = config_field(0.25, "Largest turn of the hue, in full turns.", low=0.0, high=0.5)
+    blur: float = config_field(0.5, "Probability of the Gaussian blur.", low=0.0, high=1.0)
+    blur_sigma: tuple[float, float] = config_field(
         (0.15, 1.15), "Bounds of the Gaussian's standard deviation, in pixels.", low=0.01
     )
 
@@ -43,7 +45,7 @@ class StrongAugmentation:
 
         def jittered(x: jax.Array) -> jax.Array:
             spans = {name: getattr(self, name) for name in ("brightness", "contrast", "saturation", "hue")}
-            return 255.0 * ops.color_jitter(x / 255.0, *ops.draw_jitter(jitter_key, count, **spans))
+            return 255.0 * ops.colour_jitter(x / 255.0, *ops.draw_jitter(jitter_key, count, **spans))
 
         def blurred(x: jax.Array) -> jax.Array:
             low, high = self.blur_sigma
@@ -79,24 +81,24 @@ class SelfTraining(base.SegmenterAlone):
     # Fields that a trained run can still change, since they act in `predict` alone.
     PREDICTION_FIELDS = ("predict_with",)
 
-    teacher_alpha: float = described(
+    teacher_alpha: float = config_field(
         0.99,
         "Share of the teacher that an update keeps; the first, t = 0 on, keep less, 1 - 1 / (t + 1).",
         low=0,
         high=1,
     )
-    threshold: float = described(0.968, "Confidence at which a pseudo-label is trusted.", low=0.0, high=1.0)
-    pixel_weight: str = described(
+    threshold: float = config_field(0.968, "Confidence at which a pseudo-label is trusted.", low=0.0, high=1.0)
+    pixel_weight: str = config_field(
         "threshold_uniform",
         "Weight of target pixels in mixed images. threshold_uniform: the share of the batch's pseudo-labels that is "
         "trusted, for all; threshold: 1 where trusted, 0 elsewhere; none: 1.",
         choices=("threshold_uniform", "threshold", "none"),
     )
     # In the released code unlabelled pixels are one of an image's classes; the line against it is commented out.
-    mix_ignored: bool = described(True, "Whether the ignored pixels of a source image count as one of its classes.")
-    mixed_weight: float = described(1.0, "Weight of the cross entropy on mixed images; 0 = off.", low=0.0)
-    augmentation: StrongAugmentation = described(StrongAugmentation(), "Colours of the mixed images.")
-    predict_with: str = described("student", "Network that predicts.", choices=("student", "teacher"))
+    mix_ignored: bool = config_field(True, "Whether the ignored pixels of a source image count as one of its classes.")
+    mixed_weight: float = config_field(1.0, "Weight of the cross entropy on mixed images; 0 = off.", low=0.0)
+    augmentation: StrongAugmentation = config_field(StrongAugmentation(), "Colours of the mixed images.")
+    predict_with: str = config_field("student", "Network that predicts.", choices=("student", "teacher"))
 
     def check(self, path: str) -> None:
         """Raises a UserError for a second classifier, which nothing would train."""

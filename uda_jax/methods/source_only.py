@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from uda_jax import ops
 from uda_jax.methods import base
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 # Batch statistics are threaded in this order wherever several domains are forwarded.
 LABELLED_DOMAINS = ("source", "labelled_target")
@@ -21,7 +21,9 @@ LABELLED_DOMAINS = ("source", "labelled_target")
 class SourceOnly(base.SegmenterAlone):
     """Cross entropy on every labelled domain of the batch."""
 
-    aux_weight: float = described(0.1, "Weight of the earlier head's cross entropy (AdaptSegNet, lambda_seg).", low=0.0)
+    aux_weight: float = config_field(
+        0.1, "Weight of the earlier head's cross entropy (AdaptSegNet, lambda_seg).", low=0.0
+    )
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One forward per labelled domain, one backward, one update."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from uda_jax import sections
+from uda_jax import schema
 from uda_jax.errors import UserError
 from uda_jax.networks.corda import CorDA, CorDAOptions
 from uda_jax.networks.dada import DADA, DADAOptions
@@ -104,9 +104,9 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
 def resolve(name: str, **options: Any) -> Any:
     """Returns all options of a network, those left out at its defaults, as its dataclass; raises as `build` does."""
     if name not in _NETWORKS:
-        raise UserError(f"network '{name}' is unknown{sections.closest(name, _NETWORKS)}")
+        raise UserError(f"network '{name}' is unknown{schema.did_you_mean(name, _NETWORKS)}")
     entry = _NETWORKS[name]
-    return sections.build(entry.options, {**entry.defaults, **options}, f"network.{name}")
+    return schema.from_mapping(entry.options, {**entry.defaults, **options}, f"network.{name}")
 
 
 def names() -> list[str]:

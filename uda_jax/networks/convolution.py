@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-Initializer = Callable[..., jax.Array]
+Initialiser = Callable[..., jax.Array]
 
 FLOAT32 = jnp.dtype(jnp.float32)
 # From here on our kernel gradient is quicker on the CPU than that of XLA: `python -m benchmarks.dilated`.
@@ -30,7 +30,7 @@ class ConvParameters(nn.Module):
     features: int
     size: int
     use_bias: bool = False
-    kernel_init: Initializer | None = None
+    kernel_init: Initialiser | None = None
 
     @nn.compact
     def __call__(self, in_features: int) -> tuple[jax.Array, jax.Array | None]:
@@ -63,7 +63,7 @@ class Conv(ConvParameters):
         return y if bias is None else y + bias.astype(self.dtype)
 
 
-def uniform_fan_in(fan_in: int) -> Initializer:
+def uniform_fan_in(fan_in: int) -> Initialiser:
     """Returns PyTorch's default initialiser of kernels and biases: U(-b, b) with b = 1 / sqrt(fan_in)."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)

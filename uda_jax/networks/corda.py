@@ -13,8 +13,8 @@ from flax import linen as nn
 
 from uda_jax.networks.convolution import Conv
 from uda_jax.networks.deeplab import HeadOptions, ResNetOptions, build_classifier, build_encoder
-from uda_jax.networks.resnet import INITIALIZERS, Bottleneck
-from uda_jax.sections import described
+from uda_jax.networks.resnet import INITIALISERS, Bottleneck
+from uda_jax.schema import config_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +26,13 @@ class CorDAOptions(HeadOptions, ResNetOptions):
     so in training they always use the batch's.
     """
 
-    initial_head: str = described(
+    initial_head: str = config_field(
         "aspp",
         "What makes aux_logits: a dilated classifier on the encoder ('aspp', the published GTA5 form) or a 1x1 "
         "convolution on the segmentation features ('linear', the SYNTHIA form).",
         choices=("aspp", "linear"),
     )
-    aspp_branches: int = described(
+    aspp_branches: int = config_field(
         2, "Branches summed by a classifier: 2, as in the released code, or 4.", choices=(2, 4)
     )
 
@@ -79,7 +79,7 @@ class SpatialAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns a map like `x` `[B, H, W, C]`."""
-        options = {"kernel_init": INITIALIZERS[self.kernel_init], "padding": 1, "dtype": self.dtype}
+        options = {"kernel_init": INITIALISERS[self.kernel_init], "padding": 1, "dtype": self.dtype}
         gate = nn.sigmoid(Conv(x.shape[-1], 3, name="attention", **options)(x))
         return gate * Conv(x.shape[-1], 3, name="projection", **options)(x)
 
@@ -171,4 +171,4 @@ class CorDA(nn.Module):
 def _linear(num_outputs: int, options: CorDAOptions) -> Conv:
     """Returns a 1x1 convolution as a head, named by the attribute that it is assigned to."""
     o = options
-    return Conv(num_outputs, 1, use_bias=o.aspp_bias, kernel_init=INITIALIZERS[o.head_init], dtype=o.dtype)
+    return Conv(num_outputs, 1, use_bias=o.aspp_bias, kernel_init=INITIALISERS[o.head_init], dtype=o.dtype)

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from uda_jax.networks.convolution import Conv
 from uda_jax.networks.deeplab import HeadOptions, ResNetOptions, build_classifier, build_encoder
-from uda_jax.networks.resnet import INITIALIZERS
+from uda_jax.networks.resnet import INITIALISERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DepthBranch(nn.Module):
         """Returns (gate `[B, H, W, C]`, float32 depth `[B, H, W, 1]`) for features `x` `[B, H, W, C]`."""
 
         def conv(features, size, name):
-            init = INITIALIZERS[self.kernel_init]
+            init = INITIALISERS[self.kernel_init]
             options = {"use_bias": True, "kernel_init": init, "padding": size // 2, "dtype": self.dtype}
             return Conv(features, size, name=name, **options)
 

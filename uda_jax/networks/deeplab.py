@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32, ConvParameters, sum_of_dilated_convs
-from uda_jax.networks.resnet import INITIALIZERS, STYLES, ResNet
-from uda_jax.sections import described
+from uda_jax.networks.resnet import INITIALISERS, STYLES, ResNet
+from uda_jax.schema import config_field
 
 DILATIONS = (6, 12, 18, 24)
 
@@ -25,16 +25,16 @@ DEPTH_ACTIVATIONS = {"sigmoid": nn.sigmoid, "linear": lambda x: x}
 class HeadOptions:
     """Options of the classifiers, whatever the encoder."""
 
-    aspp_branches: int = described(
+    aspp_branches: int = config_field(
         4, "Branches summed by a classifier: 4 (ADVENT, PLCA) or 2 (AdaptSegNet, DACS, CorDA).", choices=(2, 4)
     )
-    aspp_bias: bool = described(True, "Whether the classifiers' convolutions have a bias (PLCA: no).")
-    head_init: str = described(
+    aspp_bias: bool = config_field(True, "Whether the classifiers' convolutions have a bias (PLCA: no).")
+    head_init: str = config_field(
         "normal",
         "Start of the classifiers' kernels: 'normal' N(0, 0.01^2), 'he', or 'uniform', PyTorch's default (PLCA).",
-        choices=tuple(INITIALIZERS),
+        choices=tuple(INITIALISERS),
     )
-    dtype: Any = described(
+    dtype: Any = config_field(
         FLOAT32, "Type of the computation; parameters, statistics and outputs stay float32.", choices=COMPUTE_DTYPES
     )
 
@@ -43,35 +43,35 @@ class HeadOptions:
 class ResNetOptions:
     """Options of the ResNet encoder, whatever the heads."""
 
-    encoder_init: str = described(
+    encoder_init: str = config_field(
         "normal",
         "Start of the encoder's kernels: 'normal' N(0, 0.01^2), as the references before they load weights, 'he' "
         "(fan-in), which trains from scratch, or 'uniform', PyTorch's default.",
-        choices=tuple(INITIALIZERS),
+        choices=tuple(INITIALISERS),
     )
-    encoder_style: str = described(
+    encoder_style: str = config_field(
         "caffe",
         "Structure that the encoder's weights were trained with: the references' ('caffe') or torchvision's.",
         choices=STYLES,
     )
-    bn_mode: str = described(
+    bn_mode: str = config_field(
         "batch",
         "In training, batch norm uses and tracks the batch's statistics, or the stored ones.",
         choices=("batch", "frozen"),
     )
-    width: int = described(64, "Channels of the stem; stage s has width * 2^(s+1) channels.", low=1)
-    output_stride: int = described(
+    width: int = config_field(64, "Channels of the stem; stage s has width * 2^(s+1) channels.", low=1)
+    output_stride: int = config_field(
         8, "Pixels of the image per pixel of the logits; 4 keeps the stem's pool at stride 1.", choices=(4, 8)
     )
-    remat: bool = described(False, "Whether blocks recompute their activations in the backward pass to save memory.")
+    remat: bool = config_field(False, "Whether blocks recompute their activations in the backward pass to save memory.")
 
 
 @dataclasses.dataclass(frozen=True)
 class DepthHeadOptions:
     """Options of the depth head that a DeepLab network may have."""
 
-    depth_head: bool = described(False, "Whether a second head reads the last stage and gives depth (GIO-Ada).")
-    depth_activation: str = described(
+    depth_head: bool = config_field(False, "Whether a second head reads the last stage and gives depth (GIO-Ada).")
+    depth_activation: str = config_field(
         "sigmoid",
         "How that head ends: in a sigmoid, for targets in [0, 1], or linear, for targets without bounds.",
         choices=tuple(DEPTH_ACTIVATIONS),
@@ -82,7 +82,7 @@ class DepthHeadOptions:
 class DeepLabOptions(DepthHeadOptions, HeadOptions, ResNetOptions):
     """What `networks.build` accepts for the DeepLab-v2 networks."""
 
-    multi_level: bool = described(False, "Whether a second classifier reads stage 3 and gives aux_logits.")
+    multi_level: bool = config_field(False, "Whether a second classifier reads stage 3 and gives aux_logits.")
 
 
 class Classifier(nn.Module):
@@ -103,7 +103,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns float32 logits `[B, H, W, num_classes]` for `x` `[B, H, W, C]`."""
-        init = INITIALIZERS[self.kernel_init]
+        init = INITIALISERS[self.kernel_init]
         parameters = [
             ConvParameters(self.num_classes, 3, self.use_bias, init, name=f"branch_{i}")(x.shape[-1])
             for i in range(len(DILATIONS))

@@ -10,15 +10,15 @@ from flax import linen as nn
 from uda_jax.errors import UserError
 from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32, Conv, uniform_fan_in
 from uda_jax.networks.translators import NORMAL, instance_norm
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorOptions:
     """What `networks.build` accepts for "pixel_discriminator" and "patch_discriminator"."""
 
-    width: int = described(64, "Channels of the first layer; the next three have 2, 4 and 8 times as many.", low=1)
-    dtype: Any = described(
+    width: int = config_field(64, "Channels of the first layer; the next three have 2, 4 and 8 times as many.", low=1)
+    dtype: Any = config_field(
         FLOAT32, "Type of the computation; parameters and logits stay float32.", choices=COMPUTE_DTYPES
     )
 
@@ -27,8 +27,8 @@ class DiscriminatorOptions:
 class SemanticDiscriminatorOptions:
     """What `networks.build` accepts for "semantic_discriminator"."""
 
-    hidden: int = described(1024, "Units of each of the two hidden layers.", low=1)
-    dtype: Any = described(
+    hidden: int = config_field(1024, "Units of each of the two hidden layers.", low=1)
+    dtype: Any = config_field(
         FLOAT32, "Type of the computation; parameters and logits stay float32.", choices=COMPUTE_DTYPES
     )
 
@@ -37,8 +37,8 @@ class SemanticDiscriminatorOptions:
 class ScoreDiscriminatorOptions:
     """What `networks.build` accepts for "score_discriminator"."""
 
-    hidden: int = described(500, "Units of each of the two hidden layers.", low=1)
-    dtype: Any = described(
+    hidden: int = config_field(500, "Units of each of the two hidden layers.", low=1)
+    dtype: Any = config_field(
         FLOAT32, "Type of the computation; parameters and logits stay float32.", choices=COMPUTE_DTYPES
     )
 

@@ -16,7 +16,7 @@ from uda_jax.errors import UserError
 from uda_jax.networks.batch_norm import BatchNorm
 from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32
 from uda_jax.networks.resnet import max_pool
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 XAVIER = nn.initializers.xavier_normal()
 
@@ -28,7 +28,7 @@ LENET_SMALLEST = 16
 class DigitOptions:
     """What `networks.build` accepts for "lenet" and "dtn"."""
 
-    dtype: Any = described(
+    dtype: Any = config_field(
         FLOAT32, "Type of the computation; parameters, statistics and outputs stay float32.", choices=COMPUTE_DTYPES
     )
 

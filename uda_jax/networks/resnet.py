@@ -21,7 +21,7 @@ STRIDES = (1, 2, 1, 1)
 DILATIONS = (1, 1, 2, 4)
 # Both styles have the same parameters, so weights of the wrong one load without an error and only accuracy suffers.
 STYLES = ("caffe", "torchvision")
-INITIALIZERS = {
+INITIALISERS = {
     "normal": nn.initializers.normal(0.01),
     "he": nn.initializers.he_normal(),
     # U(-b, b) with b = 1 / sqrt(fan_in), PyTorch's default.
@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
         """Returns `[B, H / stride, W / stride, 4 * planes]` for `x` `[B, H, W, C]`."""
 
         def conv(features, size, name, **options):
-            init = INITIALIZERS[self.kernel_init]
+            init = INITIALISERS[self.kernel_init]
             return Conv(features, size, kernel_init=init, dtype=self.dtype, name=name, **options)
 
         def norm(name):
@@ -102,7 +102,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Returns the maps "stem", "layer1" ... "layer4" for normalised images `[B, H, W, 3]`."""
-        init = INITIALIZERS[self.kernel_init]
+        init = INITIALISERS[self.kernel_init]
         x = Conv(self.width, 7, stride=2, padding=3, kernel_init=init, dtype=self.dtype, name="conv1")(images)
         x = nn.relu(BatchNorm(self.bn_mode, self.dtype, name="bn1")(x, train))
         caffe = self.style == "caffe"

@@ -16,7 +16,7 @@ from jax import lax
 from uda_jax.errors import UserError
 from uda_jax.networks.batch_norm import EPSILON
 from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32, convolve, project
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 # The start of all kernels of the CycleGAN networks; their biases start at zero, as Flax's do.
 NORMAL = nn.initializers.normal(0.02)
@@ -32,10 +32,10 @@ FEW_CHANNELS = 16
 class TranslatorOptions:
     """What `networks.build` accepts for "translator" and, with 4 blocks by default, for "refiner"."""
 
-    width: int = described(64, "Channels of the first layer; a translator's blocks have four times as many.", low=1)
-    blocks: int = described(9, "Residual blocks, a translator's at a quarter of the image's size.", low=1)
-    remat: bool = described(False, "Whether blocks recompute their activations in the backward pass to save memory.")
-    dtype: Any = described(
+    width: int = config_field(64, "Channels of the first layer; a translator's blocks have four times as many.", low=1)
+    blocks: int = config_field(9, "Residual blocks, a translator's at a quarter of the image's size.", low=1)
+    remat: bool = config_field(False, "Whether blocks recompute their activations in the backward pass to save memory.")
+    dtype: Any = config_field(
         FLOAT32, "Type of the computation; parameters, statistics and the image stay float32.", choices=COMPUTE_DTYPES
     )
 

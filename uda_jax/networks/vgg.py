@@ -13,8 +13,8 @@ from flax import linen as nn
 
 from uda_jax.networks.convolution import Conv
 from uda_jax.networks.deeplab import DEPTH_ACTIVATIONS, DepthHeadOptions, HeadOptions, build_classifier
-from uda_jax.networks.resnet import INITIALIZERS, max_pool
-from uda_jax.sections import described
+from uda_jax.networks.resnet import INITIALISERS, max_pool
+from uda_jax.schema import config_field
 
 # Convolutions, dilation and whether a pool follows, by stage; stage s has 2^(s-1) times the width, at most 8 times.
 STAGES = ((2, 1, True), (2, 1, True), (3, 1, True), (3, 1, False), (3, 2, False))
@@ -24,13 +24,13 @@ STAGES = ((2, 1, True), (2, 1, True), (3, 1, True), (3, 1, False), (3, 2, False)
 class VGG16Options(DepthHeadOptions, HeadOptions):
     """What `networks.build` accepts for "deeplab_v2_vgg16"."""
 
-    encoder_init: str = described(
+    encoder_init: str = config_field(
         "he",
         "Start of the encoder's kernels: 'he' (fan-in), which trains from scratch without batch norm on images of unit "
         "variance; 'uniform', PyTorch's default (the reference's for fc6 and fc7, the rest being loaded); or 'normal'.",
-        choices=tuple(INITIALIZERS),
+        choices=tuple(INITIALISERS),
     )
-    width: int = described(
+    width: int = config_field(
         64, "Channels of the first stage; the stages have 1, 2, 4, 8 and 8, fc6 and fc7 16 times.", low=1
     )
 
@@ -57,7 +57,7 @@ class VGG16(nn.Module):
                 factor * self.width,
                 3,
                 use_bias=True,
-                kernel_init=INITIALIZERS[self.kernel_init],
+                kernel_init=INITIALISERS[self.kernel_init],
                 dilation=dilation,
                 padding=dilation,
                 dtype=self.dtype,

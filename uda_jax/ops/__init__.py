@@ -1,13 +1,15 @@
 """Pure array functions: arrays in, arrays out, no state, no gradient tricks."""
 
-from uda_jax.ops.augment import blur_kernel_size, color_jitter, draw_jitter, gaussian_blur
+from uda_jax.ops.augment import blur_kernel_size, colour_jitter, draw_jitter, gaussian_blur
 from uda_jax.ops.class_means import class_means
 from uda_jax.ops.classmix import choose_classes, classmix_mask, mix
 from uda_jax.ops.confusion import confusion_matrix
 from uda_jax.ops.depth import NO_SUPERVISION, inverse_depth, relative_inverse_depth
+from uda_jax.ops.entropy_ranking import entropy_score, rare_class_count, rare_class_normaliser, split_by_score
 from uda_jax.ops.image_pool import empty_pool, exchange_with_pool
 from uda_jax.ops.normalise import from_tanh, normalise
 from uda_jax.ops.resize import resize_bilinear, resize_nearest_legacy
+from uda_jax.ops.self_information import self_information
 
 __all__ = [
     "NO_SUPERVISION",
@@ -15,17 +17,22 @@ __all__ = [
     "choose_classes",
     "class_means",
     "classmix_mask",
-    "color_jitter",
+    "colour_jitter",
     "confusion_matrix",
     "draw_jitter",
     "empty_pool",
+    "entropy_score",
     "exchange_with_pool",
     "from_tanh",
     "gaussian_blur",
     "inverse_depth",
     "mix",
     "normalise",
+    "rare_class_count",
+    "rare_class_normaliser",
     "relative_inverse_depth",
     "resize_bilinear",
     "resize_nearest_legacy",
+    "self_information",
+    "split_by_score",
 ]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 
-def color_jitter(images: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
+def colour_jitter(images: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
     """Changes brightness, contrast, saturation and hue, in a given order.
 
     Brightness b adds b - 1 and contrast c multiplies by c, both clipped to [0, 1]. Saturation s multiplies the S of
@@ -40,7 +40,7 @@ def color_jitter(images: jax.Array, factors: jax.Array, order: jax.Array) -> jax
 def draw_jitter(
     key: jax.Array, count: int, *, brightness: float, contrast: float, saturation: float, hue: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws what `color_jitter` takes.
+    """Draws what `colour_jitter` takes.
 
     Args:
       key: PRNG key.

@@ -7,10 +7,10 @@ import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from uda_jax.data import label_spaces
+from uda_jax.data.io import atomic
+from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.report import comparison, curves, ranking, style, tables
-from uda_jax.report.files import write_atomically
 from uda_jax.report.markup import cell, code_cell, figure, table, text
 from uda_jax.report.runs import Run, collect
 from uda_jax.report.tables import Group
@@ -35,8 +35,8 @@ def write(workdirs: Iterable[str | os.PathLike], output_html: str | os.PathLike)
     own = {page.resolve(), page.with_suffix(".json").resolve()}
     runs = collect(folder for folder in workdirs if pathlib.Path(folder).resolve() not in own)
     rows = [row for run in runs for row in run.rows]
-    write_atomically(page.with_suffix(".json"), json.dumps(rows, indent=2) + "\n")
-    write_atomically(page, render(runs))
+    atomic.write(page.with_suffix(".json"), json.dumps(rows, indent=2) + "\n")
+    atomic.write(page, render(runs))
     return page
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from uda_jax.report.files import write_atomically
+from uda_jax.data.io import atomic
 
 KINDS = ("image", "label", "prediction", "entropy")
 
@@ -186,11 +186,11 @@ def save_frame(
     """
     frame = pathlib.Path(folder) / frame_folder(name)
     levels = np.rint(255 * np.nan_to_num(np.clip(np.asarray(entropy, np.float32), 0, 1), nan=1.0)).astype(np.uint8)
-    write_atomically(frame / "image.png", png(np.ascontiguousarray(image)))
+    atomic.write(frame / "image.png", png(np.ascontiguousarray(image)))
     if label is not None:
-        write_atomically(frame / "label.png", png(label_picture(label, palette)))
-    write_atomically(frame / "prediction.png", png(label_picture(prediction, palette)))
-    write_atomically(frame / "entropy.png", png(label_picture(levels, _heat_table())))
+        atomic.write(frame / "label.png", png(label_picture(label, palette)))
+    atomic.write(frame / "prediction.png", png(label_picture(prediction, palette)))
+    atomic.write(frame / "entropy.png", png(label_picture(levels, _heat_table())))
 
 
 def _colours(palette: np.ndarray) -> np.ndarray:

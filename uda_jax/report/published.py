@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from uda_jax.data import label_spaces
+from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 
 FILE = pathlib.Path(__file__).with_name("published.json")

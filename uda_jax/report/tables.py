@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from uda_jax.data import label_spaces
+from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.report.published import counterpart
 

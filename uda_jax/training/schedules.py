@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from uda_jax.errors import UserError
-from uda_jax.sections import described
+from uda_jax.schema import config_field
 
 # A warm-up starts at this share of the rate (the mmsegmentation recipe that DAFormer trains with).
 _WARMUP_START = 1e-6
@@ -17,16 +17,16 @@ _WARMUP_START = 1e-6
 class Schedule:
     """How the learning rate changes over a stage."""
 
-    name: str = described(
+    name: str = config_field(
         "poly",
         "poly: base (1 - i / horizon)^power; constant: base; constant_linear: base, over the second half down to 0",
         choices=("poly", "constant", "constant_linear"),
     )
-    horizon: int | None = described(
+    horizon: int | None = config_field(
         250_000, "step at which the rate reaches 0; may lie beyond the last one; None = the stage's last step", low=1
     )
-    power: float = described(0.9, "exponent of poly", low=0.0)
-    warmup: int = described(0, "steps over which the rate is ramped up linearly, on top of its decay", low=0)
+    power: float = config_field(0.9, "exponent of poly", low=0.0)
+    warmup: int = config_field(0, "steps over which the rate is ramped up linearly, on top of its decay", low=0)
 
     def check(self, path: str) -> None:
         """Raises a UserError if the warm-up does not fit into the horizon."""

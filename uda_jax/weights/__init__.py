@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
+from uda_jax.schema import did_you_mean
 from uda_jax.weights import rules
 from uda_jax.weights.detect import cast, detect, select_domain, unwrap
 from uda_jax.weights.dialects import DIALECTS, Dialect, Facts
@@ -107,5 +107,5 @@ def facts(dialect: str) -> Facts:
 
 def _lookup(dialect: str) -> Dialect:
     if dialect not in DIALECTS:
-        raise UserError(f"weights dialect '{dialect}' is unknown{closest(dialect, DIALECTS)}")
+        raise UserError(f"weights dialect '{dialect}' is unknown{did_you_mean(dialect, DIALECTS)}")
     return DIALECTS[dialect]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
+from uda_jax.schema import did_you_mean
 from uda_jax.weights.rules import listed
 
 # Parts of published files that only their training read: ImageNet classifiers, and the earlier head of a two-level
@@ -120,7 +120,7 @@ def _check_fresh(fresh: Sequence[str], wanted: Mapping[str, Any], where: str) ->
     for part in fresh:
         if not any(_inside(path, [part]) for path in wanted):
             known = {path.split("/")[1] for path in wanted}
-            raise UserError(f"{where}: the network has no part '{part}' to start afresh{closest(part, known)}")
+            raise UserError(f"{where}: the network has no part '{part}' to start afresh{did_you_mean(part, known)}")
 
 
 def _parts(paths: Sequence[str] | Mapping[str, Any]) -> str:

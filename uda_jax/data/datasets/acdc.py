@@ -12,8 +12,8 @@ are frames of the same places in clear weather by day, `<frame>_rgb_ref_anon.png
 import os
 
 from uda_jax.data.datasets.cityscapes import listed, listed_labels
-from uda_jax.data.files import Tree
 from uda_jax.data.frames import FrameFiles, check_split, pair
+from uda_jax.data.io.archives import Tree
 from uda_jax.errors import UserError
 
 CONDITIONS = ("fog", "night", "rain", "snow")

@@ -8,8 +8,8 @@ Cityscapes, not its ids, and 255. "test" has no labels.
 import os
 from typing import NamedTuple
 
-from uda_jax.data.files import Tree
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, FrameFiles, by_name, check_split, pair
+from uda_jax.data.io.archives import Tree
 from uda_jax.errors import UserError
 
 

@@ -13,8 +13,8 @@ Eleven of the 19 Cityscapes classes occur; the others are in no label and drop o
 import os
 from typing import NamedTuple
 
-from uda_jax.data.files import Tree
 from uda_jax.data.frames import IMAGE_ENDINGS, FrameFiles, by_name, check_split, pair
+from uda_jax.data.io.archives import Tree
 from uda_jax.errors import UserError
 
 

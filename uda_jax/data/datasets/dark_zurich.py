@@ -11,8 +11,8 @@ places by day. Labels exist of "val" only.
 import os
 
 from uda_jax.data.datasets.cityscapes import listed, listed_labels
-from uda_jax.data.files import Tree
 from uda_jax.data.frames import FrameFiles, check_split, pair
+from uda_jax.data.io.archives import Tree
 from uda_jax.errors import UserError
 
 SPLITS = {

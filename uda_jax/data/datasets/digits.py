@@ -28,10 +28,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uda_jax.data.files import File, Tree
 from uda_jax.data.frames import MAPS, check_split
-from uda_jax.data.label_spaces import LabelSpace, distinct_colours
-from uda_jax.data.matlab import read_matrix
+from uda_jax.data.io.archives import File, Tree
+from uda_jax.data.io.matlab import read_matrix
+from uda_jax.data.labels.label_spaces import LabelSpace, distinct_colours
 from uda_jax.errors import UserError
 
 SPLITS = ("train", "test")

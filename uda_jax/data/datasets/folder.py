@@ -34,13 +34,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from uda_jax.data import label_spaces
-from uda_jax.data.files import Tree
 from uda_jax.data.frames import IMAGE_ENDINGS, Frame, FrameFiles, Metres, by_name, pair
-from uda_jax.data.images import read_image, read_label
-from uda_jax.data.label_spaces import CLASS_NAMES, IGNORE, PALETTE, LabelSpace
+from uda_jax.data.io.archives import Tree
+from uda_jax.data.io.images import read_image, read_label
+from uda_jax.data.labels import label_spaces
+from uda_jax.data.labels.label_spaces import CLASS_NAMES, IGNORE, PALETTE, LabelSpace
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
+from uda_jax.schema import did_you_mean
 
 Colour = tuple[int, int, int]
 
@@ -87,7 +87,7 @@ class Folder(FrameFiles):
         images = f"{split}/images"
         if not tree.is_folder(images):
             splits = sorted(path.parent.name for path in tree.root.glob("*/images"))
-            hint = closest(split, splits) if splits else "; put the images of a split into <split>/images"
+            hint = did_you_mean(split, splits) if splits else "; put the images of a split into <split>/images"
             raise UserError(f"folder: no folder {tree.where(images)} for split '{split}'{hint}")
         problems = tree.problems
         found = by_name(tree.files(images, IMAGE_ENDINGS), IMAGE_ENDINGS, problems)
@@ -231,7 +231,7 @@ def read_description(path: Path) -> Description:
         raise UserError(f"{path}: expected the keys {', '.join(keys)}, got {values!r}")
     for key in values:
         if key not in keys:
-            raise UserError(f"{path}: {key}: unknown key{closest(str(key), keys)}")
+            raise UserError(f"{path}: {key}: unknown key{did_you_mean(str(key), keys)}")
     classes = _names(values.get("classes"), path)
     colours = None
     if "colours" in values:

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from uda_jax.data.depth import read_relative_disparity
-from uda_jax.data.files import Problem, Tree
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_names, check_split, pair
+from uda_jax.data.io.archives import Problem, Tree
+from uda_jax.data.io.depth import read_relative_disparity
 from uda_jax.errors import UserError
 
 SPLITS = ("train",)

@@ -16,10 +16,10 @@ import re
 
 import numpy as np
 
-from uda_jax.data.depth import metres_from_disparity
-from uda_jax.data.files import File, Problem, Tree
 from uda_jax.data.frames import Frame, FrameFiles, by_name, check_split, pair
-from uda_jax.data.images import read_depth
+from uda_jax.data.io.archives import File, Problem, Tree
+from uda_jax.data.io.depth import metres_from_disparity
+from uda_jax.data.io.images import read_depth
 from uda_jax.errors import UserError
 
 SPLITS = ("train", "test", "depth_train", "depth_val")

@@ -10,9 +10,9 @@ The 124 classes of version 2.0 have no table here, and its labels are refused.
 import json
 import os
 
-from uda_jax.data import label_spaces, label_tables
-from uda_jax.data.files import Tree
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, FrameFiles, by_name, check_split, pair
+from uda_jax.data.io.archives import Tree
+from uda_jax.data.labels import label_spaces, label_tables
 from uda_jax.errors import UserError
 
 _PARTS = {"train": "training", "val": "validation", "test": "testing"}

@@ -29,10 +29,12 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from uda_jax.data import label_spaces, rendering, stereo
-from uda_jax.data.depth import metres_from_disparity
-from uda_jax.data.files import cache_folder
+from uda_jax.data import rendering
 from uda_jax.data.frames import check_split
+from uda_jax.data.io.archives import cache_folder
+from uda_jax.data.io.depth import metres_from_disparity
+from uda_jax.data.labels import label_spaces
+from uda_jax.data.rendering import stereo
 from uda_jax.errors import UserError
 
 MAGIC = b"STR1"

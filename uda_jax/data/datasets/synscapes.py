@@ -12,8 +12,8 @@ import os
 
 import numpy as np
 
-from uda_jax.data.files import File, Tree
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_split, pair
+from uda_jax.data.io.archives import File, Tree
 from uda_jax.errors import UserError
 
 SPLITS = ("train",)

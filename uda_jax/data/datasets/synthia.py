@@ -15,9 +15,9 @@ import os
 
 import numpy as np
 
-from uda_jax.data.files import Tree
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_split, pair
-from uda_jax.data.images import header, read_counts, read_depth
+from uda_jax.data.io.archives import Tree
+from uda_jax.data.io.images import header, read_counts, read_depth
 from uda_jax.errors import UserError
 
 SPLITS = ("train",)

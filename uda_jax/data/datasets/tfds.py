@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from uda_jax.data import label_spaces
-from uda_jax.data.files import Bytes, Problem, printable
 from uda_jax.data.frames import MAPS
-from uda_jax.data.images import read_depth, read_floats, read_image, read_label
-from uda_jax.data.label_spaces import IGNORE, LabelSpace, distinct_colours
+from uda_jax.data.io.archives import Bytes, Problem, printable
+from uda_jax.data.io.images import read_depth, read_floats, read_image, read_label
+from uda_jax.data.labels import label_spaces
+from uda_jax.data.labels.label_spaces import IGNORE, LabelSpace, distinct_colours
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
+from uda_jax.schema import did_you_mean
 
 SPLITS = ("train", "validation", "test")
 _FEATURES = "features.json"
@@ -166,7 +166,7 @@ class Tfds:
         """Returns how the feature of a map stores it: "picture", "floats", "classes", "class" or "array"."""
         tfds, name = _tfds(), self._names[field]
         if name not in features:
-            raise UserError(f"tfds: {field}: {self._where} has no feature '{name}'{closest(name, list(features))}")
+            raise UserError(f"tfds: {field}: {self._where} has no feature '{name}'{did_you_mean(name, list(features))}")
         feature = features[name]
         if isinstance(feature, tfds.features.Image):
             kind = "floats" if feature.np_dtype == np.float32 else "picture"

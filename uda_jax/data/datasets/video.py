@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from uda_jax.data import label_spaces
-from uda_jax.data.files import Problem, Tree, printable
 from uda_jax.data.frames import IMAGE_ENDINGS, MAPS, by_name
-from uda_jax.data.images import read_image
+from uda_jax.data.io.archives import Problem, Tree, printable
+from uda_jax.data.io.images import read_image
+from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 
 # A video has no splits of its own; any other name will do as well.

@@ -28,12 +28,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uda_jax.data.files import File, Problem, Tree, printable
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_split, pair
-from uda_jax.data.images import read_counts, read_depth
-from uda_jax.data.label_tables import VIRTUAL_KITTI
+from uda_jax.data.io.archives import File, Problem, Tree, printable
+from uda_jax.data.io.images import read_counts, read_depth
+from uda_jax.data.labels.label_tables import VIRTUAL_KITTI
 from uda_jax.errors import UserError
-from uda_jax.sections import closest
+from uda_jax.schema import did_you_mean
 
 VARIATIONS = (
     "clone",
@@ -250,7 +250,7 @@ def read_encoding(file: File) -> dict[Colour, str]:
             )
         if category not in CATEGORIES:
             raise UserError(
-                f"{file}, line {number}: unknown category '{printable(category)}'{closest(category, CATEGORIES)}"
+                f"{file}, line {number}: unknown category '{printable(category)}'{did_you_mean(category, CATEGORIES)}"
             )
         colour = tuple(map(int, parts))
         if colours.setdefault(colour, category) != category:

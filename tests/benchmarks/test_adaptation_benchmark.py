@@ -1,0 +1,50 @@
+"""The results tables: runs of several rows share the stages that they have in common."""
+
+import pytest
+
+from benchmarks import adaptation
+from uda_jax import config
+
+
+def write_run(folder, reference, *words):
+    """Writes what `copy_stages` reads of a finished run; each stage's file holds the run's name."""
+    experiment = config.experiment(config.load(reference, words))
+    folder.mkdir()
+    for stage in experiment.recipe:
+        (folder / stage).mkdir()
+        (folder / stage / "finished.json").write_text(folder.name)
+    (folder / "config.json").write_text(config.to_json(experiment))
+    (folder / "result.json").write_text("[]")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "shared"),
+    [
+        (["--config.seed=3"], ["inter", "source"]),
+        (["--config.seed=4"], []),
+        (["--config.seed=3", "--config.stages.inter.train.steps=5"], ["source"]),
+        (["--config.seed=3", "--config.stages.source.method.optimiser.learning_rate=0.5"], []),
+        (["--config.seed=3", "--config.evaluation.batch_size=16"], []),
+    ],
+)
+def test_only_stages_of_the_same_settings_are_copied(tmp_path, words, shared):
+    other = write_run(tmp_path / "inter", "digits:smoke,inter", *words)
+    adaptation.copy_stages("digits:smoke", 3, [tmp_path / "absent", other], tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").glob("*")) == shared
+
+
+def test_longer_runs_add_the_stages_that_shorter_ones_lack(tmp_path):
+    short = write_run(tmp_path / "short", "digits:smoke,source_only", "--config.seed=0")
+    long = write_run(tmp_path / "long", "digits:smoke,inter", "--config.seed=0")
+    adaptation.copy_stages("digits:smoke", 0, [short, long], tmp_path / "run")
+    copied = {path.parent.name: path.read_text() for path in (tmp_path / "run").glob("*/finished.json")}
+    assert copied == {"source": "short", "inter": "long"}
+
+
+def test_unfinished_runs_and_single_stages_share_nothing(tmp_path):
+    other = write_run(tmp_path / "other", "digits:smoke,inter", "--config.seed=0")
+    (other / "result.json").unlink()
+    adaptation.copy_stages("digits:smoke", 0, [other], tmp_path / "run")
+    adaptation.copy_stages("advent:streets", 0, [write_run(tmp_path / "done", "advent:smoke")], tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,117 @@
+"""Predicting folders with a stand-in network whose answer is known for every pixel."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from uda_jax.errors import UserError
+from uda_jax.inference.predict import predict_folder
+
+PALETTE = np.array([(10, 20, 30), (128, 64, 128), (0, 0, 142)], np.uint8)
+
+
+class Network:
+    """Predicts class 1 left and class 2 right of the middle where the image is bright, else 0; records its calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, images, size):
+        self.calls.append((images.shape, tuple(size)))
+        assert images.dtype == np.uint8
+        scores = np.zeros((len(images), *size, 3), np.float32)
+        bright = images.mean((1, 2, 3)) > 127
+        middle = size[1] // 2
+        scores[bright, :, :middle, 1] = 1
+        scores[bright, :, middle:, 2] = 1
+        return scores
+
+
+def save(path, height, width, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((height, width, 3), value, np.uint8)).save(path)
+
+
+def test_labels_and_overlays_at_the_images_own_size(tmp_path):
+    for name, value in (("a.png", 255), ("b.png", 0), ("nested/deep/c.d.jpg", 255)):
+        save(tmp_path / "in" / name, 6, 8, value)
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    (tmp_path / "in" / ".hidden.png").write_text("no image")
+    network = Network()
+    summary = predict_folder(network, tmp_path / "in", tmp_path / "out", size=(3, 4), palette=PALETTE, batch_size=2)
+    assert network.calls == [((2, 3, 4, 3), (6, 8))] * 2  # the second batch is filled up
+    files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    assert files == [
+        "a.png",
+        "a_overlay.png",
+        "b.png",
+        "b_overlay.png",
+        "nested/deep/c.d.png",
+        "nested/deep/c.d_overlay.png",
+    ]
+    label = Image.open(tmp_path / "out" / "a.png")
+    assert label.mode == "P"
+    np.testing.assert_array_equal(np.asarray(label), np.repeat([[1] * 4 + [2] * 4], 6, axis=0))
+    assert np.asarray(label.convert("RGB"))[0, 7].tolist() == [0, 0, 142]
+    assert not np.asarray(Image.open(tmp_path / "out" / "b.png")).any()
+    assert np.asarray(Image.open(tmp_path / "out" / "a_overlay.png"))[0, 0].tolist() == [192, 160, 192]
+    assert [path.name for path in summary.written] == ["a.png", "b.png", "c.d.png"] and not summary.failed
+
+
+def test_sizes_do_not_mix_and_native_is_kept(tmp_path):
+    for name, height in (("a", 4), ("b", 4), ("c", 6), ("d", 6), ("e", 6)):
+        save(tmp_path / "in" / f"{name}.png", height, 4, 255)
+    network = Network()
+    predict_folder(network, tmp_path / "in", tmp_path / "out", size=None, palette=PALETTE, batch_size=4)
+    assert network.calls == [((4, 4, 4, 3), (4, 4)), ((4, 6, 4, 3), (6, 4))]
+    assert [Image.open(tmp_path / "out" / f"{name}.png").height for name in "abcde"] == [4, 4, 6, 6, 6]
+
+
+def test_colliding_names_are_all_kept(tmp_path):
+    for name, value in (("a.jpg", 255), ("a.png", 0), ("a_overlay.jpg", 255), ("A.bmp", 0)):
+        save(tmp_path / "in" / name, 4, 4, value)
+    summary = predict_folder(Network(), tmp_path / "in", tmp_path / "out", size=None, palette=PALETTE)
+    renamed = {source.name: target.name for source, target in summary.renamed}
+    assert renamed == {"a.jpg": "a_jpg.png", "a.png": "a_png.png", "a_overlay.jpg": "a_overlay_jpg.png"}
+    assert len(list((tmp_path / "out").iterdir())) == 8
+    assert np.asarray(Image.open(tmp_path / "out" / "a_jpg.png")).any()
+    assert not np.asarray(Image.open(tmp_path / "out" / "a_png.png")).any()
+    assert "a.jpg: written as a_jpg.png" in str(summary)
+
+
+def test_an_output_around_the_input_never_overwrites_an_image(tmp_path):
+    save(tmp_path / "x" / "x" / "a.png", 4, 4, 255)  # its plain output would be x/a.png, an input
+    save(tmp_path / "x" / "a.png", 4, 4, 200)
+    predict_folder(Network(), tmp_path / "x", tmp_path, size=None, palette=PALETTE)
+    assert np.asarray(Image.open(tmp_path / "x" / "a.png"))[0, 0].tolist() == [200, 200, 200]
+    assert Image.open(tmp_path / "x" / "a_png.png").mode == "P"
+
+
+def test_unreadable_images_are_named_and_the_others_done(tmp_path):
+    save(tmp_path / "in" / "a.png", 4, 4, 255)
+    save(tmp_path / "in" / "c.png", 4, 4, 255)
+    (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:50])
+    summary = predict_folder(Network(), tmp_path / "in", tmp_path / "out", size=None, palette=PALETTE)
+    assert [path.name for path in summary.written] == ["a.png", "c.png"]
+    assert [path.name for path, _ in summary.failed] == ["b.png"]
+    assert "b.png" in str(summary) and str(summary).endswith("2 images predicted, 1 could not be read")
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith((".", "b"))]
+
+
+@pytest.mark.parametrize("output", ["in", "in/predictions", "in/../in/x"])
+def test_output_inside_the_input_is_refused(tmp_path, output):
+    save(tmp_path / "in" / "a.png", 4, 4, 255)
+    with pytest.raises(UserError, match="--output .* lies in the input folder"):
+        predict_folder(Network(), tmp_path / "in", tmp_path / output, size=None, palette=PALETTE)
+
+
+def test_inputs_without_images_are_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("")
+    (tmp_path / "file").write_text("")
+    for name, words in (("in", "no image there"), ("absent", "got nothing"), ("file", "got a file")):
+        with pytest.raises(UserError, match=words):
+            predict_folder(Network(), tmp_path / name, tmp_path / "out", size=None, palette=PALETTE)
+    save(tmp_path / "in" / "a.png", 4, 4, 255)
+    with pytest.raises(UserError, match="expected a folder, got a file"):
+        predict_folder(Network(), tmp_path / "in", tmp_path / "file", size=None, palette=PALETTE)

@@ -1,0 +1,301 @@
+"""The loop: resuming bit for bit, stopping, guarding, finishing; one compilation per stage."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uda_jax import config
+from uda_jax.data.labels import label_spaces
+from uda_jax.errors import UserError
+from uda_jax.inference.evaluate import protocols
+from uda_jax.runs import results, stages, train
+from uda_jax.runs import workdir as workdirs
+from uda_jax.runs.checkpoints import Checkpoints
+from uda_jax.training import sharding
+from uda_jax.training.guard import NonFiniteLoss
+from uda_jax.training.logging import read_metrics
+
+
+def with_train(experiment, **changes):
+    """Returns the experiment with other fields of its train section."""
+    return dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, **changes))
+
+
+def run(experiment, workdir):
+    return train.run(experiment, workdir, results.Origin())
+
+
+def leaves(workdir):
+    """Returns {path: array} of a run's last state."""
+    _, state, _ = workdirs.restore(workdir)
+    state = state.replace(key=jax.random.key_data(state.key))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
+
+
+def assert_same_state(workdir, other):
+    ours, theirs = leaves(workdir), leaves(other)
+    assert ours.keys() == theirs.keys()
+    for path, leaf in ours.items():
+        np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
+
+
+def logged(workdir):
+    """Returns the metric rows without what depends on the clock."""
+    rows = read_metrics(Path(workdir) / "train" / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if not name.startswith("speed/")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_config, tmp_path_factory):
+    """The workdir of a run that nobody disturbed, and its result row."""
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    return workdir, run(config.experiment(config.load(tiny_config)), workdir)
+
+
+def command(tiny_config, workdir, *words):
+    return [
+        sys.executable,
+        "-m",
+        "uda_jax.cli",
+        "train",
+        "--config",
+        tiny_config,
+        "--workdir",
+        str(workdir),
+        *words,
+    ]
+
+
+def test_a_run_leaves_what_the_report_reads(uninterrupted):
+    workdir, row = uninterrupted
+    assert json.loads((workdir / "result.json").read_text()) == [row]
+    assert row["steps"] == 6 and row["protocol"] == "own" and set(row["iou"]) == {"ground", "wall", "thing"}
+    assert row["miou"]["own"] == pytest.approx(np.mean(list(row["iou"].values())))
+    steps = [entry["step"] for entry in logged(workdir) if "loss/total" in entry]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert [entry["step"] for entry in logged(workdir) if "evaluation/miou" in entry] == [3, 6]
+    assert len(list((workdir / "pictures").glob("*/prediction.png"))) == 1  # a split of one batch has one picture
+    last = Checkpoints(workdir / "train" / "checkpoints").latest_step()
+    assert last == 6 and (workdir / "train" / "finished.json").exists()
+
+
+def test_finished_runs_are_not_run_again(uninterrupted, tiny_experiment):
+    workdir, row = uninterrupted
+    before = (workdir / "train" / "metrics.jsonl").stat().st_mtime_ns
+    assert run(tiny_experiment, workdir) == row
+    assert (workdir / "train" / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def kill_during(moment, process, workdir):
+    """Kills a run with signal 9 during its second step, its first checkpoint write, or its first evaluation."""
+    if moment == "checkpoint":
+        while not list(workdir.glob("train/checkpoints/*tmp*")):
+            assert process.poll() is None, "the run ended before a checkpoint was seen in the making"
+            time.sleep(0.0005)
+    else:
+        # The line of step 3 is printed just before the evaluation that is due there.
+        wanted = {"step": "1/6", "evaluation": "3/6"}[moment]
+        assert any(line.startswith(wanted) for line in process.stderr)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("moment", ["step", "checkpoint", "evaluation"])
+def test_kill_9_then_the_same_command_gives_the_same_bits(uninterrupted, tiny_config, tmp_path, moment):
+    workdir = tmp_path / "killed"
+    process = subprocess.Popen(command(tiny_config, workdir), stderr=subprocess.PIPE, text=True)
+    kill_during(moment, process, workdir)
+    assert not (workdir / "train" / "finished.json").exists()
+    subprocess.run(command(tiny_config, workdir), check=True, capture_output=True)
+    assert_same_state(workdir, uninterrupted[0])
+    assert logged(workdir) == logged(uninterrupted[0])
+
+
+def test_sigterm_saves_and_exits_with_0(uninterrupted, tiny_config, tmp_path):
+    workdir = tmp_path / "stopped"
+    process = subprocess.Popen(command(tiny_config, workdir), stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("1/6"):
+            process.terminate()
+    assert process.wait() == 0
+    assert "stopped at step" in lines[-1] and "the same command goes on from there" in lines[-1]
+    subprocess.run(command(tiny_config, workdir), check=True, capture_output=True)
+    assert_same_state(workdir, uninterrupted[0])
+
+
+def test_a_half_written_checkpoint_is_passed_over(uninterrupted, tiny_experiment, tmp_path):
+    """What kill -9 leaves while Orbax writes: a folder under a temporary name."""
+    workdir = tmp_path / "half"
+    run(with_train(tiny_experiment, checkpoint_every=6), workdir)
+    folder = workdir / "train" / "checkpoints"
+    for stale in ("result.json", "train/finished.json"):
+        (workdir / stale).unlink()
+    (folder / "6").rename(folder / "6.orbax-checkpoint-tmp-123")
+    run(with_train(tiny_experiment, checkpoint_every=6), workdir)
+    assert_same_state(workdir, uninterrupted[0])
+
+
+def test_the_loader_resumes_on_another_number_of_workers(uninterrupted, tiny_config, tmp_path):
+    workdir = tmp_path / "workers"
+    process = subprocess.Popen(command(tiny_config, workdir), stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("1/6"):
+            process.terminate()
+    assert process.wait() == 0
+    subprocess.run(command(tiny_config, workdir, "--config.train.workers=1"), check=True, capture_output=True)
+    assert_same_state(workdir, uninterrupted[0])
+
+
+def test_another_config_is_refused(uninterrupted, tiny_experiment):
+    with pytest.raises(UserError, match=r"holds a run with config.train.steps = 6, asked for 8; use the same config"):
+        run(with_train(tiny_experiment, steps=8), uninterrupted[0])
+
+
+def test_an_unreadable_checkpoint_is_named(uninterrupted, tiny_experiment, tmp_path):
+    workdir = tmp_path / "damaged"
+    run(tiny_experiment, workdir)
+    for path in (workdir / "train" / "checkpoints" / "6" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"checkpoints/6: cannot be read as a checkpoint of this run") as caught:
+        workdirs.restore(workdir)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_non_finite_loss_names_the_term_and_the_frames(tiny_experiment, tmp_path):
+    method = tiny_experiment.method | {"aux_weight": 1e39}  # infinite in float32
+    with pytest.raises(NonFiniteLoss, match=r"step 1: loss/segmentation_aux is (inf|nan)"):
+        run(dataclasses.replace(tiny_experiment, method=method), tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "train" / "nonfinite.json").read_text())
+    assert written["step"] == 1 and sorted(written["frames"]) == ["source", "target"]
+    assert sorted(written["frames"]["source"]) == [f"{i:03}" for i in range(8)]
+    assert Checkpoints(tmp_path / "run" / "train" / "checkpoints").latest_step() is None
+
+
+def test_a_batch_the_devices_cannot_share_is_refused(tiny_experiment, monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
+    with pytest.raises(
+        UserError, match=r"config.train.batch_size: expected a multiple of the 3 devices, got 8; use 6 or 9"
+    ):
+        run(tiny_experiment, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A mounted disk of 24 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("moment", ["before", "during"])
+def test_a_full_disk_ends_with_one_line(tiny_config, small_disk, moment):
+    filler = small_disk / "filler"
+    if moment == "before":
+        filler.write_bytes(bytes(20_000_000))
+    process = subprocess.Popen(command(tiny_config, small_disk / "run"), stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("1/6"):
+            filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 4_000_000))
+    assert process.wait() == 2
+    assert [line for line in lines if line.startswith("uda: error:")] == lines[-1:]
+    assert "the disk is full" in lines[-1] and not any("Traceback" in line for line in lines)
+    assert not list(small_disk.rglob("*tmp*"))
+    if moment == "before":
+        assert not (small_disk / "run" / "config.json").exists()
+
+
+def test_a_recipe_hands_networks_on_and_skips_finished_stages(tiny_experiment, tmp_path):
+    short = dataclasses.replace(tiny_experiment.train, steps=2, evaluate_every=0)
+    plans = {
+        "warm_up": config.StagePlan(train=short),
+        "adapt": config.StagePlan(start_from={"segmenter": "warm_up"}, train=dataclasses.replace(short, steps=1)),
+    }
+    experiment = dataclasses.replace(tiny_experiment, stages=plans, recipe=tuple(plans))
+    workdir = tmp_path / "recipe"
+    run(experiment, workdir)
+    (first, second) = stages.recipe(experiment, {"train": None}, num_classes=3)
+    handed_on = workdirs.last_state(first, workdir, sharding.data_mesh())
+    fresh = jax.jit(second.initialise)(jax.random.key(0))
+    started = train._start_from(second, fresh, workdir)
+    for network, expected in (("segmenter", handed_on), ("discriminator", fresh)):
+        for ours, theirs in zip(
+            jax.tree.leaves(started.params[network]), jax.tree.leaves(expected.params[network]), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+    before = (workdir / "warm_up" / "metrics.jsonl").stat().st_mtime_ns
+    (workdir / "result.json").unlink()
+    (workdir / "adapt" / "finished.json").unlink()
+    run(experiment, workdir)
+    assert (workdir / "warm_up" / "metrics.jsonl").stat().st_mtime_ns == before
+    assert int(workdirs.last_state(second, workdir, sharding.data_mesh()).step) == 1
+
+
+def test_accumulation_of_equal_batches_is_one_larger_step(tiny_experiment):
+    """Two accumulated batches update once, by the mean gradient."""
+    example = {
+        name: {"image": jnp.full((2, 32, 64, 3), 100, jnp.uint8), "label": jnp.ones((2, 32, 64), jnp.uint8)}
+        for name in ("source", "target")
+    }
+    section = {key: value for key, value in tiny_experiment.method.items() if key != "name"} | {"objective": "entropy"}
+    ends = {}
+    for accumulation in (1, 2):
+        plan = dataclasses.replace(tiny_experiment.train, accumulation=accumulation)
+        method = stages.build_method({"name": "advent", **section}, 3, plan, "config.method")
+        state = jax.jit(lambda key, method=method: method.init(key, example))(jax.random.key(0))
+        start, step = state.params["segmenter"], jax.jit(method.train_step)
+        states = [state := step(state, example)[0] for _ in range(accumulation)]
+        if accumulation == 2:
+            for ours, theirs in zip(
+                jax.tree.leaves(states[0].params), jax.tree.leaves({"segmenter": start}), strict=True
+            ):
+                np.testing.assert_array_equal(ours, theirs)
+        ends[accumulation] = state.params
+    for ours, theirs in zip(jax.tree.leaves(ends[1]), jax.tree.leaves(ends[2]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_camera_without_any_label_is_adapted_to_and_shown_but_not_scored(tiny_experiment, tiny_folder, tmp_path):
+    target = tmp_path / "target"
+    shutil.copytree(tiny_folder, target, ignore=shutil.ignore_patterns("labels"))
+    final = dataclasses.replace(tiny_experiment.evaluation.final, root=str(target))
+    evaluation = dataclasses.replace(tiny_experiment.evaluation, final=final, dev=None)
+    experiment = with_train(dataclasses.replace(tiny_experiment, evaluation=evaluation), steps=2, evaluate_every=0)
+    assert run(experiment, tmp_path / "run") is None
+    assert not (tmp_path / "run" / "result.json").exists()
+    shown = sorted(path.name for path in (tmp_path / "run" / "pictures").glob("*/*.png"))
+    assert shown == ["entropy.png", "image.png", "prediction.png"]
+    experiment = dataclasses.replace(experiment, evaluation=dataclasses.replace(evaluation, dev=final))
+    with pytest.raises(UserError, match="config.evaluation.dev: expected labels to choose checkpoints by"):
+        run(experiment, tmp_path / "other")
+
+
+def test_own_classes_that_are_those_of_a_protocol_are_scored_by_its_name(tiny_experiment):
+    seven = protocols(label_spaces.label_space("7"))
+    assert train._with_protocol(tiny_experiment, seven).evaluation.protocol == "7"
+    assert train._with_protocol(tiny_experiment, {"own": ()}).evaluation.protocol == "own"
+    other = dataclasses.replace(tiny_experiment.evaluation, protocol="13")
+    with pytest.raises(UserError, match=r"config.evaluation.protocol: expected one of \['7'\], got '13'"):
+        train._with_protocol(dataclasses.replace(tiny_experiment, evaluation=other), seven)

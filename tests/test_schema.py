@@ -1,0 +1,59 @@
+"""Config sections: building, ranges, types, unknown fields."""
+
+import dataclasses
+
+import pytest
+
+from uda_jax.errors import UserError
+from uda_jax.schema import config_field, from_mapping, to_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float = config_field(0.5, "A share.", low=0.0, high=1.0)
+    kind: str = config_field("a", "A choice.", choices=("a", "b"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    count: int = config_field(1, "A count.", low=1)
+    size: tuple[int, int] | None = config_field(None, "A pair.", low=1)
+    flag: bool = config_field(False, "A switch.")
+    inner: Inner = config_field(Inner(), "Nested.")
+    parts: dict[str, Inner] | None = config_field(None, "Named sections.")
+
+    def check(self, path):
+        if self.flag and self.count > 3:
+            raise UserError(f"{path}.count: expected at most 3 with flag, got {self.count}")
+
+
+def test_builds_nested_sections_and_casts_integers_to_floats():
+    section = from_mapping(Outer, {"count": 2, "size": [3, 4], "inner": {"rate": 1}, "parts": {"x": {"kind": "b"}}})
+    assert section == Outer(2, (3, 4), False, Inner(1.0), {"x": Inner(kind="b")})
+    assert isinstance(section.inner.rate, float)
+    assert from_mapping(Outer, to_dict(section)) == section
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"cuont": 2}, "config.cuont: unknown field; did you mean 'count'?"),
+        ({"count": 0}, "config.count: expected an integer >= 1, got 0"),
+        ({"count": 1.5}, "config.count: expected an integer, got 1.5"),
+        ({"count": True}, "config.count: expected an integer, got True"),
+        ({"count": None}, "config.count: expected an integer, got None"),
+        ({"size": (1, 2, 3)}, "config.size: expected 2 values, got 3: (1, 2, 3)"),
+        ({"size": (1, 0)}, "config.size[1]: expected an integer >= 1, got 0"),
+        ({"size": "12"}, "config.size: expected a list of values, got '12'"),
+        ({"inner": {"rate": float("nan")}}, "config.inner.rate: expected a number >= 0.0, got nan"),
+        ({"inner": {"rate": 1.5}}, "config.inner.rate: expected a number <= 1.0, got 1.5"),
+        ({"inner": {"kind": "c"}}, "config.inner.kind: expected one of 'a', 'b', got 'c'"),
+        ({"inner": 3}, "config.inner: expected a section with fields ['kind', 'rate'], got 3"),
+        ({"parts": {"x": {"rat": 1}}}, "config.parts.x.rat: unknown field; did you mean 'rate'?"),
+        ({"flag": True, "count": 4}, "config.count: expected at most 3 with flag, got 4"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(values, message):
+    with pytest.raises(UserError) as caught:
+        from_mapping(Outer, values)
+    assert str(caught.value) == message

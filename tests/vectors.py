@@ -1,0 +1,39 @@
+"""The golden vectors: inputs, outputs and gradients of the official code, one folder per family of methods.
+
+    UDA_GOLDEN=/another/set pytest tests        the same tests on other vectors of the same layout
+
+Arrays of the files are NCHW, as PyTorch's; `nhwc` turns them round.
+"""
+
+import os
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_OWN = Path(__file__).parent / "golden"
+FOLDER = Path(os.environ.get("UDA_GOLDEN", _OWN))
+
+# How the stand-in weights of the networks' files are made, from names and shapes alone.
+stand_in_state_dict = runpy.run_path(str(_OWN / "torch_weights.py"))["stand_in_state_dict"]
+
+
+def load(name: str) -> Any:
+    """Opens one file of vectors, such as "dacs-corda/classmix.npz"."""
+    return np.load(FOLDER / name)
+
+
+def nhwc(array: Any) -> np.ndarray:
+    """Returns an array with its second axis, the channels, as the last."""
+    return np.moveaxis(np.asarray(array), 1, -1)
+
+
+def nchw(array: Any) -> np.ndarray:
+    """Returns an array with its last axis, the channels, as the second."""
+    return np.moveaxis(np.asarray(array), -1, 1)
+
+
+def relative_error(value: Any, expected: Any) -> float:
+    """Returns the largest difference over the largest expected magnitude."""
+    return np.abs(np.asarray(value) - expected).max() / np.abs(expected).max()

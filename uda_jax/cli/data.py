@@ -1,0 +1,129 @@
+"""The commands `uda check` and `uda prepare`: looking after data sets before training on them."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from uda_jax.errors import UserError
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds both commands by `command(name, run, text)`, which returns a command's parser."""
+    check = command("check", _check, "decode all of a data set and list what is wrong with it")
+    check.add_argument("dataset", help="a name that `uda datasets` lists")
+    check.add_argument("--root", type=Path, help="folder of the data set, or an archive")
+    check.add_argument("--split", action="append", help="may be repeated; by default the splits that the folder holds")
+    check.add_argument("--label-space", help="class protocol of the histogram; by default the data set's own default")
+    check.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
+    check.add_argument("--workers", type=int, help="processes that decode; 0 for none, by default one per core")
+    check.add_argument("--fix-list", type=Path, metavar="FILE", help="write the names of the good frames of the split")
+
+    prepare = command("prepare", _prepare, "write a split as ArrayRecord shards that train fast, or go on writing")
+    prepare.add_argument("dataset", help="a name that `uda datasets` lists")
+    prepare.add_argument("--root", type=Path, help="folder of the data set, or an archive")
+    prepare.add_argument("--out", type=Path, required=True, help="new folder, or one with other splits; resumes there")
+    prepare.add_argument("--split", default="train")
+    prepare.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="resize to this; by default files are kept")
+    prepare.add_argument("--resampling", choices=("bicubic", "bilinear"), default="bicubic", help="rule for images")
+    prepare.add_argument("--disparity-resampling", choices=("nearest", "bilinear"), default="nearest")
+    prepare.add_argument("--fit", choices=("stretch", "pad"), default="stretch", help="pad keeps the aspect ratio")
+    prepare.add_argument("--recode", action="store_true", help="without --size: the same pixels, faster to read")
+    prepare.add_argument("--fields", help="maps to store, as in image,label; by default all that the split has")
+    prepare.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
+    prepare.add_argument("--names-file", metavar="FILE", help="store these frames only, as from uda check --fix-list")
+    prepare.add_argument("--workers", type=int, help="processes that write; by default one per core")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from uda_jax.data.checks import check
+
+    name, root, splits, passed = options.dataset, options.root, options.split, {}
+    given = _dataset_options(options.option)
+    if not splits:
+        splits, passed = check.held_splits(name, root, options.label_space, given)
+    if options.fix_list and len(splits) > 1:
+        raise UserError(f"--fix-list: a list belongs to one split; add --split, one of {', '.join(splits)}")
+    if absent := [split for split, reason in passed.items() if ": no folder " in reason]:
+        print(f"not in this folder: {', '.join(absent)}", file=sys.stderr)
+    for split in sorted(passed.keys() - set(absent)):
+        print(f"split {split} passed over: {passed[split]}", file=sys.stderr)
+    sound = True
+    for split in splits:
+        report = check.check_dataset(
+            name, root, split, options.label_space, given, workers=options.workers, progress=True
+        )
+        print(report, flush=True)
+        sound = sound and not report.problems
+        if options.fix_list:
+            _write_names(report.good, options.fix_list)
+    return 0 if sound else 1
+
+
+def _write_names(names: Sequence[str], path: Path) -> None:
+    """Writes a `names_file`."""
+    from uda_jax.data.io import atomic
+
+    if not names:
+        print(f"{path}: not written, since no frame is good")
+        return
+    try:
+        atomic.write(path, "".join(f"{name}\n" for name in names))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"--fix-list: cannot write {path} ({error.strerror}); name a file that can be written"
+        ) from None
+    print(f"{path}: {len(names)} names; set the domain's names_file to it")
+
+
+def _size(word: str) -> tuple[int, int]:
+    """Reads a size such as 1280x720, width first as the papers write it, into (height, width)."""
+    width, _, height = word.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"expected width x height such as 1280x720, got '{word}'")
+    return int(height), int(width)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from uda_jax.data.prepare.command import prepare
+
+    summary = prepare(
+        options.dataset,
+        options.root,
+        options.out,
+        split=options.split,
+        size=options.size,
+        image_resampling=options.resampling,
+        disparity_resampling=options.disparity_resampling,
+        fit=options.fit,
+        recode=options.recode,
+        fields=options.fields.split(",") if options.fields else None,
+        options=_dataset_options(options.option),
+        names_file=options.names_file,
+        workers=options.workers,
+    )
+    kept = summary.shards - summary.written
+    print(
+        f"{options.out}: {summary.frames} frames of {options.dataset} {options.split}, {summary.bytes / 1e9:.2f} GB in "
+        f"{summary.shards} shards ({kept} were finished before); set the domain's root to this folder"
+    )
+    return 0
+
+
+def _dataset_options(words: Sequence[str]) -> dict[str, object]:
+    """Reads `key=value` words, whose values are YAML: numbers, true, null, [lists]; the rest are strings."""
+    import yaml
+
+    given = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals or key in ("name", "root", "split", "label_space"):
+            raise UserError(f"--option: expected key=value with an option of the data set, got '{word}'")
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--option: {key}: cannot read the value '{value}'; quote it") from None
+    return given

@@ -1,0 +1,1 @@
+"""`uda check`: decodes all of a data set and tells what is wrong with it."""

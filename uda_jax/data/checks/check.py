@@ -1,0 +1,312 @@
+"""Checking a data set before training on it: every file opened, every frame decoded, everything wrong listed.
+
+What listing the files found (`dataset.problems`) comes first. Then each frame is read as training reads it, and looked
+at more closely than training would: whether its files are whole to the last byte, whether it is of the kind and size of
+the others, which ids its label holds. One bad frame never hides the next.
+
+A *problem* is something to mend, or to leave out of the run: `Report.good` are the names of the frames without any,
+for the `names_file` of a domain. A *note* is worth knowing and may be meant.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import inspect
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from uda_jax.data import open_dataset, reader
+from uda_jax.data.checks.inspection import LISTED, NOT_ASCII, Finding, Range, files_of, inspected
+from uda_jax.data.frames import MAPS
+from uda_jax.data.io.archives import Problem, Tree, printable
+from uda_jax.data.io.progress import progress_bar
+from uda_jax.data.labels.label_spaces import LabelSpace
+from uda_jax.errors import UserError
+
+# Up to this share of the frames are exceptions; more is variety, and no fault.
+_EXCEPTIONS = 0.2
+# Data sets of the user's own files, which may be named and sized in any way.
+_OWN_FILES = frozenset({"folder", "tfds", "video"})
+# Data sets whose frames have several sizes as published.
+_MANY_SIZES = _OWN_FILES | {"gta5", "kitti", "mapillary"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a check of one split found.
+
+    Attributes:
+      dataset, split: as given.
+      names: of all frames, in order.
+      published: number of frames of the published split, None if unknown.
+      problems: what is wrong, in the order of the frames; those of no single frame come first.
+      notes: lines about what may be meant.
+      maps: {map: how many frames have it readable}.
+      sizes: {(height, width) of the images: how many}.
+      label_space: classes of the labels; None if the split could not be opened.
+      pixels: int64 `[256]`, how many label pixels have each value of the label space.
+      ranges: of "depth" (metres) and "disparity", where there are any.
+    """
+
+    dataset: str
+    split: str
+    names: tuple[str, ...] = ()
+    published: int | None = None
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    maps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sizes: Mapping[tuple[int, int], int] = dataclasses.field(default_factory=dict)
+    label_space: LabelSpace | None = None
+    pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
+    ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+
+    @property
+    def good(self) -> list[str]:
+        """Names of the frames without a problem, in order."""
+        bad = {problem.frame for problem in self.problems}
+        return [name for name in self.names if name not in bad]
+
+    def __str__(self) -> str:
+        published = "" if self.published is None else f" (published: {self.published})"
+        lines = [f"{self.dataset} {self.split}: {len(self.names)} frames{published}, {len(self.good)} good"]
+        sizes = sorted(self.sizes.items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{height}x{width} ({count})" for (height, width), count in sizes[:LISTED])
+        more = f" and {len(sizes) - LISTED} more" if len(sizes) > LISTED else ""
+        lines += [f"  {field:9} {self.maps[field]} frames" for field in MAPS if field in self.maps]
+        lines += [f"  sizes     {listed}{more} (height x width)"] if sizes else []
+        for field, unit in (("depth", " m"), ("disparity", "")):
+            if field in self.ranges:
+                low, high, valid, pixels = self.ranges[field]
+                values = f"{low:.4g} .. {high:.4g}{unit}" if valid else "no value"
+                lines.append(f"  {field:9} {values}, {100 * valid / pixels:.1f} % of the pixels valid")
+        if total := int(self.pixels.sum()):
+            names = dict(enumerate(self.label_space.names)) | {self.label_space.ignore: "(ignored)"}
+            shares = [(name, 100 * int(self.pixels[value]) / total) for value, name in names.items()]
+            lines += ["  pixels of the labels, in percent"]
+            lines += [f"    {printable(name):24} {share:7.3f}" for name, share in shares]
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"problem: {problem.message}" for problem in self.problems]
+        return "\n".join(lines)
+
+
+def check_dataset(
+    name: str,
+    root: str | os.PathLike | None,
+    split: str,
+    label_space: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Report:
+    """Reads all of a split and reports what is wrong with it.
+
+    Args:
+      name, root, split: as `uda_jax.data.get_dataset` takes them.
+      label_space: a protocol; None takes the data set's own default.
+      options: what this one data set takes besides.
+      workers: processes that decode, since NumPy holds the interpreter's lock; 0 decodes in this one. None takes one
+        per core, and 0 for a few frames. They import the running script, whose work must be under `__main__`.
+      progress: whether to show a progress bar on stderr.
+
+    Raises:
+      UserError: an unknown name, split, option or protocol, a missing or malformed folder, or workers that died.
+    """
+    if workers is not None and workers < 0:
+        raise UserError(f"workers: expected an integer >= 0, got {workers}")
+    label_space = label_space or default_label_space(name)
+    try:
+        dataset = open_dataset(name, root, split, label_space, **(options or {}))
+    except UserError as error:
+        # A folder may be missing because the archive that holds it is damaged.
+        damaged = _damaged_archives(name, root)
+        if not damaged:
+            raise
+        return Report(name, split, problems=(*damaged, Problem(None, "image", str(error))))
+    bar = progress_bar(f"{name} {split}", len(dataset), "frames", shown=progress)
+    with contextlib.closing(bar), inspected(dataset, name, workers) as findings:
+        tally = _Tally(dataset, name)
+        for index, finding in enumerate(findings):
+            tally.add(index, finding)
+            bar.update()
+    published = getattr(sys.modules[reader(name).__module__], "COUNTS", {}).get(split)
+    return tally.report(split, published)
+
+
+def held_splits(
+    name: str,
+    root: str | os.PathLike | None,
+    label_space: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[list[str], dict[str, str]]:
+    """Returns the splits to check of a folder, and why others are passed over.
+
+    A split whose frames other splits hold already is left out without a word. A data set that is not read from files
+    gives its first split alone.
+
+    Returns:
+      Names of splits, at least one, and {split: reason}.
+    """
+    known = list(getattr(sys.modules[reader(name).__module__], "SPLITS", ("train", "val", "test")))
+    if root is None:
+        return known[:1], {}
+    images, passed = {}, {}
+    for split in known:
+        try:
+            dataset = open_dataset(name, root, split, label_space or default_label_space(name), **(options or {}))
+        except UserError as error:
+            passed[split] = str(error)
+        else:
+            frames = getattr(dataset, "frames", None)
+            images[split] = {(split, k) for k in range(len(dataset))} if frames is None else {f.image for f in frames}
+    kept, seen = set(), set()
+    for split in sorted(images, key=lambda split: -len(images[split])):
+        if not images[split] or not images[split] <= seen:
+            kept.add(split)
+            seen |= images[split]
+    return ([split for split in known if split in kept], passed) if kept else (known[:1], {})
+
+
+def default_label_space(name: str) -> str:
+    """Returns the label space that a data set takes if none is named."""
+    return inspect.signature(reader(name)).parameters["label_space"].default
+
+
+class _Tally:
+    """The findings of a split, frame by frame."""
+
+    def __init__(self, dataset: Sequence[dict[str, Any]], name: str):
+        self._dataset, self._name = dataset, name
+        self._problems: dict[int, dict[str, str]] = {}
+        self._notes: dict[str, list[int]] = collections.defaultdict(list)
+        self._kinds = {field: collections.defaultdict(list) for field in MAPS}
+        self._sizes: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
+        self._maps: collections.Counter[str] = collections.Counter()
+        self._pixels = np.zeros(256, np.int64)
+        self._ranges: dict[str, Range] = {}
+
+    def add(self, index: int, finding: Finding) -> None:
+        """Enters what frame `index` is like."""
+        if finding.problems:
+            self._problems[index] = finding.problems
+        for note in finding.notes:
+            self._notes[note].append(index)
+        for field, kind in finding.kinds.items():
+            self._kinds[field][kind].append(index)
+        if "image" in finding.sizes:
+            self._sizes[finding.sizes["image"]].append(index)
+        self._maps.update(finding.sizes.keys())
+        if finding.pixels is not None:
+            self._pixels += finding.pixels
+        for field, found in finding.ranges.items():
+            self._ranges[field] = self._ranges[field] | found if field in self._ranges else found
+
+    def report(self, split: str, published: int | None) -> Report:
+        """Returns the report of all frames that were added."""
+        names = tuple(self._dataset.name(index) for index in range(len(self._dataset)))
+        notes = self._compare_frames(names)
+        self._look_at_names(names)
+        listed = tuple(getattr(self._dataset, "problems", ()))
+        found = [
+            Problem(names[index], field, message)
+            for index, fields in sorted(self._problems.items())
+            for field, message in fields.items()
+        ]
+        self._look_for_lacking_maps(names, {(problem.frame, problem.field) for problem in listed})
+        if published is not None and len(names) != published:
+            notes.append(f"{len(names)} frames listed, {published} published; the copy may be incomplete")
+        notes += [
+            f"{len(frames)} frames {note}: {self._examples(frames, names)}" for note, frames in self._notes.items()
+        ]
+        return Report(
+            self._name,
+            split,
+            names,
+            published,
+            tuple(sorted((*listed, *found), key=lambda problem: problem.frame is not None)),
+            tuple(notes),
+            dict(self._maps),
+            {size: len(frames) for size, frames in self._sizes.items()},
+            self._dataset.label_space,
+            self._pixels,
+            self._ranges,
+        )
+
+    def _compare_frames(self, names: Sequence[str]) -> list[str]:
+        """Reports files and images unlike those of the other frames; returns notes about where frames vary."""
+        notes = []
+        for field, kinds in self._kinds.items():
+            usual, exceptions = _exceptions(kinds)
+            for index, kind in exceptions.items():
+                self._add(index, field, f"Pillow mode {kind}, unlike {usual} of the other {field} files; convert it")
+            if len(kinds) > 1 and not exceptions:
+                listed = ", ".join(f"{kind} ({len(frames)})" for kind, frames in kinds.items())
+                notes.append(f"the {field} files have several Pillow modes: {listed}")
+        usual, exceptions = _exceptions(self._sizes)
+        if self._name not in _MANY_SIZES:
+            for index, (height, width) in exceptions.items():
+                self._add(
+                    index, "image", f"{height}x{width} (height x width), unlike {usual[0]}x{usual[1]} of the others"
+                )
+        elif self._name in _OWN_FILES and exceptions:
+            what = f"are not {usual[0]}x{usual[1]} (height x width) as the others"
+            notes.append(f"{len(exceptions)} frames {what}: {self._examples(sorted(exceptions), names)}")
+        return notes
+
+    def _look_at_names(self, names: Sequence[str]) -> None:
+        """Reports names that lists of names cannot hold, and those that the published set cannot have."""
+        often = {name for name, count in collections.Counter(names).items() if count > 1}
+        for index, name in enumerate(names):
+            if name in often:
+                self._add(
+                    index, "image", f"the name '{printable(name)}' belongs to several frames; rename or remove one"
+                )
+            elif any("\ud800" <= letter <= "\udfff" for letter in name):
+                self._add(index, "image", "the name is not valid UTF-8; rename the files of this frame")
+            elif [name] != [line.strip() for line in name.splitlines()]:
+                self._add(index, "image", "the name begins or ends with a space, or holds a line break; rename it")
+            elif not name.isascii() and self._name in _OWN_FILES:
+                self._notes[NOT_ASCII].append(index)
+            elif not name.isascii():
+                self._add(
+                    index, "image", f"unexpected name, those of {self._name} are ASCII; rename or remove the file"
+                )
+
+    def _look_for_lacking_maps(self, names: Sequence[str], reported: set[tuple[str | None, str]]) -> None:
+        """Notes frames without a map that others have, where the data set allows it."""
+        for field in self._maps if hasattr(self._dataset, "lacking") else ():
+            lacking = {name for name in self._dataset.lacking(field) if (name, field) not in reported}
+            if lacking:
+                self._notes[f"have no {field}"] = [index for index, name in enumerate(names) if name in lacking]
+
+    def _add(self, index: int, field: str, message: str) -> None:
+        """Adds a problem of a frame unless the map has one already."""
+        file = files_of(self._dataset, index).get(field)
+        where = file or f"{self._name}: frame '{printable(self._dataset.name(index))}'"
+        self._problems.setdefault(index, {}).setdefault(field, f"{where}: {message}")
+
+    def _examples(self, frames: Sequence[int], names: Sequence[str]) -> str:
+        listed = [
+            str(files_of(self._dataset, index).get("image", printable(names[index]))) for index in frames[:LISTED]
+        ]
+        return ", ".join(listed) + (" and others" if len(frames) > LISTED else "")
+
+
+def _exceptions(groups: Mapping[Any, list[int]]) -> tuple[Any, dict[int, Any]]:
+    """Returns the usual key and {frame: its key} of the few frames elsewhere; of none if the frames vary a lot."""
+    if len(groups) < 2:
+        return None, {}
+    usual = max(groups, key=lambda key: len(groups[key]))
+    others = {frame: key for key, frames in groups.items() if key != usual for frame in frames}
+    few = len(others) <= _EXCEPTIONS * sum(map(len, groups.values()))
+    return usual, others if few else {}
+
+
+def _damaged_archives(name: str, root: str | os.PathLike | None) -> list[Problem]:
+    with contextlib.suppress(UserError):
+        return Tree(name, root).problems
+    return []

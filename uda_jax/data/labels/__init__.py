@@ -1,0 +1,1 @@
+"""What label values mean: the data sets' tables of ids and the class protocols."""

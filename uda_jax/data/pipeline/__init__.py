@@ -1,0 +1,1 @@
+"""From opened data sets to batches: domains, views, transforms, examples, streams."""

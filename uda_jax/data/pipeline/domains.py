@@ -1,0 +1,163 @@
+"""One domain of a run: the config section, and the data set or the mixture of data sets that it opens."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from uda_jax.data import open_dataset, require_sound
+from uda_jax.data.frames import MAPS
+from uda_jax.data.pipeline.rare_class_sampling import RareClasses
+from uda_jax.data.pipeline.transforms import Resampling
+from uda_jax.data.pipeline.views import Mixture, Relabelled, Selection, lacking, listed_positions, random_positions
+from uda_jax.errors import UserError
+from uda_jax.schema import config_field
+
+NO_MAP = "add it, leave the frame out with names_file, or take the map out of fields"
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """One domain of a run: a data set and how its frames are prepared, in the order of the fields."""
+
+    dataset: str = config_field("streets", "name of the data set, see `uda datasets`")
+    root: str | None = config_field(None, "folder of the data set; None if it is not read from files")
+    split: str = config_field("train", "split of the data set")
+    label_space: str = config_field(
+        "19", "class protocol of the labels: 19, 16, 13, 10, 7, 7_dada, plca19, plca16, camvid, or own (folder)"
+    )
+    options: dict[str, Any] | None = config_field(
+        None, "options that only this data set has, such as size and limit of streets"
+    )
+    names_file: str | None = config_field(
+        None, "text file with one frame name per line, or a list as papers publish them: keeps these, in this order"
+    )
+    count: int | None = config_field(None, "keeps this many frames, chosen at random among those that are left", low=1)
+    count_seed: int = config_field(
+        0, "seed of that choice; a smaller count chooses some of those of a larger one", low=0
+    )
+    labels_from: str | None = config_field(
+        None, "folder of <frame name>.png, values of the label space, in place of the data set's labels (pseudo-labels)"
+    )
+    fields: tuple[str, ...] = config_field(("image", "label"), "maps that a batch holds", choices=MAPS)
+    size: tuple[int, int] | None = config_field(
+        None, "resize frames to this (height, width) in pixels; None keeps theirs", low=1
+    )
+    fit: str = config_field(
+        "stretch", "how frames of another aspect ratio get that size; pad fills the rest", choices=("stretch", "pad")
+    )
+    image_resampling: str = config_field("bicubic", "rule by which images are resized", choices=("bicubic", "bilinear"))
+    disparity_resampling: str = config_field(
+        "nearest", "rule by which disparity is resized (CorDA for GTA5: bilinear)", choices=("nearest", "bilinear")
+    )
+    resize_label: bool = config_field(True, "False keeps labels, depth and disparity at their own size (evaluation)")
+    scale: tuple[float, float] | None = config_field(None, "bounds of the random scale factor of a frame", low=0.01)
+    short_side: tuple[int, int] | None = config_field(
+        None,
+        "bounds of the random length of a frame's shorter side in pixels (PLCA); flip comes before crop then",
+        low=1,
+    )
+    crop: tuple[int, int] | None = config_field(None, "(height, width) in pixels of the random crop", low=1)
+    flip: bool = config_field(False, "mirror frames left and right at random")
+    rare_classes: RareClasses | None = config_field(None, "draw frames by the classes they show, rare ones more often")
+    mix: dict[str, "Domain"] | None = config_field(None, "further data sets mixed in, by a name of your choice")
+    weight: float = config_field(1.0, "share of this data set in a mixture, relative to those of the others", low=1e-6)
+
+    @property
+    def resampling(self) -> Resampling:
+        """The two rules of resampling."""
+        return Resampling(self.image_resampling, self.disparity_resampling)
+
+    def check(self, path: str) -> None:
+        """Raises a UserError for fields that contradict each other."""
+        if "image" not in self.fields or len(set(self.fields)) != len(self.fields):
+            raise UserError(f"{path}.fields: expected 'image' and each map once, got {self.fields!r}")
+        for field in ("scale", "short_side"):
+            bounds = getattr(self, field)
+            if bounds is not None and bounds[0] > bounds[1]:
+                raise UserError(f"{path}.{field}: expected (low, high), got {bounds!r}")
+            if bounds is not None and self.crop is None:
+                raise UserError(
+                    f"{path}.crop: expected a size, since '{path}.{field}' makes frames of many sizes, got None"
+                )
+        if self.scale and self.short_side:
+            raise UserError(f"{path}.short_side: expected None together with '{path}.scale', got {self.short_side!r}")
+        if not self.resize_label and (self.scale or self.short_side or self.crop or self.flip):
+            raise UserError(f"{path}.resize_label: expected True together with scale, crop or flip, got False")
+        if self.fit == "pad" and (self.size is None or not self.resize_label):
+            raise UserError(f"{path}.fit: expected 'stretch' without a size or with resize_label off, got 'pad'")
+        for field in ("labels_from", "rare_classes"):
+            if getattr(self, field) is not None and "label" not in self.fields:
+                raise UserError(f"{path}.{field}: expected None, since '{path}.fields' has no label, got a value")
+        for name, member in (self.mix or {}).items():
+            if member.mix is not None:
+                raise UserError(f"{path}.mix.{name}.mix: expected None, since it is part of a mixture itself")
+            if set(member.fields) != set(self.fields):
+                raise UserError(
+                    f"{path}.mix.{name}.fields: expected the maps of '{path}.fields' {self.fields!r}, got "
+                    f"{member.fields!r}"
+                )
+
+
+def members(domain: Domain, path: str = "domain") -> dict[str, tuple[str, Domain]]:
+    """Returns the parts of a mixture, the domain itself first: {name: (dotted name of its section, section)}."""
+    alone = {domain.dataset: (path, dataclasses.replace(domain, mix=None))}
+    mixed = {name: (f"{path}.mix.{name}", member) for name, member in (domain.mix or {}).items()}
+    if domain.dataset in mixed:
+        raise UserError(f"{path}.mix.{domain.dataset}: the data set it is mixed into has this name; choose another")
+    return alone | mixed
+
+
+def open_domain(domain: Domain, path: str = "domain") -> Sequence[dict[str, Any]]:
+    """Opens the data set of a domain, restricted to the frames and with the labels that it asks for.
+
+    Args:
+      domain: the section.
+      path: dotted name of the section, which starts every message.
+
+    Returns:
+      A random-access sequence as `uda_jax.data.get_dataset` gives it; `index` counts in it, restricted or not. With
+      `mix`, a `views.Mixture`.
+
+    Raises:
+      UserError: anything wrong with the data set, the names file or the labels, a frame without a map that `fields`
+        asks for, or data sets of different classes in a mixture.
+    """
+    if domain.mix:
+        parts = members(domain, path)
+        return Mixture({name: open_domain(member, where) for name, (where, member) in parts.items()}, path)
+    try:
+        dataset = open_dataset(domain.dataset, domain.root, domain.split, domain.label_space, **(domain.options or {}))
+        _check_resized(domain, dataset)
+        if domain.names_file is not None:
+            dataset = Selection(dataset, listed_positions(domain.names_file, _names(dataset)))
+        if domain.count is not None:
+            dataset = Selection(dataset, random_positions(_names(dataset), domain.count, domain.count_seed))
+        if domain.labels_from is not None:
+            dataset = Relabelled(dataset, domain.labels_from, domain.size)
+        require_sound(dataset, domain.dataset, domain.fields)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    for field in domain.fields:
+        if missing := lacking(dataset, field):
+            raise UserError(
+                f"{path}.fields: {len(missing)} frames have no {field}, the first is '{missing[0]}'; {NO_MAP}"
+            )
+    return dataset
+
+
+def _check_resized(domain: Domain, dataset: Sequence[dict[str, Any]]) -> None:
+    """Raises a UserError if `uda prepare` resized to the wanted size by other rules than the domain's."""
+    resized = getattr(dataset, "resized", {"size": None})
+    if domain.size is None or resized["size"] != list(domain.size):
+        return
+    matter = ["image_resampling", "fit", *(["disparity_resampling"] if "disparity" in domain.fields else [])]
+    for field in matter:
+        if (wanted := getattr(domain, field)) != resized[field]:
+            raise UserError(
+                f"{field}: {domain.root} was prepared with '{resized[field]}', asked for '{wanted}'; set the field, or "
+                "prepare the data that way"
+            )
+
+
+def _names(dataset: Sequence[dict[str, Any]]) -> list[str]:
+    return [dataset.name(k) for k in range(len(dataset))]

@@ -1,0 +1,217 @@
+"""Rare class sampling: frames drawn such that classes with few pixels are seen as often as the others.
+
+A class is drawn first, the rarer the likelier; then a frame that shows enough of it; then crops of the frame until one
+does, too. What the labels hold is counted once and kept in a cache.
+
+Source: DAFormer, section "Rare Class Sampling"; its mmseg/datasets/uda_dataset.py.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import uda_jax
+from uda_jax.data.io.archives import cache_folder
+from uda_jax.data.io.progress import progress_bar
+from uda_jax.data.pipeline.views import label_files, read_frame
+from uda_jax.errors import UserError
+from uda_jax.schema import config_field
+
+
+@dataclasses.dataclass(frozen=True)
+class RareClasses:
+    """Rare class sampling (DAFormer); the defaults are those of its published runs."""
+
+    temperature: float = config_field(
+        0.01, "smoothness: towards 0 the rarest class is drawn alone, a large one draws all classes alike", low=1e-6
+    )
+    min_pixels: int = config_field(3000, "a frame shows a class if more pixels than these do, before resizing", low=0)
+    crop_share: float = config_field(
+        0.5, "a crop shows it if more pixels than this share of min_pixels do (HRDA and MIC: 2.0)", low=0.0
+    )
+    retries: int = config_field(10, "how often a crop that does not is drawn anew, before the last one is taken", low=0)
+
+
+def class_probabilities(counts: np.ndarray, temperature: float) -> np.ndarray:
+    """Returns how likely each class is drawn: softmax of (1 - f) / temperature over the classes that occur.
+
+    Args:
+      counts: int `[N, C]`, pixels of each class in each frame. f is a class's share of all of them, so that pixels
+        without a class do not count.
+      temperature: T of the paper.
+
+    Returns:
+      float64 `[C]` with sum 1; 0 for classes that never occur.
+    """
+    total = counts.sum(axis=0, dtype=np.float64)
+    present = total > 0
+    scores = -(total[present] / total.sum()) / temperature
+    weights = np.exp(scores - scores.max())
+    probabilities = np.zeros(len(total))
+    probabilities[present] = weights / weights.sum()
+    return probabilities
+
+
+class RareClassSampler:
+    """Draws a class, and a frame that shows it.
+
+    Args:
+      counts: int `[N, C]`, pixels of each class in each frame.
+      section: temperature and min_pixels.
+      class_names: C names, for messages.
+      path: dotted name of the section, for messages.
+
+    Raises:
+      UserError: no frame shows enough of a class that may be drawn.
+    """
+
+    def __init__(self, counts: np.ndarray, section: RareClasses, class_names: Sequence[str], path: str):
+        if not counts.any():
+            raise UserError(f"{path}: no label of the split has a pixel of a class; leave the section out")
+        probabilities = class_probabilities(counts, section.temperature)
+        self._classes = np.flatnonzero(probabilities)
+        self._cumulative = np.cumsum(probabilities[self._classes])
+        self._frames = {int(k): np.flatnonzero(counts[:, k] > section.min_pixels) for k in self._classes}
+        most = counts.max(axis=0)
+        hardest = min(self._frames, key=lambda k: most[k])
+        if most[hardest] <= section.min_pixels:
+            raise UserError(
+                f"{path}.min_pixels: expected less than {most[hardest]}, the most pixels of class "
+                f"'{class_names[hardest]}' in any frame, got {section.min_pixels}"
+            )
+
+    def draw(self, generator: np.random.Generator) -> tuple[int, int]:
+        """Returns (class, frame)."""
+        place = np.searchsorted(self._cumulative, generator.random(), side="right")
+        # The sum of the probabilities may round to a little less than 1.
+        chosen = int(self._classes[min(place, len(self._classes) - 1)])
+        frames = self._frames[chosen]
+        return chosen, int(frames[generator.integers(len(frames))])
+
+
+@dataclasses.dataclass(frozen=True)
+class RareClassFrames:
+    """Draws one augmented example, for grain's `random_map` over elements that say nothing.
+
+    Attributes:
+      frames: prepared frames with labels.
+      sampler: draws from them.
+      augment: the random transforms.
+      enough: a result shows the class if more pixels than these do.
+      attempts: how often to augment at most.
+    """
+
+    frames: Sequence[dict[str, Any]]
+    sampler: RareClassSampler
+    augment: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+    enough: float
+    attempts: int
+
+    def __call__(self, element: Any, generator: np.random.Generator) -> dict[str, Any]:
+        del element
+        chosen, index = self.sampler.draw(generator)
+        frame = self.frames[index]
+        for _ in range(self.attempts):
+            example = self.augment(frame, generator)
+            if np.count_nonzero(example["label"] == chosen) > self.enough:
+                break
+        return example
+
+
+def class_counts(dataset: Sequence[dict[str, Any]], source: tuple[str, str | None, str, Any]) -> np.ndarray:
+    """Counts the pixels of each class in each frame, once: the result is kept in a cache.
+
+    Args:
+      dataset: opened, with labels.
+      source: (data set, root, split, options), what it was opened with.
+
+    Returns:
+      int64 `[N, C]`, from labels as the data set delivers them, before resizing.
+
+    Raises:
+      UserError: a damaged label; the cache cannot be written.
+    """
+    title = f"{source[0]}/{source[2]}"
+    cached = cache_folder("class_counts") / f"{source[0]}-{_key(dataset, source)}.npy"
+    shape = (len(dataset), len(dataset.label_space.names))
+    # A file that cannot be read, for whatever reason, is written anew.
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        counts = np.load(cached)
+        if counts.shape == shape and counts.dtype == np.int64:
+            return counts
+
+    def histogram(index: int) -> list[int]:
+        label = read_frame(dataset, index, ("label",))["label"]
+        # Several times as fast as np.bincount.
+        return Image.fromarray(label).histogram()[: shape[1]]
+
+    # Threads: decoding, which takes most of the time, runs outside of the interpreter's lock.
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
+        rows = pool.map(histogram, range(shape[0]))
+        bar = progress_bar(f"{title}: counting classes", shape[0], "labels", rows)
+        counts = np.array(list(bar), np.int64).reshape(shape)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    _write(cached, counts)
+    return counts
+
+
+def _key(dataset: Sequence[dict[str, Any]], source: tuple) -> str:
+    """Returns a digest of everything that decides the counts; a changed label file changes it."""
+    name, root, split, options = source
+    files = label_files(dataset)
+    if files is None:
+        # Labels within other files, such as records: any of these may have changed.
+        place = getattr(dataset, "folder", root)
+        stamps = [] if place is None else [_stamp(path) for path in sorted(_below(Path(place).expanduser()))]
+    else:
+        archives = {path: _stamp(path) for path in {file.path for file in files if file.member}}
+        stamps = [(archives[file.path], file.member) if file.member else _stamp(file.path) for file in files]
+    content = (
+        uda_jax.__version__,
+        (name, None if root is None else str(Path(root).expanduser().resolve()), split, repr(options)),
+        dataset.label_space.names,
+        [dataset.name(k) for k in range(len(dataset))],
+        stamps,
+    )
+    return hashlib.sha256(repr(content).encode("utf-8", "backslashreplace")).hexdigest()[:24]
+
+
+def _below(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    return [Path(folder, name) for folder, _, names in os.walk(place) for name in names]
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """Returns what tells a file from its earlier or later versions."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); it was moved or removed") from None
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
+def _write(path: Path, counts: np.ndarray) -> None:
+    """Writes the counts beside their place and renames, so that no process sees half a file."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as file:
+            temporary = file.name
+            np.save(file, counts)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error.strerror}); set UDA_JAX_CACHE to a writable folder") from None

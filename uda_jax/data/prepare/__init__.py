@@ -1,0 +1,1 @@
+"""`uda prepare`: a data set as ArrayRecord shards in TFDS' format, and their reader."""

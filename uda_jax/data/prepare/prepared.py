@@ -1,0 +1,238 @@
+"""Reading what `uda prepare` wrote: any data set as ArrayRecord shards, with the contract of `uda_jax.data`.
+
+A prepared folder holds, for each split, shards of records, TFDS' description of them, and `manifest.json`, which is
+written last and says all that reading needs: frame names, stored ids and their meaning in every label space, sizes
+and checksums. A record is a `tf.train.Example` with one PNG or JPEG per map. It is parsed with TFDS' own message type
+but without TFDS' features: that takes two thirds of the time, and decodes only the maps that are asked for.
+"""
+
+import bisect
+import inspect
+import itertools
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uda_jax.data.frames import MAPS, fitted
+from uda_jax.data.io.archives import Bytes, Problem, printable
+from uda_jax.data.io.images import read_floats, read_image, read_label
+from uda_jax.data.labels import label_spaces
+from uda_jax.data.labels.label_spaces import LabelSpace
+from uda_jax.errors import UserError
+from uda_jax.schema import did_you_mean
+
+MANIFEST = "manifest.json"
+# What the manifest's key "format" says; a later layout gets another number.
+FORMAT = "uda_jax prepared data 1"
+AGAIN = "run the same 'uda prepare' again"
+_DECODERS = {"image": read_image, "label": read_label, "depth": read_floats, "disparity": read_floats}
+
+
+def is_prepared(root: str | os.PathLike | None) -> bool:
+    """Returns whether a root is a folder that `uda prepare` wrote, or began to."""
+    if root is None or not (folder := Path(root).expanduser()).is_dir():
+        return False
+    return read_manifest(folder) is not None or any(folder.glob(journal("*").name))
+
+
+def journal(split: str, folder: Path = Path()) -> Path:
+    """Returns the file that lists the finished shards of a split while it is being prepared."""
+    return folder / f"unfinished-{split}.json"
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Returns the manifest of a prepared folder; None if there is none, or it is of something else.
+
+    Raises:
+      UserError: it is damaged, or of another version of the format.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        if not any(folder.glob("*.array_record-*")):
+            return None
+        raise UserError(f"{path}: damaged ({error}); delete the folder and {AGAIN}") from None
+    kind = manifest.get("format") if isinstance(manifest, dict) else None
+    if not isinstance(kind, str) or not kind.startswith(FORMAT.rstrip("0123456789")):
+        return None
+    if kind != FORMAT:
+        raise UserError(f"{path}: expected '{FORMAT}', got '{kind}'; prepare the data with this version of uda_jax")
+    return manifest
+
+
+class Prepared:
+    """One split of a prepared folder: a random-access sequence as `uda_jax.data` describes it.
+
+    Args:
+      dataset: name of the data set that was prepared.
+      reader: its class, whose defaults stand for options that were not given.
+      root: the folder.
+      split: a split that was prepared into it.
+      label_space: any that the data set itself offers; labels are stored as its own ids.
+      options: of the data set; those that are given must be the ones that it was prepared with.
+
+    Attributes:
+      label_space: names and colours of the label values.
+      table: uint8 `[256]` from stored ids to classes.
+      known: the stored ids that the data set defines.
+      resized: "size", None or [height, width], and the `Domain` fields that say by what rules frames got that size.
+      problems: none; what was wrong was found when preparing.
+
+    Raises:
+      UserError: the folder holds another data set, does not have the split or label space, is unfinished, was
+        prepared with other options, or lacks a shard.
+    """
+
+    problems: tuple[Problem, ...] = ()
+
+    def __init__(
+        self,
+        dataset: str,
+        reader: type,
+        root: str | os.PathLike,
+        split: str,
+        label_space: str,
+        options: Mapping[str, Any],
+    ):
+        self.dataset = dataset
+        self._folder = Path(root).expanduser()
+        manifest = read_manifest(self._folder) or {"splits": {}}
+        if split not in manifest["splits"] and journal(tfds_split(split), self._folder).exists():
+            raise UserError(f"{self._folder}: split '{split}' is not finished; {AGAIN}")
+        if manifest.get("dataset", dataset) != dataset:
+            raise UserError(f"{dataset}: root: {self._folder} holds {manifest['dataset']}; set the domain's 'dataset'")
+        if split not in manifest["splits"]:
+            hint = did_you_mean(split, manifest["splits"]) if manifest["splits"] else ""
+            raise UserError(f"{dataset}: split '{split}' was not prepared into {self._folder}{hint}")
+        _check_options(dataset, reader, options, manifest["options"], self._folder)
+        entry = manifest["splits"][split]
+        self.resized = {key: manifest[key] for key in ("size", "image_resampling", "disparity_resampling", "fit")}
+        self._fields = tuple(manifest["fields"])
+        self._names = tuple(entry["frames"])
+        self._lacking = {field: frozenset(names) for field, names in entry["lacking"].items()}
+        self.known = frozenset(entry["known"])
+        self.label_space, self.table = _labels(dataset, entry, label_space, self._folder)
+        self._shards = tuple((shard["file"], shard["frames"]) for shard in entry["shards"])
+        self._ends = tuple(itertools.accumulate(frames for _, frames in self._shards))
+        self._source: Any = None
+        for shard in entry["shards"]:
+            _check_shard(self._folder / shard["file"], shard["bytes"])
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return fitted(self.read(index, MAPS))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Shards are opened again where the copy arrives.
+        return self.__dict__ | {"_source": None}
+
+    def name(self, index: int) -> str:
+        """Returns the name of frame `index` without reading it."""
+        return self._names[index]
+
+    def lacking(self, field: str) -> list[str]:
+        """Returns the names of the frames that do not have a map."""
+        if field not in self._fields:
+            return list(self._names)
+        without = self._lacking.get(field, frozenset())
+        return [name for name in self._names if name in without]
+
+    def read(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+        """Decodes frame `index`, of its maps only those named in `fields` and present.
+
+        Raises:
+          UserError: the shard is missing or damaged.
+        """
+        example = self.stored(index, fields)
+        if "label" in example:
+            # Three times as fast as indexing the table.
+            example["label"] = self.table.take(example["label"])
+        return example
+
+    def stored(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+        """Decodes as `read` does, but leaves the label as the ids that the data set stores."""
+        index = range(len(self))[index]
+        name = self._names[index]
+        example: dict[str, Any] = {"name": name, "index": index}
+        present = [field for field in self._fields if name not in self._lacking.get(field, ())]
+        wanted = [field for field in MAPS if field in fields and field in present]
+        if wanted:
+            shard = self._folder / self._shards[bisect.bisect_right(self._ends, index)][0]
+            for field, data in self._record(index, shard, wanted).items():
+                example[field] = _DECODERS[field](Bytes(f"{shard}: {field} of '{printable(name)}'", data))
+        return example
+
+    def _record(self, index: int, shard: Path, fields: Iterable[str]) -> dict[str, bytes]:
+        """Returns the encoded maps of a frame."""
+        # Both imports take long, and whoever only lists a split needs neither.
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        try:
+            if self._source is None:
+                # With the numbers of frames given, no shard is opened before it is read.
+                self._source = ArrayRecordDataSource([f"{self._folder / file}[0:{n}]" for file, n in self._shards])
+            features = tf_example_pb2.Example.FromString(self._source[index]).features.feature
+            return {field: features[field].bytes_list.value[0] for field in fields}
+        except Exception as error:  # array_record raises bare exceptions of several kinds for a damaged file
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"{shard}: missing or damaged ({reason}); {AGAIN}, which writes it anew") from None
+
+
+def tfds_split(split: str) -> str:
+    """Returns the name of a split for TFDS, whose split names are letters, digits, "_" and "-", and never "all"."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in split)
+    return f"{safe}_" if safe.lower() == "all" else safe
+
+
+def _labels(dataset: str, entry: Mapping[str, Any], label_space: str, folder: Path) -> tuple[LabelSpace, np.ndarray]:
+    """Returns a label space as the manifest has it, and the table that leads there from stored ids."""
+    spaces = entry["label_spaces"]
+    if label_space in spaces:
+        space = spaces[label_space]
+        table = np.frombuffer(bytes.fromhex(space["table"]), np.uint8)
+        return LabelSpace(tuple(space["names"]), tuple(map(tuple, space["colours"]))), table
+    if entry["labelled"]:
+        raise UserError(
+            f"{dataset}: label_space: '{label_space}' is none of {', '.join(spaces)}, which {folder} offers"
+        )
+    # Without labels, the classes are those of whoever trains.
+    space = LabelSpace((), ()) if label_space == "own" else label_spaces.label_space(label_space)
+    return space, np.full(256, label_spaces.IGNORE, np.uint8)
+
+
+def _check_options(
+    dataset: str, reader: type, given: Mapping[str, Any], prepared: Mapping[str, Any], folder: Path
+) -> None:
+    """Checks that options, where given, have the values that the data was prepared with."""
+    parameters = inspect.signature(reader).parameters
+    for key, value in given.items():
+        expected = prepared.get(key, plain(parameters[key].default))
+        if plain(value) != expected:
+            raise UserError(
+                f"{dataset}: option '{key}': {folder} was prepared with {expected!r}, got {value!r}; "
+                "prepare the data again, elsewhere, or leave the option out"
+            )
+
+
+def plain(value: Any) -> Any:
+    """Returns a value as it comes back from JSON: tuples are lists."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _check_shard(path: Path, size: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: missing shard ({error.strerror}); {AGAIN}, which writes it anew") from None
+    if found != size:
+        raise UserError(f"{path}: damaged shard: expected {size} bytes, got {found}; {AGAIN}, which writes it anew")

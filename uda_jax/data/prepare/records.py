@@ -1,0 +1,164 @@
+"""Frames as records: what `uda prepare` puts into shards, in the terms of TFDS, exactly or resized as in training."""
+
+import contextlib
+import dataclasses
+import functools
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from uda_jax.data.frames import MAPS, FrameFiles
+from uda_jax.data.io import atomic
+from uda_jax.data.io.archives import Bytes, File
+from uda_jax.data.io.images import header, is_whole, read_label, write_floats, write_png
+from uda_jax.data.labels import label_spaces
+from uda_jax.data.pipeline import transforms
+from uda_jax.data.pipeline.views import read_frame
+from uda_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Turns the frames of a data set into records.
+
+    Attributes:
+      dataset: the opened data set.
+      fields: maps to store.
+      size: (height, width) in pixels, or None to keep files as they are.
+      resampling: rules of images and of disparity.
+      fit: "stretch" or "pad", as in `transforms.resize`.
+      recode: without a size, whether to store pixels as `write_png` does in place of the files' bytes.
+    """
+
+    dataset: Sequence[dict[str, Any]]
+    fields: tuple[str, ...]
+    size: tuple[int, int] | None
+    resampling: transforms.Resampling = transforms.Resampling()
+    fit: str = "stretch"
+    recode: bool = False
+
+    def record(self, position: int) -> bytes:
+        """Returns the serialised `tf.train.Example` of a frame.
+
+        Raises:
+          UserError: the frame cannot be read.
+        """
+        example = _stored(self.dataset, position, self.fields)
+        if self.size is None:
+            files = {} if self.recode else _files(self.dataset, position)
+            maps = {
+                field: _copied(field, example[field], files.get(field)) for field in self.fields if field in example
+            }
+        else:
+            example = transforms.resize(example, self.size, maps=MAPS, resampling=self.resampling, fit=self.fit)
+            maps = {field: _encoded(example[field]) for field in self.fields if field in example}
+        for field in self.fields:
+            if field not in maps:
+                maps[field] = _encoded(_nothing(field, example["image"].shape[:2]))
+        name = example["name"].encode("utf-8", "surrogateescape")
+        # Without `deterministic`, protobuf orders the maps anew in each process.
+        return _serializer(self.fields).get_tf_example(maps | {"name": name}).SerializeToString(deterministic=True)
+
+
+def features(fields: Sequence[str]) -> "tfds.features.FeaturesDict":
+    """Returns the TFDS features of records with some maps."""
+    kinds = {
+        "image": tfds.features.Image(shape=(None, None, 3), doc="RGB"),
+        "label": tfds.features.Image(shape=(None, None, 1), doc="ids as the data set stores them"),
+        "depth": tfds.features.Image(shape=(None, None, 1), dtype=np.float32, doc="metres, 0 = invalid"),
+        "disparity": tfds.features.Image(
+            shape=(None, None, 1), dtype=np.float32, doc="relative inverse depth, larger = nearer, 0 = invalid"
+        ),
+    }
+    return tfds.features.FeaturesDict({field: kinds[field] for field in fields} | {"name": tfds.features.Text()})
+
+
+def write_metadata(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes TFDS' description of all splits of a prepared folder, from what its manifest says.
+
+    The files come to be in a folder aside first, so that none is ever half there.
+    """
+    aside = Path(tempfile.mkdtemp(prefix=f".{manifest['dataset']}-tfds-", dir=folder))
+    try:
+        identity = tfds.core.DatasetIdentity(
+            name=manifest["dataset"], version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
+        )
+        info = tfds.core.DatasetInfo(
+            builder=identity,
+            features=features(manifest["fields"]),
+            description=f"{manifest['dataset']}, prepared by uda_jax; manifest.json says how.",
+        )
+        info.set_file_format("array_record")
+        template = tfds.core.ShardedFileTemplate(
+            folder, dataset_name=manifest["dataset"], filetype_suffix="array_record"
+        )
+        splits = [
+            tfds.core.SplitInfo(
+                name=entry["tfds_split"],
+                shard_lengths=[shard["frames"] for shard in entry["shards"]],
+                num_bytes=sum(shard["bytes"] for shard in entry["shards"]),
+                filename_template=template,
+            )
+            for entry in manifest["splits"].values()
+        ]
+        info.set_splits(tfds.core.SplitDict(splits))
+        info.write_to_directory(aside)
+        for path in sorted(aside.iterdir()):
+            atomic.finish(path, folder / path.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@functools.cache
+def _serializer(fields: tuple[str, ...]) -> "tfds.core.example_serializer.ExampleSerializer":
+    return tfds.core.example_serializer.ExampleSerializer(features(fields).get_serialized_info())
+
+
+def _stored(dataset: Sequence[dict[str, Any]], position: int, fields: Sequence[str]) -> dict[str, Any]:
+    """Returns a frame with labels as stored ids where the data set can tell them, else as classes."""
+    if hasattr(dataset, "stored"):
+        return dataset.stored(position, fields)
+    return read_frame(dataset, position, fields)
+
+
+def _files(dataset: Sequence[dict[str, Any]], position: int) -> dict[str, File]:
+    """Returns the files of a frame whose bytes may be copied."""
+    if not isinstance(dataset, FrameFiles) or type(dataset).stored is not FrameFiles.stored:
+        return {}
+    frame = dataset.frames[position]
+    return {field: getattr(frame, field) for field in ("image", "label") if getattr(frame, field) is not None}
+
+
+def _copied(field: str, array: np.ndarray, file: File | None) -> bytes:
+    """Returns a file's bytes where they plainly hold an array, else the array as a new PNG."""
+    if file is None:
+        return _encoded(array)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot read it ({error}); copy it again") from None
+    if not is_whole(data):
+        raise UserError(f"{file}: damaged: its end is missing, or a checksum is wrong; copy it again")
+    if field == "image":
+        # TFDS takes the channels of a file as they come, where this library makes them three.
+        return data if header(data)[0] == "RGB" else _encoded(array)
+    with contextlib.suppress(UserError):
+        if np.array_equal(read_label(Bytes(str(file), data)), array):
+            return data
+    return _encoded(array)
+
+
+def _encoded(array: np.ndarray) -> bytes:
+    return write_png(array) if array.dtype == np.uint8 else write_floats(array)
+
+
+def _nothing(field: str, size: tuple[int, int]) -> np.ndarray:
+    """Returns what TFDS shows where a frame lacks a map: records of one folder all have the same maps."""
+    if field == "label":
+        return np.full(size, label_spaces.IGNORE, np.uint8)
+    return np.zeros(size, np.float32)

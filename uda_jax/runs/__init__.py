@@ -1,0 +1,1 @@
+"""A run on disk and in time: the loop, recipes of stages, the workdir, checkpoints, first weights."""

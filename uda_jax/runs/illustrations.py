@@ -1,0 +1,65 @@
+"""Pictures of what a method makes of its training batches, where it has some to show."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from uda_jax.data.io import atomic
+from uda_jax.methods.base import SHOWN_IMAGES, Pairs
+from uda_jax.report import pictures
+
+FOLDER = "illustrations"
+
+
+class Illustrator:
+    """Draws `method.illustrate`, which is compiled once, for the log and for the report.
+
+    Args:
+      method: a method, with or without illustrations.
+      folder: the stage's folder; the pictures of the last call lie in its `illustrations/<name>/<i>.png`.
+      palette: uint8 [C, 3], the classes' colours.
+      batch_sharding, everywhere: of batches, and of the state and everything that is drawn.
+      write: whether this process writes the files (the first one does).
+    """
+
+    def __init__(
+        self,
+        method: Any,
+        folder: Path,
+        palette: np.ndarray,
+        *,
+        batch_sharding: jax.sharding.Sharding,
+        everywhere: jax.sharding.Sharding,
+        write: bool,
+    ):
+        self._folder, self._palette, self._write = folder / FOLDER, palette, write
+        self._compute = None
+        if function := getattr(method, "illustrate", None):
+            self._compute = jax.jit(function, in_shardings=(everywhere, batch_sharding), out_shardings=everywhere)
+
+    def draw(self, state: Any, batch: Any) -> dict[str, np.ndarray]:
+        """Draws a batch and writes the pictures; every process has to call it.
+
+        Args:
+          state: the method's state.
+          batch: a global training batch.
+
+        Returns:
+          Name of an illustration and number of the image -> uint8 RGB [H, W, 3]; empty for a method without any.
+        """
+        if self._compute is None:
+            return {}
+        found = {}
+        for name, shown in jax.device_get(self._compute(state, batch)).items():
+            images = self._joined(shown) if isinstance(shown, Pairs) else shown[:SHOWN_IMAGES]
+            found |= {f"{name}/{i}": image for i, image in enumerate(images)}
+        for name, image in found.items() if self._write else ():
+            atomic.write(self._folder / f"{name}.png", pictures.png(image))
+        return found
+
+    def _joined(self, pairs: Pairs) -> list[np.ndarray]:
+        colours = pictures.colourise(pairs.classes.astype(np.uint8), self._palette)
+        each = zip(*(array[:SHOWN_IMAGES] for array in (pairs.left, pairs.right, pairs.points, colours)), strict=True)
+        return [pictures.joined(*image) for image in each]
