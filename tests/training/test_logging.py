@@ -1,86 +1,39 @@
-"""metrics.jsonl, TensorBoard events (read by a decoder of this file's own) and the progress line."""
+"""metrics.jsonl, TensorBoard events and the progress line."""
 
 import io
 import json
 import math
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from uda_jax.training import logging
 
 
-def crc32c(data):
-    """Bit by bit, unlike the table of the writer."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 * (crc & 1))
-    return crc ^ 0xFFFFFFFF
-
-
-def unmask(masked):
-    rotated = (masked - 0xA282EAD8) % 2**32
-    return (rotated >> 17 | rotated << 15) % 2**32
-
-
-def fields(message):
-    """Decodes one protocol-buffer message into [(field number, value)]."""
-    position, found = 0, []
-
-    def varint():
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = message[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while position < len(message):
-        key = varint()
-        size = {1: 8, 5: 4}.get(key & 7)
-        if key & 7 == 0:
-            found.append((key >> 3, varint()))
-            continue
-        if key & 7 == 2:
-            size = varint()
-        payload = message[position : position + size]
-        assert len(payload) == size
-        found.append((key >> 3, payload))
-        position += size
-    return found
-
-
 def read_events(folder):
-    """Returns the decoded Events of the folder's event files, checking both checksums of every record."""
+    """Returns the Events of the folder's event files: records of length, checksum, payload, checksum."""
     events = []
     for path in sorted(folder.glob("events.out.tfevents.*")):
         data = path.read_bytes()
         while data:
             length = struct.unpack("<Q", data[:8])[0]
-            assert unmask(struct.unpack("<I", data[8:12])[0]) == crc32c(data[:8])
-            payload = data[12 : 12 + length]
-            assert unmask(struct.unpack("<I", data[12 + length : 16 + length])[0]) == crc32c(payload)
-            events.append(dict(fields(payload)))
+            events.append(Event.FromString(data[12 : 12 + length]))
             data = data[16 + length :]
     return events
 
 
-def summary_values(event):
-    return [dict(fields(value)) for _, value in fields(event[5])]
+def scalars(folder):
+    """Returns (step, tag, value) of the folder's scalars, as they were written."""
+    events = read_events(folder)
+    return [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
 
 
-def test_crc_of_the_decoder():
-    assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C, RFC 3720 and others
-
-
-def test_scalars_reach_both_files(tmp_path):
+def test_scalars_reach_both_files(tmp_path, capfd):
     writer = logging.MetricWriter(tmp_path / "stage", stage="train")
     writer.write_scalars(100, {"loss/total": np.float32(1.5), "loss/adversarial": 0.25})
     writer.write_scalars(300, {"loss/total": float("nan"), "big": 1e300})
@@ -90,24 +43,27 @@ def test_scalars_reach_both_files(tmp_path):
         {"step": 100, "stage": "train", "loss/total": 1.5, "loss/adversarial": 0.25},
         {"step": 300, "stage": "train", "loss/total": None, "big": 1e300},
     ]
-    version, first, second = read_events(tmp_path / "stage")
-    assert version[3] == b"brain.Event:2"
-    assert struct.unpack("<d", first[1])[0] > 1.6e9 and first[2] == 100 and second[2] == 300
-    decoded = [(value[1].decode(), struct.unpack("<f", value[2])[0]) for value in summary_values(first)]
-    assert decoded == [("loss/total", 1.5), ("loss/adversarial", 0.25)]
-    assert [math.isnan(struct.unpack("<f", value[2])[0]) for value in summary_values(second)] == [True, False]
+    version, *others = read_events(tmp_path / "stage")
+    assert version.file_version == "brain.Event:2" and all(event.wall_time > 1.6e9 for event in others)
+    *finite, undefined, overflowing = scalars(tmp_path / "stage")
+    assert finite == [(100, "loss/total", 1.5), (100, "loss/adversarial", 0.25)]
+    assert undefined[:2] == (300, "loss/total") and math.isnan(undefined[2])
+    assert overflowing == (300, "big", math.inf)  # events hold float32
+    assert capfd.readouterr().err == ""
 
 
 def test_images_are_png_of_the_same_pixels(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 300, 3), np.uint8)
     writer = logging.MetricWriter(tmp_path)
     writer.write_images(7, {"single": images[0], "batch": images})
-    values = summary_values(read_events(tmp_path)[1])
-    assert [value[1] for value in values] == [b"single", b"batch/0", b"batch/1"]
+    writer.close()
+    events = read_events(tmp_path)[1:]
+    values = [value for event in events for value in event.summary.value]
+    assert [event.step for event in events] == [7] * 3
+    assert [value.tag for value in values] == ["single", "batch/0", "batch/1"]
     for value, expected in zip(values, images[[0, 0, 1]], strict=True):
-        image = dict(fields(value[4]))
-        assert (image[1], image[2], image[3]) == (5, 300, 3)
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(image[4]))), expected)
+        assert (value.image.height, value.image.width, value.image.colorspace) == (5, 300, 3)
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string))), expected)
 
 
 def test_resumed_run_leaves_the_rows_of_an_uninterrupted_one(tmp_path):
@@ -129,8 +85,15 @@ def test_resumed_run_leaves_the_rows_of_an_uninterrupted_one(tmp_path):
     whole, cut = (tmp_path / name / "metrics.jsonl" for name in ("whole", "cut"))
     assert cut.read_text() == other + whole.read_text()
     assert sorted(path.name[:7] for path in (tmp_path / "cut").iterdir()) == ["events.", "events.", "metrics"]
-    restarts = [event for event in read_events(tmp_path / "cut") if 7 in event]
-    assert [(event[2], fields(event[7])) for event in restarts] == [(5, [(1, 1)])]
+    # TensorBoard drops what lies at the step of a restart and beyond, and goes on with what comes after it.
+    shown, restarts = {}, []
+    for event in read_events(tmp_path / "cut"):
+        if event.session_log.status == SessionLog.START:
+            restarts.append(event.step)
+            shown = {step: value for step, value in shown.items() if step < event.step}
+        for value in event.summary.value:
+            shown[event.step] = value.simple_value
+    assert restarts == [5] and shown == {step: step / 2 for step in range(1, 9)}
 
 
 def test_reading_skips_a_torn_last_line(tmp_path):
@@ -144,7 +107,6 @@ def test_inactive_writer_touches_nothing(tmp_path):
     writer.write_scalars(1, {"loss": 1.0})
     writer.write_images(1, {"image": np.zeros((2, 2, 3), np.uint8)})
     writer.resume_at(0)
-    writer.flush()
     writer.close()
     assert not (tmp_path / "absent").exists()
 
@@ -185,9 +147,10 @@ def test_progress_line_rewrites_itself_on_a_terminal():
         clock.now += 1
         progress.update(step, {name: 1.0})
     progress.close()
-    first, second = stream.getvalue()[1:].split("\r")
-    assert stream.getvalue().startswith("\r") and stream.getvalue().count("\n") == 1 and second.endswith("\n")
-    assert len(second.rstrip("\n")) == len(first)  # padded over the longer first line
+    first, *others = stream.getvalue().removeprefix("\r").split("\r")
+    assert stream.getvalue().startswith("\r1/2  a_long_name 1.000  ") and stream.getvalue().count("\n") == 1
+    assert others[-1].endswith("\n") and all(other.startswith("2/2  b 1.000  ") for other in others)
+    assert len(others[0].rstrip("\n")) == len(first)  # padded over the longer first line
 
 
 def test_silent_processes_print_nothing():
@@ -196,3 +159,9 @@ def test_silent_processes_print_nothing():
     progress.update(1, {"loss": 1.0})
     progress.close()
     assert stream.getvalue() == ""
+
+
+def test_logging_loads_no_other_framework():
+    command = "import sys, uda_jax.training.logging as _; print({'torch', 'tensorflow', 'jax'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard events and one progress line.
+"""What a run logs while it trains: metrics.jsonl, TensorBoard events and one progress line.
 
 `metrics.jsonl` is the file that programs read (reports, notebooks): one JSON object per line,
 `{"step": 100, "stage": "train", "loss/total": 1.25, ...}`, written as soon as it is known, so that a killed
@@ -6,18 +6,27 @@ run has lost nothing that lies before its last checkpoint.
 """
 
 import contextlib
+import itertools
 import json
+import logging
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 import numpy as np
+from tensorboardX import SummaryWriter
 
-from uda_jax.training.tensorboard import EventWriter
+from uda_jax.data.io import atomic
+from uda_jax.data.io.progress import StatusLine
+
+_FLUSH_SECONDS = 10  # how long TensorBoard may lag behind
+_WRITERS_OF_THIS_PROCESS = itertools.count()
+
+# It warns of every NaN and infinity, which are written here on purpose.
+logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
 
 
 class MetricWriter:
@@ -32,9 +41,12 @@ class MetricWriter:
     """
 
     def __init__(self, folder: str | os.PathLike, *, stage: str = "", active: bool = True):
-        self._path = pathlib.Path(folder) / "metrics.jsonl"
-        self._stage = stage
-        self._events = EventWriter(folder) if active else None
+        self._folder, self._stage, self._active = pathlib.Path(folder), stage, active
+        self._path = self._folder / "metrics.jsonl"
+        self._purge_step: int | None = None
+        self._summaries: SummaryWriter | None = None
+        if active:
+            self._folder.mkdir(parents=True, exist_ok=True)
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes one row.
@@ -44,7 +56,7 @@ class MetricWriter:
           scalars: flat names ("loss/total") to anything that `float` takes, device scalars included. What is
             not finite becomes null in metrics.jsonl, which JSON can hold, and stays as it is in TensorBoard.
         """
-        if self._events is None:
+        if not self._active:
             return
         values = {name: float(value) for name, value in scalars.items()}
         row = {"step": int(step), "stage": self._stage}
@@ -52,45 +64,51 @@ class MetricWriter:
         # Opened anew for each row: the file is then never half buffered, and resume_at may replace it.
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self._events.scalars(int(step), values)
+        events = self._events()
+        for name, value in values.items():
+            events.add_scalar(name, value, int(step))
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes images, uint8 RGB `[H, W, 3]`, or `[N, H, W, 3]`, which become the tags `tag/0`, `tag/1` and so on."""
-        if self._events is None:
+        if not self._active:
             return
-        single = {}
         for tag, image in images.items():
             image = np.asarray(image)
-            single |= {f"{tag}/{i}": each for i, each in enumerate(image)} if image.ndim == 4 else {tag: image}
-        self._events.images(int(step), single)
-        self._events.flush()
+            single = {f"{tag}/{i}": each for i, each in enumerate(image)} if image.ndim == 4 else {tag: image}
+            for name, each in single.items():
+                self._events().add_image(name, each, int(step), dataformats="HWC")
 
     def resume_at(self, step: int) -> None:
         """Forgets what was logged beyond `step`, so that a resumed run leaves the rows of an uninterrupted one.
 
         Args:
           step: the step of the restored checkpoint. Rows of this stage beyond it go, and so does a last line
-            that a killed process left unfinished. The file is replaced in one move.
+            that a killed process left unfinished. The file is replaced in one move. TensorBoard hides what earlier
+            event files hold beyond the step.
         """
-        if self._events is None:
+        if not self._active:
             return
-        self._events.restart(int(step) + 1)
-        if not self._path.exists():
-            return
-        kept = "".join(line for line in _lines(self._path) if self._keeps(line, step))
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.write_text(kept, encoding="utf-8")
-        os.replace(temporary, self._path)
-
-    def flush(self) -> None:
-        """Makes everything written so far visible to readers."""
-        if self._events is not None:
-            self._events.flush()
+        self.close()
+        self._purge_step = int(step) + 1
+        if self._path.exists():
+            atomic.write(self._path, "".join(line for line in _lines(self._path) if self._keeps(line, step)))
 
     def close(self) -> None:
-        """Flushes and closes the files."""
-        if self._events is not None:
-            self._events.close()
+        """Writes what TensorBoard lacks and closes its file."""
+        if self._summaries is not None:
+            self._summaries.close()
+            self._summaries = None
+
+    def _events(self) -> SummaryWriter:
+        """The writer of the event file, which is made with its first event, when the step to resume at is known."""
+        if self._summaries is None:
+            # TensorBoard reads the files of a folder in name order, which begins with the second of their making; two
+            # writers of one second would write into the same file without a suffix.
+            suffix = f".{os.getpid()}.{next(_WRITERS_OF_THIS_PROCESS)}"
+            self._summaries = SummaryWriter(
+                str(self._folder), purge_step=self._purge_step, flush_secs=_FLUSH_SECONDS, filename_suffix=suffix
+            )
+        return self._summaries
 
     def _keeps(self, line: str, step: int) -> bool:
         row = _parse(line)
@@ -119,7 +137,7 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 
 class ProgressLine:
-    """One line that says how far a stage is, how it does and how fast it goes.
+    """One line that shows how far a stage is, its losses and its speed.
 
         120/2000  loss/total 1.532  3.80 images/s  ETA 0:16:22  waiting for data 3 %
 
@@ -146,12 +164,11 @@ class ProgressLine:
         active: bool = True,
     ):
         self._total_steps, self._batch_images = total_steps, batch_images
-        self._stream = sys.stderr if stream is None else stream
-        self._clock, self._active = clock, active
+        self._line = StatusLine(stream, shown=active)
+        self._clock = clock
         self._previous = (first_step, clock())
         self._origin: tuple[int, float] | None = None
         self._waited = 0.0
-        self._printed = 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -181,36 +198,14 @@ class ProgressLine:
         seconds_per_step = (now - since_time) / max(step - since_step, 1)
         parts = [f"{step}/{self._total_steps}", *(f"{name} {_digits(float(value))}" for name, value in losses.items())]
         parts += [f"{_digits(speed, 3)} images/s", f"ETA {_duration(seconds_per_step * (self._total_steps - step))}"]
-        self._print("  ".join([*parts, f"waiting for data {100 * waiting:.0f} %"]))
+        self._line.show("  ".join([*parts, f"waiting for data {100 * waiting:.0f} %"]))
         self._previous, self._waited = (step, now), 0.0
         self._origin = self._origin or self._previous
         return {"speed/images_per_second": speed, "speed/waiting_for_data": waiting}
 
     def close(self) -> None:
         """Ends the rewritten line, so that what follows starts on its own."""
-        if self._printed:
-            self._stream.write("\n")
-            self._printed = 0
-            self._stream.flush()
-
-    def _print(self, line: str) -> None:
-        if not self._active:
-            return
-        if self._stream.isatty():
-            # Padded to hide the rest of a longer predecessor, cut because a wrapped line cannot be rewritten.
-            line = line[: _columns(self._stream) - 1]
-            self._stream.write("\r" + line.ljust(self._printed))
-            self._printed = len(line)
-        else:
-            self._stream.write(line + "\n")
-        self._stream.flush()
-
-
-def _columns(stream: TextIO) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except OSError:  # a stream that calls itself a terminal but has no descriptor, as in notebooks
-        return 80
+        self._line.close()
 
 
 def _digits(value: float, count: int = 4) -> str:

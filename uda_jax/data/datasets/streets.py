@@ -17,9 +17,7 @@ import os
 import pathlib
 import shutil
 import struct
-import sys
 import tempfile
-import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +31,7 @@ from uda_jax.data import rendering
 from uda_jax.data.frames import check_split
 from uda_jax.data.io.archives import cache_folder
 from uda_jax.data.io.depth import metres_from_disparity
+from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.rendering import stereo
 from uda_jax.errors import UserError
@@ -196,20 +195,11 @@ class Streets:
         look, first, _ = SPLITS[self.split]
         jobs = [(look, first + index, self.size, self.depth) for index in self._indices]
         kind = "frames" if self.depth == "exact" else "stereo pairs"
-        title = f"streets: rendering {self.split} {len(jobs)} {kind} {self.size[0]}x{self.size[1]} ..."
-        start, shown = time.monotonic(), 0.0
-        # Only a terminal can rewrite its line; elsewhere the last state is enough.
-        start_of_line = "\r" if sys.stderr.isatty() else ""
+        title = f"streets: rendering {self.split} at {self.size[0]}x{self.size[1]}"
         writer = ArrayRecordWriter(str(path), "group_size:1")
         with contextlib.closing(writer), _mapped(jobs, workers) as records:
-            for done, record in enumerate(records, 1):
+            for record in progress_bar(title, len(jobs), kind, records):
                 writer.write(record)
-                seconds = time.monotonic() - start
-                if done == len(jobs):
-                    print(f"{start_of_line}{title} {seconds:.0f} s   ", file=sys.stderr, flush=True)
-                elif start_of_line and seconds > shown + 1:
-                    shown = seconds
-                    print(f"\r{title} {100 * done // len(jobs)} %", end="", file=sys.stderr, flush=True)
 
 
 def encode(image: np.ndarray, label: np.ndarray, depth: np.ndarray) -> bytes:
