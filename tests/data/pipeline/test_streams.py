@@ -207,6 +207,26 @@ def test_evaluation_counts_every_frame_once(make_folder):
         assert (last["image"][1:] == 0).all() and (last["label"][1:] == 255).all()
 
 
+def test_one_batch_of_an_evaluation_is_read_alone_and_no_frame_twice(make_folder, monkeypatch):
+    domain = Domain(root=str(make_folder(5)), dataset="folder", label_space="own")
+    read, decode = [], PreparedFrames._read
+    monkeypatch.setattr(PreparedFrames, "_read", lambda frames, index: read.append(index) or decode(frames, index))
+    batches = evaluation_batches(domain, 2)
+    assert batches[1]["index"].tolist() == [2, 3] and batches[-1]["index"].tolist() == [4, -1]
+    assert read == [0, 2, 3, 4]
+    with pytest.raises(IndexError):
+        batches[3]
+    assert [i for batch in batches for i in batch["index"].tolist()] == [0, 1, 2, 3, 4, -1]
+    # The first frame was read when the domain was opened.
+    assert sorted(read) == [0, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_an_evaluation_takes_the_data_set_that_is_open_already(make_folder):
+    domain = Domain(root=str(make_folder(3)), dataset="folder", label_space="own")
+    dataset = open_domain(domain)
+    assert evaluation_batches(domain, 2, dataset=dataset).dataset is dataset
+
+
 def test_evaluation_gives_every_process_its_block_and_as_many_batches(make_folder):
     domain = Domain(dataset="folder", root=str(make_folder(5)), label_space="own")
     parts = [

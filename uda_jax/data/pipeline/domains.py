@@ -134,6 +134,15 @@ def open_domain(domain: Domain, path: str = "domain") -> Sequence[dict[str, Any]
             dataset = Selection(dataset, random_positions(_names(dataset), domain.count, domain.count_seed))
         if domain.labels_from is not None:
             dataset = Relabelled(dataset, domain.labels_from, domain.size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    require_maps(dataset, domain, path)
+    return dataset
+
+
+def require_maps(dataset: Sequence[dict[str, Any]], domain: Domain, path: str = "domain") -> None:
+    """Raises a UserError unless every frame of an opened data set is sound and has the maps in a domain's `fields`."""
+    try:
         require_sound(dataset, domain.dataset, domain.fields)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -142,7 +151,6 @@ def open_domain(domain: Domain, path: str = "domain") -> Sequence[dict[str, Any]
             raise UserError(
                 f"{path}.fields: {len(missing)} frames have no {field}, the first is '{missing[0]}'; {NO_MAP}"
             )
-    return dataset
 
 
 def _check_resized(domain: Domain, dataset: Sequence[dict[str, Any]]) -> None:

@@ -25,7 +25,8 @@ class PreparedFrames:
     """The frames of an opened domain, with exactly its fields, resized, and of one shape unless crops follow.
 
     Attributes:
-      shapes: of the maps of the first frame.
+      first: the first frame, which is read at once.
+      shapes: of its maps.
     """
 
     def __init__(self, dataset: Sequence[dict[str, Any]], domain: Domain, path: str):
@@ -33,8 +34,8 @@ class PreparedFrames:
         self._domain = domain
         self._path = path
         # Reading one frame now turns most mistakes into an error at the start of a run instead of inside it.
-        first = self._read(0)
-        self.shapes = {field: first[field].shape for field in domain.fields}
+        self.first = self._read(0)
+        self.shapes = {field: self.first[field].shape for field in domain.fields}
 
     def __len__(self) -> int:
         return len(self._dataset)

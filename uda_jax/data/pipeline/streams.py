@@ -138,6 +138,7 @@ def evaluation_batches(
     batch_size: int,
     *,
     path: str = "domain",
+    dataset: Sequence[dict[str, Any]] | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "EvaluationBatches":
@@ -152,6 +153,7 @@ def evaluation_batches(
         taken as it is with all the maps of its first frame.
       batch_size: frames per batch over all processes.
       path: dotted name of the section, for messages.
+      dataset: the domain's data set where it is open already (see `domains.require_maps`).
       process_index, process_count: which block of each global batch to deliver.
 
     Returns:
@@ -172,7 +174,7 @@ def evaluation_batches(
             raise UserError(
                 f"{path}.{field}: expected None for evaluation, which takes every frame of one data set once"
             )
-        dataset = open_domain(domain, path)
+        dataset = open_domain(domain, path) if dataset is None else dataset
     else:
         dataset, present = domain, domain[0]
         domain = Domain(fields=tuple(field for field in transforms.FILL if field in present), resize_label=False)
@@ -195,6 +197,10 @@ class EvaluationBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
+    def __getitem__(self, batch: int) -> dict[str, np.ndarray]:
+        """Returns one batch; no other is read."""
+        return self._batches[range(len(self))[batch]]
+
     def since(self, batch: int) -> "EvaluationBatches":
         """Returns the pass without its first batches, none of which is read."""
         return EvaluationBatches(self.dataset, self._batches[batch:])
@@ -214,6 +220,8 @@ class _Padded:
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if index == 0:
+            return self._frames.first
         if index < len(self._frames):
             return self._frames[index]
         fill = {
