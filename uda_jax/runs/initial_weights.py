@@ -10,7 +10,6 @@ state dict does not say (branches, the encoder's style, the images' normalisatio
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,14 +119,9 @@ def convert(
         "unused": list(report.unused),
         "shapes": {path: list(array.shape) for path, array in weights.flatten(kept)},
     }
-    temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with atomic.folder(folder) as temporary:
         checkpoints.write_arrays(temporary / _ARRAYS, kept)
         atomic.write(temporary / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return report
 
 

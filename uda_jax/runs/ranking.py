@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 
 from uda_jax import losses, ops
 from uda_jax.config import Rank
-from uda_jax.data.io import atomic
+from uda_jax.data.io import atomic, json_lines
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pipeline import streams, views
 from uda_jax.errors import UserError
@@ -176,8 +176,7 @@ class Ranker:
         first = len(batches) if done == len(batches.dataset) else done // self.section.batch_size
         _wait_for_everyone("counted")  # Each process counts before any goes on writing.
         if jax.process_index() == 0:
-            kept = _records(folder)[: first * self.section.batch_size]
-            atomic.write(folder / SCORES, "".join(json.dumps(frame) + "\n" for frame in kept))
+            json_lines.write(folder / SCORES, _records(folder)[: first * self.section.batch_size])
         return batches.since(first)
 
     def _write_frames(
@@ -190,10 +189,11 @@ class Ranker:
             atomic.write(_label_file(folder, dataset.name(index)), pictures.png(picture))
         if jax.process_index():
             return
-        with (folder / SCORES).open("a") as file:
-            for place in np.flatnonzero(scored["index"] >= 0):
-                name = dataset.name(int(scored["index"][place]))
-                file.write(json.dumps({"name": name} | self._scores(scored, place)) + "\n")
+        rows = [
+            {"name": dataset.name(int(scored["index"][k]))} | self._scores(scored, k)
+            for k in np.flatnonzero(scored["index"] >= 0)
+        ]
+        json_lines.append(folder / SCORES, rows)
 
     def _scores(self, scored: dict[str, np.ndarray], place: int) -> dict[str, Any]:
         """Returns a frame's entries of the ranking: its score holds the factor if that is asked for."""
@@ -244,11 +244,7 @@ def _frames_only(domain: streams.Domain) -> streams.Domain:
 
 def _records(folder: Path) -> list[dict[str, Any]]:
     """Reads the scores that are complete: a process that is killed may leave half a line."""
-    try:
-        lines = (folder / SCORES).read_text().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return json_lines.read(folder / SCORES) if (folder / SCORES).exists() else []
 
 
 def _label_file(folder: Path, name: str) -> Path:

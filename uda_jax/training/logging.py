@@ -7,7 +7,6 @@ run has lost nothing that lies before its last checkpoint.
 
 import contextlib
 import itertools
-import json
 import logging
 import math
 import os
@@ -19,7 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from uda_jax.data.io import atomic
+from uda_jax.data.io import json_lines
 from uda_jax.data.io.progress import StatusLine
 
 _FLUSH_SECONDS = 10  # how long TensorBoard may lag behind
@@ -61,9 +60,7 @@ class MetricWriter:
         values = {name: float(value) for name, value in scalars.items()}
         row = {"step": int(step), "stage": self._stage}
         row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-        # Opened anew for each row: the file is then never half buffered, and resume_at may replace it.
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        json_lines.append(self._path, [row])
         events = self._events()
         for name, value in values.items():
             events.add_scalar(name, value, int(step))
@@ -91,7 +88,9 @@ class MetricWriter:
         self.close()
         self._purge_step = int(step) + 1
         if self._path.exists():
-            atomic.write(self._path, "".join(line for line in _lines(self._path) if self._keeps(line, step)))
+            rows = read_metrics(self._path)
+            kept = [row for row in rows if row.get("stage") != self._stage or row["step"] <= step]
+            json_lines.write(self._path, kept)
 
     def close(self) -> None:
         """Writes what TensorBoard lacks and closes its file."""
@@ -110,30 +109,10 @@ class MetricWriter:
             )
         return self._summaries
 
-    def _keeps(self, line: str, step: int) -> bool:
-        row = _parse(line)
-        return row is not None and (row.get("stage") != self._stage or row["step"] <= step)
-
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the rows of a metrics.jsonl, without a last line that is still being written."""
-    rows = (_parse(line) for line in _lines(pathlib.Path(path)))
-    return [row for row in rows if row is not None]
-
-
-def _lines(path: pathlib.Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    """Returns a complete row, or None for the torn line that a killed process leaves."""
-    if not line.endswith("\n"):
-        return None
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return [row for row in json_lines.read(path) if isinstance(row.get("step"), int)]
 
 
 class ProgressLine:

@@ -6,7 +6,6 @@
 What a file is, its content decides; the suffix plays no part (`.pth`, `.pt`, `.pkl`, `.tar`, `.weights`, `.resume`).
 """
 
-import contextlib
 import io
 import mmap
 import os
@@ -20,6 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
 from uda_jax.weights.pickles import Damaged, Refusal, Unpickler, shown
 from uda_jax.weights.tensors import NAMES, Storage, storage_identity
@@ -90,24 +90,17 @@ def write_safetensors(path: str | os.PathLike, state_dict: Mapping[str, np.ndarr
     for name, array in arrays.items():
         if array.dtype.name not in _SAFETENSORS_DTYPES:
             raise UserError(f"{path}: '{name}': safetensors files cannot hold {array.dtype}; convert it to float32")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        safetensors.numpy.save_file(arrays, temporary, metadata)
-        # The library's own temporary file is private to the user, whatever the umask.
-        temporary.chmod(mode)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with atomic.replacing(path, flush=True) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            safetensors.numpy.save_file(arrays, temporary, metadata)
+            # The library's own temporary file is private to the user, whatever the umask.
+            temporary.chmod(mode)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
             f"{path}: cannot be written ({_one_line(error)}); free some space or choose another folder"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C

@@ -502,7 +502,7 @@ def test_a_full_disk_is_an_error_that_the_command_line_knows():
     writer = ArrayRecordWriter("/dev/full", "group_size:1")
     writer.write(b"0" * 1000)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
-        with atomic.full_disk(Path("out/shard")):
+        with atomic.disk_full_errors(Path("out/shard")):
             writer.close()
     assert caught.value.errno == errno.ENOSPC and caught.value.filename == "out/shard"
 

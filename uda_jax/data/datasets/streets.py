@@ -15,9 +15,7 @@ import io
 import multiprocessing
 import os
 import pathlib
-import shutil
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +27,7 @@ from PIL import Image
 
 from uda_jax.data import rendering
 from uda_jax.data.frames import check_split
+from uda_jax.data.io import atomic
 from uda_jax.data.io.archives import cache_folder
 from uda_jax.data.io.depth import metres_from_disparity
 from uda_jax.data.io.progress import progress_bar
@@ -172,14 +171,10 @@ class Streets:
         return self._source
 
     def _render(self, workers: int | None) -> None:
-        """Renders into a temporary folder and renames it, so that a killed process leaves no half cache."""
-        temporary = None
+        """Renders the split into the cache folder."""
         try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
-            self._write(temporary / _FILE, workers)
-            with contextlib.suppress(FileExistsError):
-                _rename(temporary, self.folder)
+            with atomic.folder(self.folder) as temporary:
+                self._write(temporary / _FILE, workers)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 need = f"free {len(self) // 11 + 1} MB or set UDA_JAX_CACHE to another disk"
@@ -187,9 +182,6 @@ class Streets:
             raise UserError(
                 f"streets: cannot write {self.folder} ({error}); set UDA_JAX_CACHE to a writable folder"
             ) from error
-        finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
 
     def _write(self, path: pathlib.Path, workers: int | None) -> None:
         look, first, _ = SPLITS[self.split]
@@ -269,12 +261,3 @@ def _mapped(jobs: list[tuple], workers: int | None) -> Iterator[Iterator[bytes]]
     # Spawn, not fork: the caller may have started JAX's threads.
     with multiprocessing.get_context("spawn").Pool(min(count, len(jobs))) as pool:
         yield pool.imap(_frame, jobs, chunksize=8)
-
-
-def _rename(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Renames a folder atomically; if another process was faster, its folder stays."""
-    try:
-        source.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise

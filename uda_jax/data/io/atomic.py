@@ -1,9 +1,10 @@
-"""Files that are whole or not there, whatever ends the process that writes them."""
+"""Files and folders that are complete or not there, whatever ends the process that writes them."""
 
 import contextlib
 import errno
-import fcntl
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,14 +18,52 @@ def write(path: str | os.PathLike, data: bytes | str) -> None:
       path: where the file goes; what is there is replaced.
       data: the whole content; text is written as UTF-8.
     """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, *, flush: bool = False) -> Iterator[Path]:
+    """Yields a temporary path for a file, which takes its place in one move when the block ends without an error.
+
+    Args:
+      path: where the file goes; missing folders are made, and what is there is replaced.
+      flush: whether the content has to be on the disk before the move, as `finish` does.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path)
     try:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-        os.replace(temporary, path)
+        yield temporary
+        if flush:
+            finish(temporary, path)
+        else:
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a new folder, which gets its name in one move when the block ends without an error.
+
+    Args:
+      path: where the folder goes; folders above are made. If another process has made it meanwhile, its folder stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def finish(partial: Path, path: Path) -> None:
@@ -40,8 +79,8 @@ def finish(partial: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def full_disk(path: Path) -> Iterator[None]:
-    """Turns the writer's words about a full disk into the OSError that they stand for."""
+def disk_full_errors(path: Path) -> Iterator[None]:
+    """Turns the RuntimeError by which ArrayRecord reports a full disk into the OSError that it stands for."""
     try:
         yield
     except RuntimeError as error:
@@ -53,7 +92,18 @@ def full_disk(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of a folder, which is made if needed; a killed process gives the lock back."""
+    """Keeps a second process out of a folder, which is made if needed; a killed process gives the lock back.
+
+    Raises:
+      UserError: another process holds the lock, the folder cannot be made, or the system has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise UserError(
+            "uda prepare: this system has no file locks (fcntl); prepare the data on Linux or macOS, or train on the "
+            "original files"
+        ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -72,3 +122,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _beside(path: Path) -> Path:
+    """Returns a hidden name in the same folder, and so on the same disk, that no other process uses."""
+    # Processes on other machines that share the disk may have the same number.
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 import uda_jax
+from uda_jax.data.io import atomic
 from uda_jax.data.io.archives import cache_folder
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.pipeline.views import label_files, read_frame
@@ -203,15 +203,8 @@ def _stamp(path: Path) -> tuple[str, int, int]:
 
 
 def _write(path: Path, counts: np.ndarray) -> None:
-    """Writes the counts beside their place and renames, so that no process sees half a file."""
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as file:
-            temporary = file.name
+        with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
             np.save(file, counts)
-        os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise UserError(f"cannot write {path} ({error.strerror}); set UDA_JAX_CACHE to a writable folder") from None

@@ -269,9 +269,9 @@ class _Run:
                 # Spoilt frames are reported when their shard is written.
                 with contextlib.suppress(UserError):
                     record = self._encoder.record(position)
-                    with atomic.full_disk(path):
+                    with atomic.disk_full_errors(path):
                         writer.write(record)
-            with atomic.full_disk(path):
+            with atomic.disk_full_errors(path):
                 writer.close()
             per_frame = path.stat().st_size / len(sample)
         finally:

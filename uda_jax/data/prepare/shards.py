@@ -58,9 +58,9 @@ def write_shard(
                 spoilt.append(Spoilt(encoder.dataset.name(position), str(error)))
                 continue
             if not spoilt:
-                with atomic.full_disk(path):
+                with atomic.disk_full_errors(path):
                     writer.write(record)
-        with atomic.full_disk(path):
+        with atomic.disk_full_errors(path):
             writer.close()
         if spoilt:
             return None, False, spoilt
