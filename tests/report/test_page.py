@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -119,9 +120,29 @@ def test_repeated_seed_is_told(tmp_path):
     assert "The same seed more than once" in write(folders, tmp_path / "report.html").read_text()
 
 
-def test_text_is_escaped(workdirs, tmp_path):
-    text = write(workdirs, tmp_path / "report.html").read_text()
-    assert "uda train &lt;advent&gt;" in text and "<advent>" not in text
+def test_any_text_is_shown_and_none_is_markup(tmp_path, read_page):
+    hostile = """<script>alert('1')</script> "quoted" & ünï {{ 7 * 7 }} </style>"""
+    folder = make_run(tmp_path / "run <b>&'", hostile, 0, 0.4)
+    make_run(tmp_path / "<i>unfinished", "x", 0, 0.1, finished=False)
+    rows = json.loads((folder / "result.json").read_text())
+    texts = ("benchmark", "config", "commit", "command", "hardware", "note", "split")
+    rows[0] |= {key: f"{key[:4]} {hostile}" for key in texts} | {"iou": {f"class {hostile}": 0.5}}
+    (folder / "result.json").write_text(json.dumps(rows))
+    picture = png(np.zeros((8, 16, 3), np.uint8))
+    for name in ("image.png", "prediction.png"):
+        atomic.write(folder / "pictures" / "frame <u>" / name, picture)
+    atomic.write(folder / "train" / "illustrations" / "<s>" / "0 'x'.png", picture)
+    text = write([folder, tmp_path / "<i>unfinished"], tmp_path / "report.html").read_text()
+    page = read_page(text)
+    tags = set(re.findall(r"<([a-z0-9]+)", text.partition("<body>")[2]))
+    assert not tags & {"script", "u", "s"} and text.count("</style>") == 1
+    shown = "".join(page.text)
+    assert "<i>unfinished" in shown and "frame <u>" in shown and "train: <s>" in shown
+    for key in texts:
+        if key != "commit":  # shortened
+            assert f"{key[:4]} {hostile}" in shown, key
+    assert any(cell[0] == f"class {hostile}" for row in page.cells for cell in row)
+    assert any(image["alt"] == "0 'x' of train: <s>" for image in page.images)
 
 
 def test_what_is_no_run(tmp_path):

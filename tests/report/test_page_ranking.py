@@ -7,7 +7,8 @@ import pytest
 
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
-from uda_jax.report import collect, ranking, write
+from uda_jax.report import collect, ranking_page, write
+from uda_jax.report.elements import render
 from uda_jax.report.pictures import save_frame
 
 NAMES = ["aachen/a.png", "aachen/b.png", "bochum/c.png", "bochum/d.png", "ulm/e.png"]
@@ -55,8 +56,8 @@ def test_ranking_is_read_with_its_pictures(run_folder):
 
 def test_the_split_truncates_as_the_released_code():
     frames = tuple({"name": str(k), "score": float(k)} for k in range(100))
-    assert ranking.Ranking("rank", "inter", 1, 0.29, False, frames, {}, {}).easy == 28
-    assert ranking.Ranking("rank", "inter", 1, 0.67, False, frames[:1] * 2975, {}, {}).easy == 1993
+    assert ranking_page.Ranking("rank", "inter", 1, 0.29, False, frames, {}, {}).easy == 28
+    assert ranking_page.Ranking("rank", "inter", 1, 0.67, False, frames[:1] * 2975, {}, {}).easy == 1993
 
 
 def test_page_shows_counts_scores_and_pictures(run_folder, tmp_path, read_page):
@@ -80,22 +81,21 @@ def test_page_shows_counts_scores_and_pictures(run_folder, tmp_path, read_page):
 def test_normalised_rankings_say_so_and_pictures_may_be_absent(tmp_path, read_page):
     make_ranking(tmp_path / "a" / "rank", normalise=True)
     make_ranking(tmp_path / "b" / "rank", pictures=False)
-    found = [(name, ranking.read_ranking(tmp_path / name / "rank" / "ranking.json")) for name in "ab"]
-    page = read_page(ranking.section(found))
+    found = [(name, ranking_page.read_ranking(tmp_path / name / "rank" / "ranking.json")) for name in "ab"]
+    page = read_page(render("rankings.html", rankings=ranking_page.section(found)))
     text = "".join(page.text)
     assert text.count("scores normalised by rare classes") == 1 and len(page.images) == 12
     assert "hardest: ulm_e, place 5, score 0.05, rare classes 4" in page.text
     assert text.count("3 easy frames") == 2
-    assert ranking.section([]) == ""
+    assert ranking_page.section([]) == []
 
 
 def test_a_share_of_one_leaves_no_hard_frames(tmp_path):
     said = make_ranking(tmp_path / "rank", pictures=False)
     (tmp_path / "rank" / "ranking.json").write_text(json.dumps(said | {"fraction": 1}))
-    found = ranking.read_ranking(tmp_path / "rank" / "ranking.json")
-    assert "5 easy frames with scores from 0.01 to 0.05 and 0 hard frames; fraction 1 of 5" in ranking.section(
-        [("intrada", found)]
-    )
+    found = ranking_page.read_ranking(tmp_path / "rank" / "ranking.json")
+    (shown,) = ranking_page.section([("intrada", found)])
+    assert "5 easy frames with scores from 0.01 to 0.05 and 0 hard frames; fraction 1 of 5" in shown["summary"]
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,4 @@ def test_malformed_rankings_are_named(tmp_path, change, words):
 def test_a_torn_ranking_is_named(tmp_path):
     (tmp_path / "ranking.json").write_text('{"stage": ')
     with pytest.raises(UserError, match=r"ranking\.json: cannot be read"):
-        ranking.read_ranking(tmp_path / "ranking.json")
+        ranking_page.read_ranking(tmp_path / "ranking.json")

@@ -9,7 +9,8 @@ import pytest
 
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
-from uda_jax.report import comparison, published, tables, write
+from uda_jax.report import published, published_page, tables, write
+from uda_jax.report.elements import render
 
 ROWS = published.read()
 PROTOCOLS = ("19", "16", "13")
@@ -179,9 +180,13 @@ def test_markdown_follows_the_protocols_and_spreads():
     assert "| usps_mnist/source_only | 70.0 | 69.6 ± 3.8 | 70.0 |" in tables.markdown([digits])
 
 
+def section(benchmark, rows):
+    return render("published.html", published=published_page.section(benchmark, tables.groups(rows)))
+
+
 def test_page_sets_ours_above_the_papers_rows(read_page):
     rows = [result_row("advent", 0.41), result_row("advent", 0.43, seed=1), result_row("dacs_plca", 0.4)]
-    page = read_page(comparison.section("gta5_cityscapes", tables.groups(rows)))
+    page = read_page(section("gta5_cityscapes", rows))
     shown = [[cell[0] for cell in row] for row in page.cells]
     names = list(label_spaces.CLASS_NAMES)
     assert shown[0] == ["", "paper or config", "network", "mark", "mIoU (19 classes)", *names]
@@ -198,11 +203,11 @@ def test_page_sets_ours_above_the_papers_rows(read_page):
 
 
 def test_page_without_a_counterpart_and_without_anything_published(read_page):
-    page = read_page(comparison.section("digits", tables.groups([result_row("dacs_plca", 0.4, "digits", "accuracy")])))
+    page = read_page(section("digits", [result_row("dacs_plca", 0.4, "digits", "accuracy")]))
     assert [cell[0] for cell in page.cells[0]] == ["", "paper or config", "network", "mark", "accuracy"]
     assert len(page.cells) == 1 + 12 and page.row("svhn_mnist/intra")[4][0] == "95.1 ± 0.3"
     assert "ours" not in [cell[0] for row in page.cells for cell in row]
-    assert comparison.section("streets", tables.groups([result_row("advent", 0.4, benchmark="streets")])) == ""
+    assert published_page.section("streets", tables.groups([result_row("advent", 0.4, benchmark="streets")])) is None
 
 
 @pytest.mark.parametrize(("benchmark", "shown"), [("gta5_cityscapes", 1), ("streets", 0)])

@@ -1,11 +1,19 @@
-"""Line charts as inline SVG that needs no style sheet: text and grid take the colour of the surrounding text."""
+"""Line charts as inline SVG that needs no style sheet: text and grid take the colour of the surrounding text.
+
+Made here and in `templates/chart.svg`, not by a plotting library: a chart is one path per line and its ticks, its text
+and grid follow the page's light or dark colours, and a line takes a few kilobytes. Matplotlib's SVG fixes its colours
+and fonts and would be the report's heaviest dependency; libraries that draw in the browser need their script in every
+page.
+"""
 
 import dataclasses
-import html
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from markupsafe import Markup
+
+from uda_jax.report.elements import render
 
 # Colours of similar weight that stay apart on white and on near-black.
 _COLOURS = "#3b7dd8 #e07b28 #2f9e5f #cf4a52 #8a63c9 #a0714f #d765ab #7f8792 #a79a1f #23a5b8".split()
@@ -20,7 +28,7 @@ class Series:
 
     Attributes:
       name: shown when the pointer rests on the line.
-      colour: number of the line's colour; after ten the colours come again, dashed.
+      colour: number of the line's colour, see `stroke`.
       steps, values: the points; a value that is NaN interrupts the line.
     """
 
@@ -30,7 +38,15 @@ class Series:
     values: Sequence[float]
 
 
-def chart(title: str, lines: Sequence[Series]) -> str:
+@dataclasses.dataclass(frozen=True)
+class Stroke:
+    """How a line is drawn: its colour, `#rrggbb`, and whether in dashes."""
+
+    colour: str
+    dashed: bool
+
+
+def chart(title: str, lines: Sequence[Series]) -> Markup:
     """Draws values over steps: smoothed lines, the raw ones faint behind them.
 
     Args:
@@ -38,39 +54,32 @@ def chart(title: str, lines: Sequence[Series]) -> str:
       lines: at least one Series; those without a finite value are left out.
 
     Returns:
-      An `<svg>` element, or "" if there is nothing to draw.
+      An `<svg>` element, or nothing if there is nothing to draw.
     """
     drawn = [(line, *_thin(np.asarray(line.steps, float), np.asarray(line.values, float))) for line in lines]
     drawn = [(line, steps, raw, smooth(raw)) for line, steps, raw in drawn if np.isfinite(raw).any()]
     if not drawn:
-        return ""
+        return Markup()
     x_ticks = ticks(min(0.0, *(steps.min() for _, steps, _, _ in drawn)), max(steps.max() for _, steps, _, _ in drawn))
     y_ticks = ticks(*_limits([raw for _, _, raw, _ in drawn], [smoothed for _, _, _, smoothed in drawn]))
 
-    def place(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def position(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = _LEFT + (steps - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (_WIDTH - _LEFT - _RIGHT)
         share = np.clip((values - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]), 0, 1)
         return x, _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
-    name = html.escape(title)
-    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" fill="currentColor" role="img" aria-label="{name}">']
-    parts.append(f'<text font-size="13" font-weight="600" x="{_LEFT}" y="20">{name}</text>')
-    parts += _axes(x_ticks, y_ticks, place)
-    for raw_line in (True, False):
+    paths = []
+    for is_raw in (True, False):
         for line, steps, raw, smoothed in drawn:
-            path = _path(*place(steps, raw if raw_line else smoothed))
-            faint = ' opacity="0.2"' if raw_line else ""
-            parts.append(
-                f'<path {stroke(line.colour)}{faint} d="{path}"><title>{html.escape(line.name)}</title></path>'
-            )
-    return "".join([*parts, "</svg>"])
+            paths.append((line.name, stroke(line.colour), is_raw, _path(*position(steps, raw if is_raw else smoothed))))
+    grid, labels = _axes(x_ticks, y_ticks, position)
+    sizes = {"width": _WIDTH, "height": _HEIGHT, "left": _LEFT}
+    return render("chart.svg", title=title, grid=grid, labels=labels, paths=paths, **sizes)
 
 
-def stroke(colour: int) -> str:
-    """Returns the SVG attributes of a line in colour number `colour`."""
-    dashes = ' stroke-dasharray="5 4"' if colour >= len(_COLOURS) else ""
-    line = f'fill="none" stroke="{_COLOURS[colour % len(_COLOURS)]}" stroke-width="1.8"{dashes}'
-    return f'{line} stroke-linejoin="round" stroke-linecap="round"'
+def stroke(number: int) -> Stroke:
+    """Returns the look of the line with a number from 0; after ten the colours come again, dashed."""
+    return Stroke(_COLOURS[number % len(_COLOURS)], number >= len(_COLOURS))
 
 
 def smooth(values: np.ndarray, span: float = 0.05) -> np.ndarray:
@@ -104,19 +113,18 @@ def ticks(low: float, high: float, count: int = 5) -> np.ndarray:
     return np.arange(first, last + 1) * distance
 
 
-def _axes(x_ticks: np.ndarray, y_ticks: np.ndarray, place: Callable) -> list[str]:
+def _axes(x_ticks: np.ndarray, y_ticks: np.ndarray, position: Callable) -> tuple[str, list[dict[str, str]]]:
+    """The path of the grid, and anchor, position and text of the labels."""
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    lines, labels = [], []
-    for tick, x in zip(x_ticks, place(x_ticks, y_ticks[:1])[0], strict=True):
-        lines.append(f"M{x:.1f} {_TOP}V{bottom}")
-        labels.append(f'<text text-anchor="middle" x="{x:.1f}" y="{bottom + 15}">{_number(tick)}</text>')
-    for tick, y in zip(y_ticks, place(x_ticks[:1], y_ticks)[1], strict=True):
-        lines.append(f"M{_LEFT} {y:.1f}H{right}")
-        labels.append(f'<text text-anchor="end" x="{_LEFT - 6}" y="{y + 3.5:.1f}">{_number(tick)}</text>')
-    labels.append(f'<text text-anchor="end" x="{right}" y="{_HEIGHT - 6}">step</text>')
-    path = "".join(lines)
-    grid = f'<path fill="none" stroke="currentColor" opacity="0.15" d="{path}"/>'
-    return [grid, '<g font-size="10.5" fill-opacity="0.7">', *labels, "</g>"]
+    grid, labels = [], []
+    for tick, x in zip(x_ticks, position(x_ticks, y_ticks[:1])[0], strict=True):
+        grid.append(f"M{x:.1f} {_TOP}V{bottom}")
+        labels.append({"anchor": "middle", "x": f"{x:.1f}", "y": f"{bottom + 15}", "text": _number(tick)})
+    for tick, y in zip(y_ticks, position(x_ticks[:1], y_ticks)[1], strict=True):
+        grid.append(f"M{_LEFT} {y:.1f}H{right}")
+        labels.append({"anchor": "end", "x": f"{_LEFT - 6}", "y": f"{y + 3.5:.1f}", "text": _number(tick)})
+    labels.append({"anchor": "end", "x": f"{right}", "y": f"{_HEIGHT - 6}", "text": "step"})
+    return "".join(grid), labels
 
 
 def _limits(raw: list[np.ndarray], smoothed: list[np.ndarray]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from uda_jax.errors import UserError
 from uda_jax.report.pictures import saved_frames
-from uda_jax.report.ranking import Ranking, read_ranking
+from uda_jax.report.ranking_page import Ranking, read_ranking
 from uda_jax.report.tables import read_rows
 from uda_jax.training.logging import read_metrics
 

@@ -1,4 +1,4 @@
-"""Rankings of target frames from easy to hard, as IntraDA's rank stage leaves them: reading, and the page's section."""
+"""Rankings of target frames from easy to hard, as IntraDA's rank stage writes them: read, and shown on the page."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uda_jax.errors import UserError
-from uda_jax.report.markup import figure, text
+from uda_jax.report.elements import Figure
 from uda_jax.report.pictures import frame_folder, saved_frames
 
 # Key to the types it may have, of the file and of each of its frames.
@@ -66,16 +66,16 @@ def read_ranking(path: str | os.PathLike) -> Ranking:
     """
     path = pathlib.Path(path)
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run the stage that ranks again") from None
-    _check(said, KEYS, str(path))
-    if not 0 <= said["fraction"] <= 1:
-        raise UserError(f"{path}: key 'fraction': expected a number in [0, 1], got {said['fraction']}")
-    if not said["frames"]:
+    _check(found, KEYS, str(path))
+    if not 0 <= found["fraction"] <= 1:
+        raise UserError(f"{path}: key 'fraction': expected a number in [0, 1], got {found['fraction']}")
+    if not found["frames"]:
         raise UserError(f"{path}: key 'frames': expected at least one frame, got none; run the stage that ranks again")
     previous = -math.inf
-    for number, frame in enumerate(said["frames"], 1):
+    for number, frame in enumerate(found["frames"], 1):
         _check(frame, FRAME_KEYS, f"{path}: frame {number}")
         if not previous <= frame["score"] < math.inf:
             raise UserError(
@@ -83,39 +83,33 @@ def read_ranking(path: str | os.PathLike) -> Ranking:
                 f"got {frame['score']}; run the stage that ranks again"
             )
         previous = frame["score"]
-    figures = {key: said[key] for key in KEYS if key != "frames"}
+    figures = {key: found[key] for key in KEYS if key != "frames"}
     pictures = {group: saved_frames(path.parent / group) for group in ("easiest", "hardest")}
-    return Ranking(path.parent.name, frames=tuple(said["frames"]), **figures, **pictures)
+    return Ranking(path.parent.name, frames=tuple(found["frames"]), **figures, **pictures)
 
 
-def section(rankings: Sequence[tuple[str, Ranking]]) -> str:
-    """Returns the page's section on rankings as HTML, "" without any.
+def section(rankings: Sequence[tuple[str, Ranking]]) -> list[dict[str, Any]]:
+    """Returns what `rankings.html` shows.
 
     Args:
       rankings: titles of runs, each with a ranking of that run.
     """
-    if not rankings:
-        return ""
-    parts = [
-        "<h2>Easiest and hardest target frames</h2>",
-        '<p class="soft">Image, prediction and its entropy (dark: sure, light: unsure) by the network that ranked; '
-        "score: mean entropy, low is easy.</p>",
-    ]
+    shown = []
     for title, ranking in rankings:
-        parts += [f"<h3>{text(title)}</h3>", f'<p class="soft">{_line(ranking)}</p>']
-        places = {frame_folder(frame["name"]): place for place, frame in enumerate(ranking.frames)}
+        positions = {frame_folder(frame["name"]): i for i, frame in enumerate(ranking.frames)}
         # From the ends of the ranking inwards; pictures of frames that it does not name come last.
-        last = len(places)
-        easiest = sorted(ranking.easiest, key=lambda name: places.get(name, last))
-        hardest = sorted(ranking.hardest, key=lambda name: -places.get(name, -1))
-        parts += [
-            _pictures("easiest", easiest, ranking.easiest, places, ranking),
-            _pictures("hardest", hardest, ranking.hardest, places, ranking),
+        last = len(positions)
+        easiest = sorted(ranking.easiest, key=lambda name: positions.get(name, last))
+        hardest = sorted(ranking.hardest, key=lambda name: -positions.get(name, -1))
+        groups = [
+            [_figure(ranking, f"easiest: {name}", positions.get(name), ranking.easiest[name]) for name in easiest],
+            [_figure(ranking, f"hardest: {name}", positions.get(name), ranking.hardest[name]) for name in hardest],
         ]
-    return "".join(parts)
+        shown.append({"title": title, "summary": _summary(ranking), "groups": groups})
+    return shown
 
 
-def _line(ranking: Ranking) -> str:
+def _summary(ranking: Ranking) -> str:
     """What was ranked, in one line."""
     number, easy = len(ranking.frames), ranking.easy
     scores = [frame["score"] for frame in ranking.frames]
@@ -124,36 +118,26 @@ def _line(ranking: Ranking) -> str:
         for name, size, group in (("easy", easy, scores[:easy]), ("hard", number - easy, scores[easy:]))
     ]
     normalised = ", scores normalised by rare classes" if ranking.normalise else ""
-    return text(
+    return (
         f"{ranking.folder}: {' and '.join(ranges)}; fraction {ranking.fraction:g} of {number}, "
         f"ranked by {ranking.stage} at step {ranking.step}{normalised}"
     )
 
 
-def _pictures(
-    group: str,
-    names: Sequence[str],
-    files: Mapping[str, Mapping[str, pathlib.Path]],
-    places: Mapping[str, int],
-    ranking: Ranking,
-) -> str:
-    figures = []
-    for name in names:
-        title = f"{group}: {name}"
-        if name in places:
-            frame = ranking.frames[places[name]]
-            title += f", place {places[name] + 1}, score {frame['score']:.4g}"
-            title += f", rare classes {frame['rare_classes']}" if ranking.normalise else ""
-        figures.append(figure(title, [files[name].get(kind) for kind in ("image", "prediction", "entropy")]))
-    return f'<div class="frame ranked">{"".join(figures)}</div>' if figures else ""
+def _figure(ranking: Ranking, title: str, position: int | None, files: Mapping[str, pathlib.Path]) -> Figure:
+    if position is not None:
+        frame = ranking.frames[position]
+        title += f", place {position + 1}, score {frame['score']:.4g}"
+        title += f", rare classes {frame['rare_classes']}" if ranking.normalise else ""
+    return Figure(title, [files.get(kind) for kind in ("image", "prediction", "entropy")])
 
 
-def _check(said: Any, keys: Mapping[str, tuple[type, ...]], where: str) -> None:
-    if not isinstance(said, dict):
-        raise UserError(f"{where}: expected an object with the keys {', '.join(keys)}, got {type(said).__name__}")
+def _check(found: Any, keys: Mapping[str, tuple[type, ...]], where: str) -> None:
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: expected an object with the keys {', '.join(keys)}, got {type(found).__name__}")
     for key, types in keys.items():
-        if key not in said:
+        if key not in found:
             raise UserError(f"{where}: key '{key}' is missing; run the stage that ranks again")
-        if not isinstance(said[key], types) or (isinstance(said[key], bool) and bool not in types):
+        if not isinstance(found[key], types) or (isinstance(found[key], bool) and bool not in types):
             expected = " or ".join(kind.__name__ for kind in types)
-            raise UserError(f"{where}: key '{key}': expected {expected}, got {said[key]!r}")
+            raise UserError(f"{where}: key '{key}': expected {expected}, got {found[key]!r}")
