@@ -57,3 +57,29 @@ def test_mistakes_are_named_in_one_line(values, message):
     with pytest.raises(UserError) as caught:
         from_mapping(Outer, values)
     assert str(caught.value) == message
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    split: str = config_field("val", "Name of the split.")
+    options: dict | None = config_field(None, "Options.")
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOrSeveral:
+    cameras: Camera | dict[str, Camera] | None = config_field(Camera(), "One camera, or several by name.")
+
+
+def test_a_section_or_a_mapping_of_sections():
+    several = {"left": {"split": "test"}, "right": Camera(split="dev")}
+    made = from_mapping(OneOrSeveral, {"cameras": several})
+    assert made.cameras == {"left": Camera("test"), "right": Camera("dev")}
+    assert from_mapping(OneOrSeveral, to_dict(made)) == made
+    assert from_mapping(OneOrSeveral, {"cameras": None}).cameras is None
+    # A section may hold mappings itself.
+    for one in ({"split": "test"}, {"options": {"limit": 2}}, {"split": "test", "options": {"limit": 2}}, {}):
+        assert from_mapping(OneOrSeveral, {"cameras": one}).cameras == Camera(**one)
+    with pytest.raises(UserError, match="config.cameras.splitt: unknown field; did you mean 'split'"):
+        from_mapping(OneOrSeveral, {"cameras": {"splitt": "test"}})
+    with pytest.raises(UserError, match="config.cameras.left.splitt: unknown field; did you mean 'split'"):
+        from_mapping(OneOrSeveral, {"cameras": {"left": {"splitt": "test"}}})

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 from uda_jax import configs
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
+from uda_jax.inference.options import Evaluation
 from uda_jax.schema import config_field, did_you_mean, from_mapping, to_dict
 
 # What ml_collections and absl raise for an override that does not fit.
@@ -53,19 +54,6 @@ class Train:
     def check(self, path: str) -> None:
         if self.steps % self.accumulation:
             raise UserError(f"{path}.accumulation: expected a divisor of steps ({self.steps}), got {self.accumulation}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Where and how runs are scored."""
-
-    final: Domain = config_field(Domain(), "The evaluation split, used once, after the last step.")
-    dev: Domain | None = config_field(
-        None, "The split for tuning and for choosing the best checkpoint, if there is one."
-    )
-    batch_size: int = config_field(8, "Global batch size.", low=1)
-    protocol: str = config_field("19", "The protocol whose mean IoU is the headline.")
-    pictures: int = config_field(6, "Frames of the evaluation split whose predictions are kept for the report.", low=0)
 
 
 @dataclasses.dataclass(frozen=True)

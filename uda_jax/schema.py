@@ -116,11 +116,21 @@ def _value(value: Any, hint: Any, metadata: Mapping[str, Any], path: str) -> Any
 
 
 def _fitting(options: list[Any], value: Any) -> Any:
-    """Returns the first of several sections that has all of the value's fields; in doubt, the first option."""
-    if isinstance(value, Mapping) and all(map(dataclasses.is_dataclass, options)):
-        known = ((option, {field.name for field in dataclasses.fields(option)}) for option in options)
-        return next((option for option, names in known if names >= set(value)), options[0])
-    return type(value) if type(value) in options else options[0]
+    """Returns the option that a value is meant for; in doubt, the first one.
+
+    Of several sections that is the first with all of the value's fields. A mapping of sections by names of the user's
+    choice is meant by a value that holds nothing but sections, and other names than the fields of one.
+    """
+    if not isinstance(value, Mapping):
+        return type(value) if type(value) in options else options[0]
+    sections = [option for option in options if dataclasses.is_dataclass(option)]
+    known = ((option, {field.name for field in dataclasses.fields(option)}) for option in sections)
+    if found := [option for option, names in known if names >= set(value)]:
+        return found[0]
+    mappings = [option for option in options if typing.get_origin(option) is dict]
+    if mappings and all(isinstance(entry, Mapping) or dataclasses.is_dataclass(entry) for entry in value.values()):
+        return mappings[0]
+    return options[0]
 
 
 def _tuple(value: Any, hints: tuple, metadata: Mapping[str, Any], path: str) -> tuple:

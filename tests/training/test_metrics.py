@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import vectors
 
+from uda_jax.errors import UserError
 from uda_jax.training import metrics
 
 GOLDEN = vectors.FOLDER
@@ -67,3 +68,22 @@ def test_golden_advent():
             np.testing.assert_allclose(100 * score, golden[f"case{i}_miou13_percent"], rtol=1e-6)
         i += 1
     assert i > 0
+
+
+def test_depth_metrics_by_hand():
+    sums = dict.fromkeys(metrics.DEPTH_SUMS, 0.0)
+    assert all(math.isnan(value) for value in metrics.depth_metrics(sums).values())
+    sums |= {"count": 4.0, "abs_rel": 1.0, "sq_rel": 2.0, "squares": 36.0, "log_squares": 1.0, "delta1": 1.0}
+    found = metrics.depth_metrics(sums)
+    assert found == {
+        **{"abs_rel": 0.25, "sq_rel": 0.5, "rmse": 3.0, "rmse_log": 0.5, "delta1": 0.25},
+        **{"delta2": 0.0, "delta3": 0.0},
+    }
+    assert set(found) == {name for name, known in metrics.METRICS.items() if known.map == "depth"}
+
+
+def test_what_is_better():
+    assert metrics.METRICS["rmse"].better(2.0, 3.0) == 2.0 and metrics.METRICS["miou"].better(0.2, 0.3) == 0.3
+    assert metrics.metric("delta1", "config").higher_is_better
+    with pytest.raises(UserError, match="config.headline: unknown metric 'rms'; did you mean 'rmse'"):
+        metrics.metric("rms", "config.headline")

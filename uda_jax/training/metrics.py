@@ -1,16 +1,82 @@
-"""Segmentation scores from a confusion matrix, on the host in float64.
+"""Metrics by name, and what they are computed from, on the host in float64.
 
-Every function takes counts `[C, C]` (rows = labels, columns = predictions, NumPy or JAX) of a whole evaluation split
-and returns fractions. A class that neither the labels nor the predictions contain has no score: it is NaN and is left
-out of means. A class that is predicted but never labelled scores 0 and counts.
+Of segmentations they come from a confusion matrix: the functions take counts `[C, C]` (rows = labels, columns =
+predictions, NumPy or JAX) of a whole evaluation split and return fractions. A class that neither the labels nor the
+predictions contain has no score: it is NaN and is left out of means. A class that is predicted but never labelled
+scores 0 and counts.
+
+Of depths they come from sums of errors over all valid pixels of the split, see `DEPTH_SUMS`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import jax
 import numpy as np
+import numpy.typing as npt
 
-Counts = np.ndarray | jax.Array
+from uda_jax.errors import UserError
+from uda_jax.schema import did_you_mean
+
+# NumPy or JAX.
+Counts = npt.ArrayLike
+
+
+class Metric(NamedTuple):
+    """What is known of a metric besides its value.
+
+    Attributes:
+      map: the map of a frame that it compares predictions with, "label" or "depth".
+      higher_is_better: whether more is better.
+      unit: "fraction", which tables print in percent, "m", or "" for a plain number.
+    """
+
+    map: str
+    higher_is_better: bool
+    unit: str = "fraction"
+
+    def better(self, one: float, other: float) -> float:
+        """Returns the better one of two values."""
+        return max(one, other) if self.higher_is_better else min(one, other)
+
+
+METRICS: dict[str, Metric] = {
+    "miou": Metric("label", True),
+    "dice": Metric("label", True),
+    "accuracy": Metric("label", True),
+    "pixel_accuracy": Metric("label", True),
+    "abs_rel": Metric("depth", False, ""),
+    "sq_rel": Metric("depth", False, "m"),
+    "rmse": Metric("depth", False, "m"),
+    "rmse_log": Metric("depth", False, ""),
+    "delta1": Metric("depth", True),
+    "delta2": Metric("depth", True),
+    "delta3": Metric("depth", True),
+}
+
+# Sums over the pixels with a valid depth d and prediction p: their number, |p - d| / d, (p - d)^2 / d, (p - d)^2,
+# (ln p - ln d)^2, and how many have max(p / d, d / p) below 1.25, 1.25^2 and 1.25^3.
+DEPTH_SUMS = ("count", "abs_rel", "sq_rel", "squares", "log_squares", "delta1", "delta2", "delta3")
+
+
+def metric(name: str, path: str) -> Metric:
+    """Returns what is known of a metric; raises a UserError that names the field `path` for an unknown one."""
+    if name not in METRICS:
+        raise UserError(f"{path}: unknown metric '{name}'{did_you_mean(name, METRICS)}")
+    return METRICS[name]
+
+
+def depth_metrics(sums: Mapping[str, float]) -> dict[str, float]:
+    """Returns the metrics of depth, as Eigen et al. (NeurIPS 2014) define them; NaN where no pixel is valid.
+
+    All pixels of the split weigh the same, where monocular papers often average over each image first.
+
+    Args:
+      sums: the entries of `DEPTH_SUMS`.
+    """
+    means = {name: float(_ratio(np.float64(sums[name]), np.float64(sums["count"]))) for name in DEPTH_SUMS[1:]}
+    roots = {"rmse": np.sqrt(means.pop("squares")), "rmse_log": np.sqrt(means.pop("log_squares"))}
+    found = means | {name: float(value) for name, value in roots.items()}
+    return {name: found[name] for name, known in METRICS.items() if known.map == "depth"}
 
 
 def iou(confusion: Counts) -> np.ndarray:

@@ -1,0 +1,52 @@
+"""The evaluation section: one split or several by name, and how it is overridden."""
+
+import dataclasses
+
+import pytest
+
+from uda_jax import config
+from uda_jax.data.pipeline.domains import Domain
+from uda_jax.errors import UserError
+from uda_jax.inference.options import Evaluation, Inference
+from uda_jax.schema import from_mapping, to_dict
+
+TWO = {"city": Domain(split="a"), "bdd": Domain(split="b")}
+
+
+def test_splits_by_name():
+    assert Evaluation().splits("dev") == {} and list(Evaluation().splits("final")) == ["final"]
+    section = from_mapping(Evaluation, {"final": TWO, "dev": {"split": "c"}})
+    assert list(section.splits("final").items()) == [("bdd", TWO["bdd"]), ("city", TWO["city"])]
+    assert section.splits("dev") == {"dev": Domain(split="c")}
+    assert from_mapping(Evaluation, to_dict(section)) == section
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"final": TWO, "dev": {"bdd": {"split": "c"}}},
+            "config.final: expected splits by names .* got 'bdd' once more",
+        ),
+        ({"dev": {"final": {}}}, "config.dev: expected splits by names of their own, got 'final' once more"),
+        ({"dev": {"dev": {"split": "c"}}}, "config.dev: expected splits by names of their own, got 'dev'"),
+    ],
+)
+def test_names_that_tell_no_split(values, message):
+    with pytest.raises(UserError, match=message):
+        from_mapping(Evaluation, values)
+
+
+def test_overrides_of_either_form(tiny_experiment):
+    for evaluation, word in (
+        (tiny_experiment.evaluation, "--config.evaluation.final.root=elsewhere"),
+        (dataclasses.replace(tiny_experiment.evaluation, final=TWO), "--config.evaluation.final.bdd.root=elsewhere"),
+    ):
+        found = config.as_config(dataclasses.replace(tiny_experiment, evaluation=evaluation))
+        config.override(found, [word, "--config.evaluation.inference.flip=True"])
+        config.override(
+            found, ["--config.evaluation.inference.window=10,20", "--config.evaluation.inference.scales=0.5,1"]
+        )
+        section = config.experiment(found).evaluation
+        assert next(iter(section.splits("final").values())).root == "elsewhere"
+        assert section.inference == Inference(window=(10, 20), flip=True, scales=(0.5, 1.0))

@@ -1,0 +1,42 @@
+"""Errors of predicted depths, summed where the maps are: on the device."""
+
+import jax
+import jax.numpy as jnp
+
+from uda_jax.training.metrics import DEPTH_SUMS
+
+# Predictions below are taken for it, as Monodepth2's evaluation does: the errors hold logarithms and quotients.
+MIN_DEPTH = 1e-3
+
+
+def row_sums(prediction: jax.Array, depth: jax.Array) -> jax.Array:
+    """Sums the errors over the valid pixels of each row of pixels.
+
+    Whole frames are to be summed on the host in float64: float32 is exact enough for a row alone, and a row's sum does
+    not depend on how the batch is split over devices.
+
+    Args:
+      prediction: metres `[B, h, w]`.
+      depth: metres `[B, h, w]`, 0 = invalid.
+
+    Returns:
+      float32 `[B, h, S]`, the entries of `metrics.DEPTH_SUMS`.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    if prediction.shape != depth.shape:
+        raise ValueError(f"prediction and depth: expected one shape, got {prediction.shape} and {depth.shape}")
+    valid = depth > 0
+    true = jnp.where(valid, depth.astype(jnp.float32), 1.0)
+    predicted = jnp.where(valid, jnp.maximum(prediction.astype(jnp.float32), MIN_DEPTH), 1.0)
+    error, ratio = predicted - true, jnp.maximum(predicted / true, true / predicted)
+    terms = {
+        "count": jnp.ones_like(true),
+        "abs_rel": jnp.abs(error) / true,
+        "sq_rel": error**2 / true,
+        "squares": error**2,
+        "log_squares": (jnp.log(predicted) - jnp.log(true)) ** 2,
+    }
+    terms |= {f"delta{k}": (ratio < 1.25**k).astype(jnp.float32) for k in (1, 2, 3)}
+    return jnp.stack([jnp.sum(jnp.where(valid, terms[name], 0.0), axis=2) for name in DEPTH_SUMS], axis=-1)

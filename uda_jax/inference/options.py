@@ -1,0 +1,74 @@
+"""The config sections of scoring; apart from the code that they steer, so that a config needs no JAX."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from uda_jax.data.pipeline.domains import Domain
+from uda_jax.errors import UserError
+from uda_jax.schema import config_field
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """How the scores of an image are made from the network's; the mean of all that is asked for counts."""
+
+    window: tuple[int, int] | None = config_field(
+        None, "Height and width in pixels of a window that slides over the image; None = the whole image.", low=1
+    )
+    stride: tuple[int, int] | None = config_field(
+        None, "Pixels from one window to the next, down and across; None = the window's size, without overlap.", low=1
+    )
+    flip: bool = config_field(False, "Average with the scores of the mirrored image.")
+    scales: tuple[float, ...] = config_field((1.0,), "Factors by which the image is resized.", low=0.01)
+    average: str = config_field(
+        "logits", "What is averaged, of windows, scales and several runs alike.", choices=("logits", "probabilities")
+    )
+
+    def check(self, path: str) -> None:
+        """Raises a UserError for fields that contradict each other."""
+        if not self.scales:
+            raise UserError(f"{path}.scales: expected at least one factor, got none; set 1.0 for the image as it is")
+        if self.stride is not None and (
+            self.window is None or any(s > w for s, w in zip(self.stride, self.window, strict=True))
+        ):
+            raise UserError(
+                f"{path}.stride: expected at most the window's size {self.window}, else pixels would be left out, got "
+                f"{self.stride}; set '{path}.window'"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Where and how runs are scored."""
+
+    final: Domain | dict[str, Domain] = config_field(
+        Domain(), "The evaluation split, used once, after the last step; or several by names of your choice."
+    )
+    dev: Domain | dict[str, Domain] | None = config_field(
+        None, "The split for tuning and for choosing the best checkpoint, if there is one; of several, their mean."
+    )
+    batch_size: int = config_field(8, "Global batch size.", low=1)
+    headline: str = config_field(
+        "miou", "Metric that heads the row and chooses the best checkpoint: miou, pixel_accuracy, dice, abs_rel, ..."
+    )
+    protocol: str = config_field("19", "The protocol whose mean IoU is the headline, and whose classes Dice averages.")
+    inference: Inference = config_field(Inference(), "How scores are made from the network's.")
+    pictures: int = config_field(6, "Frames of each evaluation split whose predictions are kept for the report.", low=0)
+
+    def splits(self, which: str) -> dict[str, Domain]:
+        """Returns the splits of "final" or of "dev", in the order of their names.
+
+        A single one is named after the field; of "dev" there may be none.
+        """
+        found = getattr(self, which)
+        if found is None:
+            return {}
+        # A config keeps its sections in no order.
+        return dict(sorted(found.items())) if isinstance(found, Mapping) else {which: found}
+
+    def check(self, path: str) -> None:
+        """Raises a UserError for a name that tells no split from the others."""
+        for which, other in (("final", "dev"), ("dev", "final")):
+            splits = getattr(self, which)
+            if isinstance(splits, Mapping) and (taken := {"final", "dev", *self.splits(other)} & set(splits)):
+                raise UserError(f"{path}.{which}: expected splits by names of their own, got '{min(taken)}' once more")
