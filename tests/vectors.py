@@ -19,9 +19,14 @@ FOLDER = Path(os.environ.get("UDA_GOLDEN", _OWN))
 stand_in_state_dict = runpy.run_path(str(_OWN / "torch_weights.py"))["stand_in_state_dict"]
 
 
-def load(name: str) -> Any:
-    """Opens one file of vectors, such as "dacs-corda/classmix.npz"."""
-    return np.load(FOLDER / name)
+def load(name: str, *, elsewhere: Path | None = None) -> Any:
+    """Opens one file of vectors, such as "dacs-corda/classmix.npz".
+
+    Args:
+      name: its path within the folder.
+      elsewhere: another such folder, for what this one lacks: files with crops of real frames may not be passed on.
+    """
+    return np.load(FOLDER / name if elsewhere is None or (FOLDER / name).exists() else elsewhere / name)
 
 
 def nhwc(array: Any) -> np.ndarray:

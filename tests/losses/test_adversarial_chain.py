@@ -19,7 +19,7 @@ def discriminator(manifest, dialect):
     """Returns the discriminator as a function of its map, with the stand-in weights of the golden files."""
     shapes = json.loads((GOLDEN / manifest).read_text())
     variables = weights.from_torch(vectors.stand_in_state_dict(shapes), dialect)
-    network = networks.build("pixel_discriminator", 19)
+    network = networks.build("pixel_discriminator", variables["params"]["conv1"]["kernel"].shape[2])
     return lambda x: network.apply(variables, x)
 
 

@@ -34,7 +34,8 @@ def run(request):
 
 
 def check(found, value, gradient):
-    found, slope = jax.device_get(found)
+    """Compares value and gradient; NaN, the reference's word for no labelled pixel, means 0 here."""
+    (found, slope), value, gradient = jax.device_get(found), np.nan_to_num(value), np.nan_to_num(gradient)
     np.testing.assert_allclose(found, value, rtol=1e-5)
     np.testing.assert_allclose(slope, gradient, rtol=0, atol=1e-4 * np.abs(gradient).max())
 

@@ -166,10 +166,12 @@ def test_bfloat16_is_computed_in_float32(kind):
 def test_the_gradient_reaches_the_pixels_of_the_present_classes(judge):
     """The segmenter's term as a whole: features -> class means -> frozen discriminator -> loss."""
     depth = GOLDEN[f"{GOLDEN['cases'][0]}_target_mean"].shape[-1]
-    features, labels = normal(5, 1, 2, 3, depth), np.array([[[0, 0, 255], [3, -1, 100]]])
+    features = normal(5, 1, 2, 3, depth)
+    classes = judge(features).shape[-1] // 2
+    labels = np.array([[[0, 0, 255], [classes - 1, -1, classes]]])
 
     def loss(features):
-        means, counts = ops.class_means(features, labels, judge(features).shape[-1] // 2)
+        means, counts = ops.class_means(features, labels, classes)
         return semantic_adversarial(judge(means), counts > 0, 0)
 
     gradient = np.asarray(jax.jit(jax.grad(loss))(features))

@@ -128,7 +128,8 @@ def test_attention_block():
 
 def test_initial_heads():
     golden = np.load(GOLDEN / "initial_heads.npz")
-    network = networks.build("corda_resnet14", 19, initial_head="linear", width=golden["features_s"].shape[1] // 4)
+    classes, width = golden["initial_s"].shape[1], golden["features_s"].shape[1] // 4
+    network = networks.build("corda_resnet14", classes, initial_head="linear", width=width)
     variables = part(
         "initial_heads",
         {

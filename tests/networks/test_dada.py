@@ -61,9 +61,10 @@ def test_parameters(file):
     skipped = ("running_mean", "running_var", "num_batches_tracked")
     manifest = {name: shape for name, shape in read_manifest(file).items() if not name.endswith(skipped)}
     num_classes = manifest["layer6.conv2d_list.0.bias"][0]
+    published = 47_418_624 + 4 * (9 * 2048 + 1) * (num_classes - 16)  # of 16 classes, and four branches for each more
     network = networks.build("dada_resnet101", num_classes)
     params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 65, 65, 3)))["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(map(math.prod, manifest.values())) == 47_418_624
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(map(math.prod, manifest.values())) == published
     kernels = {name: layer["kernel"].shape for name, layer in params["depth_branch"].items()}
     assert kernels == {
         "enc4_1": (1, 1, 2048, 512),

@@ -37,7 +37,7 @@ def joint_output():
 
 def joint_loss(variables, label, kind):
     """The loss of a pixel discriminator on probabilities and depth, as a function of logits and depth."""
-    network = networks.build("pixel_discriminator", 10)
+    network = networks.build("pixel_discriminator", variables["params"]["conv1"]["kernel"].shape[2] - 1)
 
     def loss(seg_logits, depth):
         x = jnp.concatenate([jax.nn.softmax(seg_logits), depth], axis=-1)
@@ -78,7 +78,8 @@ def test_joint_output_without_depth(joint_output):
     np.testing.assert_array_equal(to_depth, 0)
     assert np.abs(to_logits).max() > 0
     params["conv1"]["kernel"] = kernel[:, :, :-1]
-    alone = networks.build("pixel_discriminator", 10).apply({"params": params}, golden["d_input"][..., :-1])
+    network = networks.build("pixel_discriminator", kernel.shape[2] - 1)
+    alone = network.apply({"params": params}, golden["d_input"][..., :-1])
     np.testing.assert_allclose(value, adversarial(alone, 0), rtol=1e-5)
 
 

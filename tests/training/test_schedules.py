@@ -47,7 +47,7 @@ def test_golden_plca():
 def test_golden_daformer_warmup():
     golden = np.load(GOLDEN / "daformer/schedules.npz")
     schedule = Schedule(horizon=40_000, power=1.0, warmup=1500)
-    values = rates(schedule, 6e-5, golden["iteration"])
+    values = rates(schedule, float(golden["base_lr"]), golden["iteration"])
     np.testing.assert_allclose(values, golden["lr_backbone"], rtol=1e-5)
 
 

@@ -22,6 +22,9 @@ def manifest(path):
     return json.loads((GOLDEN / path).read_text())
 
 
+PLCA = manifest("plca/network_manifest.json")
+
+
 def batch_norm(name, channels):
     vectors = {f"{name}.{leaf}": [channels] for leaf in ("weight", "bias", "running_mean", "running_var")}
     return vectors | {f"{name}.num_batches_tracked": []}
@@ -53,11 +56,11 @@ def torchvision_vgg16():
 
 def plca_with_auxiliary():
     return {
-        **manifest("plca/network_manifest.json"),
+        **PLCA,
         "aux_classifier.0.weight": [256, 1024, 3, 3],
         **batch_norm("aux_classifier.1", 256),
-        "aux_classifier.4.weight": [19, 256, 1, 1],
-        "aux_classifier.4.bias": [19],
+        "aux_classifier.4.weight": [PLCA["classifier.0.convs.0.0.weight"][0], 256, 1, 1],
+        "aux_classifier.4.bias": [PLCA["classifier.0.convs.0.0.weight"][0]],
     }
 
 
@@ -82,75 +85,73 @@ class Case(NamedTuple):
     fresh: tuple = ()
 
 
-TWO_LEVEL = manifest("adaptsegnet-ass/deeplab_multi_manifest.json")
+def segmenter(dialect, shapes, count, network, classifier, **options):
+    """A case whose classes are the outputs of the layer of that name."""
+    return Case(dialect, shapes, count, network, shapes[classifier][0], options)
+
+
+def pixel_discriminator(dialect, path, first):
+    shapes = manifest(path)
+    channels = shapes[first][1]
+    return Case(dialect, shapes, 10, "pixel_discriminator", channels, channels=channels)
+
+
+def generator(path, blocks):
+    shapes = manifest(path)
+    width, channels, _, _ = shapes["model.1.weight"]
+    options = {"width": width, "blocks": blocks}
+    return Case("cyclegan_generator", shapes, 12 + 4 * blocks, "translator", 3, options, channels=channels)
+
+
+def patch_discriminator():
+    shapes = manifest("gio-ada/patch_discriminator.manifest.json")
+    width, channels, _, _ = shapes["model.0.weight"]
+    return Case("cyclegan_discriminator", shapes, 10, "patch_discriminator", 3, {"width": width}, channels=channels)
+
+
+def semantic_discriminator():
+    shapes = manifest("adaptsegnet-ass/semantic_discriminator_manifest.json")
+    (hidden, channels), (outputs, _) = shapes["fc1.weight"], shapes["fc3.weight"]
+    options = {"hidden": hidden}
+    return Case("semantic_discriminator", shapes, 6, "semantic_discriminator", outputs // 2, options, channels=channels)
+
+
+ADAPTSEGNET = manifest("adaptsegnet-ass/deeplab_multi_manifest.json")
+ADVENT = manifest("advent-intrada/deeplab_v2_multi_manifest.json")
 SINGLE = manifest("dacs-corda/network_dacs_manifest.json")
-RESNET101 = "deeplab_v2_resnet101"
+CORDA = {form: manifest(f"dacs-corda/network_{form}_manifest.json") for form in ("gta", "synthia")}
+DADA, VGG = manifest("gio-ada/dada_network.manifest.json"), manifest("gio-ada/deeplab_vgg16.manifest.json")
+RESNET101, RESNET50, VGG16 = "deeplab_v2_resnet101", "deeplab_v2_resnet50", "deeplab_v2_vgg16"
+TWO_LEVELS, TWO_BRANCHES = {"multi_level": True}, {"aspp_branches": 2}
+FINAL, LAST, CORDA_FINAL = (f"{module}.conv2d_list.0.bias" for module in ("layer6", "layer5", "heads.S"))
+PLCA_FINAL, NO_BIAS = "classifier.0.convs.0.0.weight", {"aspp_bias": False}
+VGG_FRESH = ("encoder/fc6", "encoder/fc7", "head")
 CASES = {
-    "adaptsegnet": Case("adaptsegnet", TWO_LEVEL, 640, RESNET101, 19, {"multi_level": True, "aspp_branches": 2}),
-    "adaptsegnet_oracle": Case("adaptsegnet", SINGLE, 632, RESNET101, 19, {"aspp_branches": 2}),
-    "adaptsegnet_discriminator": Case(
-        "adaptsegnet_discriminator",
-        manifest("adaptsegnet-ass/fc_discriminator_manifest.json"),
-        *(10, "pixel_discriminator", 19),
-        channels=19,
+    "adaptsegnet": segmenter("adaptsegnet", ADAPTSEGNET, 640, RESNET101, FINAL, **TWO_LEVELS, **TWO_BRANCHES),
+    "adaptsegnet_oracle": segmenter("adaptsegnet", SINGLE, 632, RESNET101, LAST, **TWO_BRANCHES),
+    "adaptsegnet_discriminator": pixel_discriminator(
+        "adaptsegnet_discriminator", "adaptsegnet-ass/fc_discriminator_manifest.json", "conv1.weight"
     ),
-    "output_discriminator": Case(
-        "adaptsegnet_discriminator",
-        manifest("gio-ada/output_discriminator.manifest.json"),
-        *(10, "pixel_discriminator", 10),
-        channels=11,
+    "output_discriminator": pixel_discriminator(
+        "adaptsegnet_discriminator", "gio-ada/output_discriminator.manifest.json", "conv1.weight"
     ),
-    "advent": Case(
-        "advent", manifest("advent-intrada/deeplab_v2_multi_manifest.json"), 640, RESNET101, 19, {"multi_level": True}
+    "advent": segmenter("advent", ADVENT, 640, RESNET101, FINAL, **TWO_LEVELS),
+    "advent_discriminator": pixel_discriminator(
+        "advent_discriminator", "advent-intrada/discriminator_manifest.json", "0.weight"
     ),
-    "advent_discriminator": Case(
-        "advent_discriminator",
-        manifest("advent-intrada/discriminator_manifest.json"),
-        *(10, "pixel_discriminator", 19),
-        channels=19,
+    "dada_discriminator": pixel_discriminator(
+        "advent_discriminator", "gio-ada/dada_discriminator.manifest.json", "0.weight"
     ),
-    "dada_discriminator": Case(
-        "advent_discriminator",
-        manifest("gio-ada/dada_discriminator.manifest.json"),
-        *(10, "pixel_discriminator", 7),
-        channels=7,
-    ),
-    "corda_gta": Case(
-        "corda",
-        manifest("dacs-corda/network_gta_manifest.json"),
-        *(748, "corda_resnet101", 19, {"initial_head": "aspp"}),
-    ),
-    "corda_synthia": Case(
-        "corda",
-        manifest("dacs-corda/network_synthia_manifest.json"),
-        *(742, "corda_resnet101", 19, {"initial_head": "linear"}),
-    ),
-    "cyclegan_discriminator": Case(
-        "cyclegan_discriminator",
-        manifest("gio-ada/patch_discriminator.manifest.json"),
-        *(10, "patch_discriminator", 3, {"width": 16}),
-    ),
-    "cyclegan_generator": Case(
-        "cyclegan_generator",
-        manifest("gio-ada/resnet_generator.manifest.json"),
-        *(24, "translator", 3, {"width": 16, "blocks": 3}),
-        channels=14,
-    ),
-    "cyclegan_generator_9_blocks": Case(
-        "cyclegan_generator",
-        manifest("gio-ada/resnet_generator_9b.manifest.json"),
-        *(48, "translator", 3, {"width": 8, "blocks": 9}),
-    ),
-    "dacs": Case("dacs", SINGLE, 632, RESNET101, 19, {"aspp_branches": 2}),
-    "dada": Case("dada", manifest("gio-ada/dada_network.manifest.json"), 640, "dada_resnet101", 16),
-    "plca": Case("plca", manifest("plca/network_manifest.json"), 628, RESNET101, 19, {"aspp_bias": False}),
-    "plca_auxiliary": Case("plca", plca_with_auxiliary(), 636, RESNET101, 19, {"aspp_bias": False}),
-    "semantic_discriminator": Case(
-        "semantic_discriminator",
-        manifest("adaptsegnet-ass/semantic_discriminator_manifest.json"),
-        *(6, "semantic_discriminator", 5, {"hidden": 12}),
-        channels=16,
-    ),
+    "corda_gta": segmenter("corda", CORDA["gta"], 748, "corda_resnet101", CORDA_FINAL, initial_head="aspp"),
+    "corda_synthia": segmenter("corda", CORDA["synthia"], 742, "corda_resnet101", CORDA_FINAL, initial_head="linear"),
+    "cyclegan_discriminator": patch_discriminator(),
+    "cyclegan_generator": generator("gio-ada/resnet_generator.manifest.json", 3),
+    "cyclegan_generator_9_blocks": generator("gio-ada/resnet_generator_9b.manifest.json", 9),
+    "dacs": segmenter("dacs", SINGLE, 632, RESNET101, LAST, **TWO_BRANCHES),
+    "dada": segmenter("dada", DADA, 640, "dada_resnet101", FINAL),
+    "plca": segmenter("plca", PLCA, 628, RESNET101, PLCA_FINAL, **NO_BIAS),
+    "plca_auxiliary": segmenter("plca", plca_with_auxiliary(), 636, RESNET101, PLCA_FINAL, **NO_BIAS),
+    "semantic_discriminator": semantic_discriminator(),
     "torchvision_resnet101": Case("torchvision_resnet101", torchvision_resnet(23), 626, RESNET101, 19, fresh=("head",)),
     "caffe_resnet101": Case(
         "caffe_resnet101",
@@ -160,26 +161,10 @@ CASES = {
         19,
         fresh=("head",),
     ),
-    "torchvision_resnet50": Case(
-        "torchvision_resnet50", torchvision_resnet(6), 320, "deeplab_v2_resnet50", 19, fresh=("head",)
-    ),
-    "caffe_vgg16": Case(
-        "caffe_vgg16",
-        torchvision_vgg16(),
-        *(32, "deeplab_v2_vgg16", 19),
-        fresh=("encoder/fc6", "encoder/fc7", "head"),
-    ),
-    "torchvision_vgg16": Case(
-        "torchvision_vgg16",
-        torchvision_vgg16(),
-        *(32, "deeplab_v2_vgg16", 19),
-        fresh=("encoder/fc6", "encoder/fc7", "head"),
-    ),
-    "vgg16": Case(
-        "vgg16",
-        manifest("gio-ada/deeplab_vgg16.manifest.json"),
-        *(38, "deeplab_v2_vgg16", 10, {"aspp_branches": 2}),
-    ),
+    "torchvision_resnet50": Case("torchvision_resnet50", torchvision_resnet(6), 320, RESNET50, 19, fresh=("head",)),
+    "caffe_vgg16": Case("caffe_vgg16", torchvision_vgg16(), 32, VGG16, 19, fresh=VGG_FRESH),
+    "torchvision_vgg16": Case("torchvision_vgg16", torchvision_vgg16(), 32, VGG16, 19, fresh=VGG_FRESH),
+    "vgg16": segmenter("vgg16", VGG, 38, VGG16, "classifier.conv2d_list.0.bias", **TWO_BRANCHES),
 }
 
 
@@ -315,19 +300,19 @@ def test_name_goes_to_path(case, torch, flax):
 
 
 def test_layouts():
-    generator = weights.from_torch(arrays(CASES["cyclegan_generator"].shapes), "cyclegan_generator")["params"]
+    shapes = CASES["cyclegan_generator"].shapes
+    generator = weights.from_torch(arrays(shapes), "cyclegan_generator")["params"]
     state_dict = weights.to_torch({"params": generator}, "cyclegan_generator")
     # A convolution is stored (out, in, height, width), a transposed one (in, out, height, width).
-    assert state_dict["model.4.weight"].shape == (32, 16, 3, 3)
-    assert state_dict["model.4.weight"][20, 10, 0, 2] == generator["down_1"]["kernel"][0, 2, 10, 20]
-    assert state_dict["model.13.weight"].shape == (64, 32, 3, 3)
-    assert state_dict["model.13.weight"][40, 30, 0, 2] == generator["up_1"]["kernel"][0, 2, 40, 30]
-    discriminator = weights.from_torch(arrays(CASES["semantic_discriminator"].shapes), "semantic_discriminator")[
-        "params"
-    ]
+    down, up = state_dict["model.4.weight"], state_dict["model.13.weight"]
+    assert list(down.shape) == shapes["model.4.weight"] and list(up.shape) == shapes["model.13.weight"]
+    assert down[9, 6, 0, 2] == generator["down_1"]["kernel"][0, 2, 6, 9]
+    assert up[9, 6, 0, 2] == generator["up_1"]["kernel"][0, 2, 9, 6]
+    shapes = CASES["semantic_discriminator"].shapes
+    discriminator = weights.from_torch(arrays(shapes), "semantic_discriminator")["params"]
     state_dict = weights.to_torch({"params": discriminator}, "semantic_discriminator")
-    assert state_dict["fc1.weight"].shape == (12, 16)
-    assert state_dict["fc1.weight"][2, 11] == discriminator["fc1"]["kernel"][11, 2]
+    assert list(state_dict["fc1.weight"].shape) == shapes["fc1.weight"]
+    assert state_dict["fc1.weight"][2, 3] == discriminator["fc1"]["kernel"][3, 2]
 
 
 @pytest.mark.parametrize("case", ["semantic_discriminator", "cyclegan_generator", "vgg16", "torchvision_resnet50"])
@@ -346,7 +331,10 @@ def test_every_transposed_kernel_is_the_one_that_is_blamed(case):
 def test_a_size_that_nothing_tells_stays_a_name():
     shapes = empty(CASES["cyclegan_generator"].shapes)
     shapes["model.1.weight"] = shapes["model.1.weight"].swapaxes(0, 1)
-    told = re.escape("'model.1.weight' has shape (14, 16, 7, 7), expected (16, input, 7, 7) (out in height width)")
+    width, channels, _, _ = CASES["cyclegan_generator"].shapes["model.1.weight"]
+    told = re.escape(
+        f"'model.1.weight' has shape ({channels}, {width}, 7, 7), expected ({width}, input, 7, 7) (out in height width)"
+    )
     with pytest.raises(UserError, match=told):
         weights.from_torch(shapes, "cyclegan_generator")
 

@@ -119,7 +119,7 @@ def test_lists_of_the_shrunk_frames(shared):
 
 def test_disparity_pixel_by_pixel(shared, frames):
     # Read where it lies: it holds crops of real frames, which may not be passed on.
-    golden = np.load(shared / "golden" / "datasets" / "resize.npz")
+    golden = vectors.load("datasets/resize.npz", elsewhere=shared / "golden")
     stem = "train/aachen/aachen_000001_000019"
     disparity, camera = (
         File(frames / "cityscapes" / f"{kind}/{stem}_{kind}.{ending}")

@@ -61,7 +61,7 @@ def test_resize_is_the_reference_preprocessing():
 )
 def test_resize_of_real_frames(shared, data, label_path, size, window):
     # Read where the frames lie: it holds crops of them, which may not be passed on.
-    golden = np.load(shared / "golden" / "datasets" / "resize.npz")
+    golden = vectors.load("datasets/resize.npz", elsewhere=shared / "golden")
     frames = shared / "data" / "real_frames"
     image = np.array(Image.open(frames / str(golden[f"{data}_path"])).convert("RGB"))
     result = resize({"image": image, "label": np.array(Image.open(frames / label_path))}, size)
