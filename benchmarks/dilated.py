@@ -40,7 +40,7 @@ def measure(batch: int, height: int, width: int, channels: int, dilation: int) -
     """Returns the milliseconds of (XLA's, the products') gradients to map and kernel."""
     import jax
 
-    from uda_jax.networks.convolution import dilated_conv, plain_conv
+    from uda_jax.networks.kernels import dilated_conv, plain_conv
 
     x = jax.random.normal(jax.random.key(0), (batch, height, width, channels))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, channels, channels))

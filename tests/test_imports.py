@@ -25,7 +25,8 @@ ALLOWED = {
     "methods": BASE | {"losses", "networks", "ops", "training"},
     "report": BASE | {"data", "training"},
     "configs": BASE | {"config", "data", "methods", "networks", "runs", "training"},
-    "config": BASE | {"configs", "data", "inference.options"},
+    "config": BASE | {"configs", "data", "inference.options", "overrides"},
+    "overrides": BASE | {"methods"},
     "inference": BASE | {"config", "data", "losses", "methods", "ops", "report", "training", "weights"},
     "runs": BASE
     | {"config", "data", "inference", "losses", "methods", "networks", "ops", "report", "training", "weights"},
@@ -36,7 +37,7 @@ OUTSIDE = {"data": {"jax", "flax", "optax", "orbax"}, "report": {"jax", "flax", 
 # Heavy or absent packages that nothing in the library may need.
 NOWHERE = {"torch", "tensorflow", "matplotlib", "cv2"}
 # The modules that may lie beside the subpackages.
-TOP_LEVEL = {"__init__", "config", "errors", "schema"}
+TOP_LEVEL = {"__init__", "config", "errors", "overrides", "schema"}
 
 
 def part_of(path: Path) -> str:

@@ -11,22 +11,18 @@ import importlib.util
 import inspect
 import json
 import pkgutil
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_dict, config_flags
+from ml_collections import ConfigDict
 
-from uda_jax import configs
+from uda_jax import configs, overrides
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.inference.options import Evaluation
+from uda_jax.overrides import as_config, one_line
 from uda_jax.schema import config_field, did_you_mean, from_mapping, to_dict
-
-# What ml_collections and absl raise for an override that does not fit.
-_FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
 
 DOMAIN_NAMES = ("source", "labelled_target", "target")
 
@@ -151,12 +147,12 @@ class Experiment:
                 raise UserError(f"{path}.data.{name}: unknown domain{did_you_mean(name, DOMAIN_NAMES)}")
 
 
-def load(reference: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load(reference: str, words: Sequence[str] = ()) -> ConfigDict:
     """Loads a config file and applies overrides.
 
     Args:
       reference: `advent:streets` (a packaged file and its setting) or `path/to/file.py:setting`.
-      overrides: command-line words such as `--config.train.steps=100`.
+      words: overrides of the command line, such as `--config.train.steps=100`.
 
     Returns:
       The locked config.
@@ -167,24 +163,14 @@ def load(reference: str, overrides: Sequence[str] = ()) -> ConfigDict:
     name, _, setting = reference.partition(":")
     module = _module(name)
     config = module.get_config(*([setting] if setting else []))
-    if overrides:
-        override(config, overrides)
+    if words:
+        override(config, words)
     return config
 
 
-def as_config(section: Any, *, without: Sequence[str] = ()) -> ConfigDict:
-    """Turns a section into a ConfigDict with every field present, for config files.
-
-    A field that is None becomes a typed placeholder, so that the command line can set it. Mappings inside, such
-    as an experiment's `method` and `data`, may hold sections.
-
-    Args:
-      section: a frozen dataclass made of `config_field` fields.
-      without: top-level fields to leave out.
-    """
-    hints = typing.get_type_hints(type(section))
-    entries = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
-    return ConfigDict({name: _entry(value, hints[name]) for name, value in entries.items() if name not in without})
+def override(config: ConfigDict, words: Sequence[str]) -> None:
+    """Applies words such as "--config.train.steps=100" to an experiment's config; see `overrides.apply`."""
+    overrides.apply(config, words, Experiment)
 
 
 def with_method(experiment: Experiment, name: str, method: Any) -> ConfigDict:
@@ -192,18 +178,6 @@ def with_method(experiment: Experiment, name: str, method: Any) -> ConfigDict:
     section = as_config(method, without=("num_classes", "precision", "accumulation"))
     section.name = name
     return as_config(dataclasses.replace(experiment, method=section))
-
-
-def _entry(value: Any, hint: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return as_config(value)
-    if isinstance(value, Mapping) and not isinstance(value, ConfigDict):
-        return ConfigDict({name: _entry(entry, Any) for name, entry in value.items()})
-    if value is None:
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        kind = typing.get_origin(options[0]) or options[0] if options else object
-        return config_dict.placeholder(kind if kind in (int, float, str, bool, tuple) else object)
-    return value
 
 
 def experiment(config: ConfigDict | Mapping[str, Any]) -> Experiment:
@@ -226,7 +200,7 @@ def from_json(path: Path) -> Experiment:
     try:
         return from_mapping(Experiment, json.loads(Path(path).read_text()), path=str(path))
     except (OSError, json.JSONDecodeError) as error:
-        found = error.strerror.lower() if isinstance(error, OSError) else _one_line(error)
+        found = error.strerror.lower() if isinstance(error, OSError) else one_line(error)
         raise UserError(
             f"{path}: expected the config of a run, found {found}; is this a workdir of uda train?"
         ) from error
@@ -251,42 +225,3 @@ def _module(name: str) -> Any:
     if name not in names():
         raise UserError(f"--config {name}: no packaged config of this name{did_you_mean(name, names())}")
     return importlib.import_module(f"uda_jax.configs.{name}")
-
-
-def override(config: ConfigDict, words: Sequence[str]) -> None:
-    """Applies words such as "--config.train.steps=100"; a UserError names one that does not fit."""
-    try:
-        _apply(config, words)
-    except _FLAG_ERRORS as error:
-        raise UserError(f"{_blame(words, config)}: {_one_line(error)}") from error
-
-
-def _apply(config: ConfigDict, words: Sequence[str]) -> None:
-    """Applies overrides with ml_collections' typed flags, and raises what they raise."""
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if not name.startswith("--config.") or not equals:
-            raise UserError(f"{word}: expected an override such as --config.train.steps=100")
-        node, path = config, "config"
-        for field in name.removeprefix("--config.").split("."):
-            if not isinstance(node, ConfigDict) or field not in node:
-                known = node.keys() if isinstance(node, ConfigDict) else ()
-                raise UserError(f"{path}.{field}: unknown field{did_you_mean(field, known)}")
-            node, path = node[field], f"{path}.{field}"
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=True, sys_argv=["uda", *words])
-    values(["uda", *words])
-
-
-def _blame(words: Sequence[str], config: ConfigDict) -> str:
-    """Returns the first override that does not fit the config by itself, for the message."""
-    for word in words:
-        try:
-            _apply(ConfigDict(config.to_dict()), [word])
-        except _FLAG_ERRORS:
-            return word
-    return " ".join(words)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())

@@ -419,7 +419,10 @@ def test_a_pool_shows_old_images():
             "m.task_grad_to_transform: expected True where no other loss teaches G_img, got False",
         ),
         ({"farthest_depth": 0.0}, "m.farthest_depth: expected metres above 0, got 0.0"),
-        ({"segmenter": {"multi_level": True}}, "m.segmenter.multi_level: expected False, since"),
+        (
+            {"segmenter": {"name": "deeplab_v2_resnet14", "multi_level": True}},
+            "m.segmenter.multi_level: expected False, since",
+        ),
         (
             {"input_level": "none", "output_level": "none", "segmentation_weight": 0.0, "depth_weight": 0.0},
             "m.segmentation_weight: expected a number above 0, since no other loss is on, got 0.0",

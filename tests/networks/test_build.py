@@ -1,11 +1,15 @@
 """The registry of networks: names, mistakes, and the discriminator's size."""
 
+import importlib
+import pkgutil
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from uda_jax import networks
 from uda_jax.errors import UserError
+from uda_jax.networks import lenet
 
 
 @pytest.mark.parametrize("name", ["deeplab_v2_resnet50", "deeplab_v2_resnet14"])
@@ -53,3 +57,19 @@ def test_mistakes(name, options, message):
 def test_number_of_classes():
     with pytest.raises(UserError, match="expected num_classes as an integer >= 1, got 0"):
         networks.build("deeplab_v2_resnet14", 0)
+
+
+def test_every_file_of_networks_is_found():
+    """No table names the networks of other files: each file's own are those that there are."""
+    files = [importlib.import_module(f"uda_jax.networks.{m.name}") for m in pkgutil.iter_modules(networks.__path__)]
+    offered = [name for file in files for name in getattr(file, "NETWORKS", ())]
+    assert sorted(offered) == networks.names() and {"translator", "refiner", "dtn", "dada_resnet50"} < set(offered)
+    assert sorted(name for file in files for name in getattr(file, "ENCODERS", ())) == networks.encoder_names()
+    for name in networks.names():
+        assert isinstance(networks.resolve(name), networks.Options)
+
+
+def test_a_name_is_offered_once(monkeypatch):
+    monkeypatch.setattr(lenet, "NETWORKS", {"translator": lenet.NETWORKS["lenet"]})
+    with pytest.raises(ValueError, match=r"networks/translators.py: another file offers \['translator'\], too"):
+        networks._offered("NETWORKS")

@@ -9,14 +9,8 @@ import pytest
 from jax import lax
 
 from uda_jax.networks import convolution
-from uda_jax.networks.convolution import (
-    Conv,
-    convolve,
-    dilated_conv,
-    plain_conv,
-    project_then_shift,
-    sum_of_dilated_convs,
-)
+from uda_jax.networks.convolution import Conv, convolve, sum_of_dilated_convs
+from uda_jax.networks.kernels import dilated_conv, plain_conv, project_then_shift
 
 
 def random(key, *shape):

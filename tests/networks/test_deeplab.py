@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from uda_jax import networks
-from uda_jax.networks.resnet import max_pool
+from uda_jax.networks.kernels import max_pool
 
 IMAGES = jax.random.normal(jax.random.key(1), (2, 33, 48, 3))
 

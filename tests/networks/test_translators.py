@@ -12,8 +12,8 @@ from vectors import nhwc
 
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
-from uda_jax.networks import translators
-from uda_jax.networks.translators import grouped_convolve, instance_norm, narrow_convolve, reflect, transposed_convolve
+from uda_jax.networks.convolution import convolve, grouped_convolve, narrow_convolve, transposed_convolve
+from uda_jax.networks.translators import instance_norm, reflect
 
 GOLDEN = vectors.FOLDER
 FILES = sorted((GOLDEN / "gio-ada").glob("resnet_generator*.npz"))
@@ -82,7 +82,7 @@ def test_forms_agree(monkeypatch, function, kernel_shape, shape):
     x, kernel = random(0, 2, 5, 7, 4), random(1, *kernel_shape)
 
     def run(backend):
-        monkeypatch.setattr(translators.jax, "default_backend", lambda: backend)
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
 
         # A new function each time: traces are remembered by function.
         def results(x, kernel):
@@ -104,7 +104,7 @@ def test_groups_of_channels_agree_with_one_convolution(channels, features, group
     run = lambda conv: jax.jit(jax.value_and_grad(lambda x, k: (conv(x, k) ** 2).sum(), (0, 1)))(x, kernel)  # noqa: E731
     assert str(jax.make_jaxpr(grouped_convolve)(x, kernel)).count("conv_general_dilated") == groups
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3)
-    jax.tree.map(close, run(grouped_convolve), run(translators.convolve))
+    jax.tree.map(close, run(grouped_convolve), run(convolve))
 
 
 def test_instance_norm():

@@ -1,8 +1,11 @@
-"""Flax networks, built by name.
+"""Flax networks, built by name and found by file.
 
     network = networks.build("deeplab_v2_resnet101", 19, multi_level=True)
     variables = network.init(key, images)
     outputs, updated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+
+A file of this folder declares what it offers in the tables NETWORKS and ENCODERS, name -> `base.Entry`; nothing else
+has to change when one is added.
 
 Maps are `[B, H, W, C]` and parameters float32. Parameter paths follow the published PyTorch checkpoints
 (`encoder/layer3_22/conv2/kernel`, `head/branch_0/bias`), so that optimiser masks and weight conversion are rules on
@@ -10,74 +13,30 @@ names.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flax import linen as nn
 
 from uda_jax import schema
 from uda_jax.errors import UserError
-from uda_jax.networks.corda import CorDA, CorDAOptions
-from uda_jax.networks.dada import DADA, DADAOptions
-from uda_jax.networks.deeplab import DeepLabOptions, DeepLabV2
-from uda_jax.networks.discriminators import (
-    DiscriminatorOptions,
-    PatchDiscriminator,
-    PixelDiscriminator,
-    ScoreDiscriminator,
-    ScoreDiscriminatorOptions,
-    SemanticDiscriminator,
-    SemanticDiscriminatorOptions,
-)
-from uda_jax.networks.lenet import DTN, DigitOptions, LeNet
-from uda_jax.networks.refiner import Refiner
-from uda_jax.networks.translators import Translator, TranslatorOptions
-from uda_jax.networks.vgg import DeepLabVGG16, VGG16Options
+from uda_jax.networks.base import Entry, Options, depth_of
 
 
-class _Entry(NamedTuple):
-    """One row of the registry: how to make the module, its options and the defaults that differ from theirs."""
-
-    make: Callable[[int, Any], nn.Module]
-    options: type
-    defaults: dict[str, Any] = {}
-
-
-_BLOCKS = {"resnet101": (3, 4, 23, 3), "resnet50": (3, 4, 6, 3), "resnet14": (1, 1, 1, 1)}
-
-
-def _segmenter(module: type[nn.Module], options: type, encoder: str) -> _Entry:
-    """The row of a network on a ResNet."""
-    # The small one trains from scratch on a CPU; it has no published weights, hence the He start.
-    defaults = {"width": 16, "encoder_init": "he"} if encoder == "resnet14" else {}
-    return _Entry(functools.partial(_make_segmenter, module, _BLOCKS[encoder]), options, defaults)
+def _offered(table: str) -> dict[str, Entry]:
+    """Returns one table of all files of this folder together."""
+    found: dict[str, Entry] = {}
+    for module in pkgutil.iter_modules(__path__):
+        entries = vars(importlib.import_module(f"{__name__}.{module.name}")).get(table, {})
+        if twice := found.keys() & entries.keys():
+            raise ValueError(f"networks/{module.name}.py: another file offers {sorted(twice)}, too")
+        found |= entries
+    return found
 
 
-def _make_segmenter(module: type[nn.Module], blocks: tuple[int, ...], num_classes: int, options: Any) -> nn.Module:
-    return module(num_classes, blocks, options)
-
-
-_NETWORKS = {
-    "deeplab_v2_resnet101": _segmenter(DeepLabV2, DeepLabOptions, "resnet101"),
-    "deeplab_v2_resnet50": _segmenter(DeepLabV2, DeepLabOptions, "resnet50"),
-    "deeplab_v2_resnet14": _segmenter(DeepLabV2, DeepLabOptions, "resnet14"),
-    "deeplab_v2_vgg16": _Entry(DeepLabVGG16, VGG16Options),
-    "dada_resnet101": _segmenter(DADA, DADAOptions, "resnet101"),
-    "dada_resnet50": _segmenter(DADA, DADAOptions, "resnet50"),
-    "dada_resnet14": _segmenter(DADA, DADAOptions, "resnet14"),
-    "corda_resnet101": _segmenter(CorDA, CorDAOptions, "resnet101"),
-    "corda_resnet50": _segmenter(CorDA, CorDAOptions, "resnet50"),
-    "corda_resnet14": _segmenter(CorDA, CorDAOptions, "resnet14"),
-    # These five read their input channels from the map they are given, so the number of classes plays no part.
-    "pixel_discriminator": _Entry(lambda _, options: PixelDiscriminator(options), DiscriminatorOptions),
-    "patch_discriminator": _Entry(lambda _, options: PatchDiscriminator(options), DiscriminatorOptions),
-    "score_discriminator": _Entry(lambda _, options: ScoreDiscriminator(options), ScoreDiscriminatorOptions),
-    "translator": _Entry(lambda _, options: Translator(options), TranslatorOptions),
-    "refiner": _Entry(lambda _, options: Refiner(options), TranslatorOptions, {"blocks": 4}),
-    "semantic_discriminator": _Entry(SemanticDiscriminator, SemanticDiscriminatorOptions),
-    "lenet": _Entry(LeNet, DigitOptions),
-    "dtn": _Entry(DTN, DigitOptions),
-}
+_NETWORKS, _ENCODERS = _offered("NETWORKS"), _offered("ENCODERS")
 
 
 def build(name: str, num_classes: int, **options: Any) -> nn.Module:
@@ -90,7 +49,8 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
       **options: fields of the network's options, such as `DeepLabOptions`; those left out take the network's default.
 
     Returns:
-      A Flax module.
+      A Flax module. A segmenter has, beside its forward, the methods `classify`, features -> logits, and, if it has an
+      encoder, `encode`, images -> the encoder's maps by name.
 
     Raises:
       UserError: an unknown name or option (with the closest known one), or a value that is not allowed.
@@ -101,14 +61,64 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     return _NETWORKS[name].make(num_classes, section)
 
 
-def resolve(name: str, **options: Any) -> Any:
+def resolve(name: str, **options: Any) -> Options:
     """Returns all options of a network, those left out at its defaults, as its dataclass; raises as `build` does."""
-    if name not in _NETWORKS:
-        raise UserError(f"network '{name}' is unknown{schema.did_you_mean(name, _NETWORKS)}")
-    entry = _NETWORKS[name]
+    entry = find(name)
     return schema.from_mapping(entry.options, {**entry.defaults, **options}, f"network.{name}")
+
+
+def find(name: str) -> Entry:
+    """Returns what a network's file declares of it; raises UserError for an unknown name."""
+    return _entry(_NETWORKS, "network", name)
 
 
 def names() -> list[str]:
     """Returns the names that `build` knows, sorted."""
     return sorted(_NETWORKS)
+
+
+def build_encoder(name: str, **options: Any) -> nn.Module:
+    """Builds an encoder, which hands out its intermediate maps by name.
+
+        maps = encoder.apply(variables, images, train=False, collect=("layer3", "layer4"))
+
+    Args:
+      name: one of `encoder_names()`.
+      **options: fields of the encoder's options, such as `ResNetOptions`; those left out take its default.
+
+    Returns:
+      A Flax module. Its forward takes normalised images `[B, H, W, 3]` and gives a dict of maps `[B, h, w, D]`, those
+      that `collect` names or all of them; the module's docstring says which there are.
+
+    Raises:
+      UserError: an unknown name or option (with the closest known one), or a value that is not allowed.
+    """
+    entry = _entry(_ENCODERS, "encoder", name)
+    return entry.make(schema.from_mapping(entry.options, {**entry.defaults, **options}, f"encoder.{name}"))
+
+
+def encoder_names() -> list[str]:
+    """Returns the names that `build_encoder` knows, sorted."""
+    return sorted(_ENCODERS)
+
+
+def layer_depth(name: str) -> Callable[[str], int]:
+    """Returns a network's or encoder's own order of depth, for layer-wise decay of the learning rate.
+
+    Args:
+      name: one of `names()` or `encoder_names()`.
+
+    Returns:
+      A function from the "/"-joined path of a parameter, which may start with further names, to its depth: 0 for the
+      stem, then a number per stage, and for all else, such as heads, one more than for the last stage.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    return functools.partial(depth_of, tuple(_entry(_ENCODERS | _NETWORKS, "network", name).layers))
+
+
+def _entry(table: Mapping[str, Entry], kind: str, name: str) -> Entry:
+    if name not in table:
+        raise UserError(f"{kind} '{name}' is unknown{schema.did_you_mean(name, table)}")
+    return table[name]

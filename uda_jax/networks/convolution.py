@@ -1,6 +1,5 @@
 """Convolutions with explicit PyTorch padding, in the form that trains fastest."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,11 +8,22 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from uda_jax.networks.kernels import (
+    dilated_conv,
+    element_products,
+    interleaved_products,
+    plain_conv,
+    project,
+    project_then_shift,
+)
+
 Initialiser = Callable[..., jax.Array]
 
 FLOAT32 = jnp.dtype(jnp.float32)
 # From here on our kernel gradient is quicker on the CPU than that of XLA: `python -m benchmarks.dilated`.
 WIDE_DILATION = 4
+# On the CPU, XLA's convolution of a whole image is much quicker with at most so many channels in and out.
+FEW_CHANNELS = 16
 COMPUTE_DTYPES = (FLOAT32, jnp.dtype(jnp.bfloat16))
 
 
@@ -83,67 +93,6 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
     return plain_conv(x, kernel, stride, dilation, padding)
 
 
-def plain_conv(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: int) -> jax.Array:
-    """Computes `convolve` as XLA's convolution, with its gradients."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=[(padding, padding)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def dilated_conv(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """Computes a "same"-padded 3x3 convolution whose kernel gradient is one matrix product per kernel element.
-
-    XLA's CPU backend computes that gradient as a convolution with a window as large as the map. Forward-mode
-    differentiation is not available.
-
-    Args:
-      x: `[B, H, W, C]`.
-      kernel: `[3, 3, C, D]`.
-      dilation: also the padding on every side.
-
-    Returns:
-      `[B, H, W, D]`.
-    """
-    return plain_conv(x, kernel, 1, dilation, dilation)
-
-
-def _dilated_conv_forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple]:
-    return dilated_conv(x, kernel, dilation), (x, kernel)
-
-
-def _dilated_conv_backward(dilation: int, saved: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    height, width, channels = x.shape[1:]
-    x_gradient = plain_conv(cotangent, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 1, dilation, dilation)
-    padded = jnp.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
-    flat = cotangent.reshape(-1, cotangent.shape[-1])
-
-    def element(row: int, column: int) -> jax.Array:
-        top, left = row * dilation, column * dilation
-        return padded[:, top : top + height, left : left + width].reshape(-1, channels).T @ flat
-
-    elements = jnp.stack([element(row, column) for row in range(3) for column in range(3)])
-    return x_gradient, elements.reshape(kernel.shape).astype(kernel.dtype)
-
-
-dilated_conv.defvjp(_dilated_conv_forward, _dilated_conv_backward)
-
-
-def project(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Returns `x` `[B, H, W, C]` times `matrix` `[C, D]`.
-
-    On the CPU this form trains faster than a 1x1 convolution, and than an einsum over the four axes, whose gradient
-    transposes the map.
-    """
-    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[1])
-
-
 def sum_of_dilated_convs(x: jax.Array, kernels: Sequence[jax.Array], dilations: Sequence[int]) -> jax.Array:
     """Returns the sum of "same"-padded 3x3 convolutions of one map.
 
@@ -161,24 +110,69 @@ def sum_of_dilated_convs(x: jax.Array, kernels: Sequence[jax.Array], dilations: 
     return sum(part.astype(jnp.float32) for part in parts)
 
 
-def project_then_shift(x: jax.Array, kernels: Sequence[jax.Array], dilations: Sequence[int]) -> jax.Array:
-    """Computes `sum_of_dilated_convs` as one matrix product for all kernel elements, then a sum of shifted results.
+def transposed_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the transposed convolution of stride 2, padding 1 and output padding 1.
 
-    Where D is much smaller than C, as in a classifier, shifting results costs little, and on the CPU this form trains
-    faster than the convolutions. The central elements of all kernels meet the same pixel and are added up first.
+    Pixel i of a row adds `kernel[k]` times itself to pixel 2i + k - 1 of the result.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[3, 3, C, D]`, PyTorch's (in, out, height, width) with its axes moved and nothing flipped.
+
+    Returns:
+      `[B, 2H, 2W, D]`.
     """
-    height, width = x.shape[1:3]
-    matrices = {}
-    for kernel, dilation in zip(kernels, dilations, strict=True):
-        for row in range(3):
-            for column in range(3):
-                shift = ((row - 1) * dilation, (column - 1) * dilation)
-                # An element that reaches past the map from everywhere meets padding only.
-                if abs(shift[0]) < height and abs(shift[1]) < width:
-                    matrices[shift] = matrices.get(shift, 0) + kernel[row, column]
-    projected = project(x, jnp.concatenate(list(matrices.values()), axis=1)).astype(jnp.float32)
+    if jax.default_backend() == "cpu":
+        return interleaved_products(x, kernel)
+    return lax.conv_general_dilated(
+        x,
+        kernel[::-1, ::-1],
+        window_strides=(1, 1),
+        padding=[(1, 2)] * 2,
+        lhs_dilation=(2, 2),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def grouped_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the unpadded convolution of a map, on the CPU as a sum over groups of its channels.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[k, k, C, D]`.
+
+    Returns:
+      `[B, H - k + 1, W - k + 1, D]`.
+    """
+    if jax.default_backend() != "cpu" or kernel.shape[3] > FEW_CHANNELS:
+        return convolve(x, kernel)
+    groups = [slice(start, start + FEW_CHANNELS) for start in range(0, x.shape[-1], FEW_CHANNELS)]
+    return sum(convolve(x[..., group], kernel[:, :, group]) for group in groups)
+
+
+def output_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the float32 convolution that ends a translator, in the form that is quicker for so many channels."""
+    return narrow_convolve(x, kernel) if x.shape[-1] > FEW_CHANNELS else convolve(x, kernel).astype(jnp.float32)
+
+
+def narrow_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the unpadded convolution of a map of many channels to few.
+
+    On the CPU it is one matrix product for all kernel elements, then a sum of shifted results, which trains faster
+    than XLA's convolution where D is as small as an image's 3 channels.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[k, k, C, D]`.
+
+    Returns:
+      `[B, H - k + 1, W - k + 1, D]`, added up in float32.
+    """
+    if jax.default_backend() != "cpu":
+        return convolve(x, kernel).astype(jnp.float32)
+    height, width = (n - size + 1 for n, size in zip(x.shape[1:3], kernel.shape[:2], strict=True))
     return sum(
-        # Padding by a negative number cuts off.
-        lax.pad(part, 0.0, [(0, 0, 0), (-down, down, 0), (-right, right, 0), (0, 0, 0)])
-        for part, (down, right) in zip(jnp.split(projected, len(matrices), axis=-1), matrices, strict=True)
+        part[:, down : down + height, right : right + width].astype(jnp.float32)
+        for down, row in enumerate(element_products(x, kernel))
+        for right, part in enumerate(row)
     )

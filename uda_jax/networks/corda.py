@@ -5,15 +5,17 @@ PAD-Net (arXiv 1805.04409).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from uda_jax.networks import resnet
 from uda_jax.networks.convolution import Conv
-from uda_jax.networks.deeplab import HeadOptions, ResNetOptions, build_classifier, build_encoder
-from uda_jax.networks.resnet import INITIALISERS, Bottleneck
+from uda_jax.networks.deeplab import HeadOptions, build_classifier
+from uda_jax.networks.resnet import INITIALISERS, Bottleneck, ResNetOptions
 from uda_jax.schema import config_field
 
 
@@ -122,7 +124,7 @@ class CorDA(nn.Module):
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
-        self.encoder = build_encoder(self.blocks, o)
+        self.encoder = resnet.build(self.blocks, o)
         self.segmentation_features = TaskFeatures(o.width, o.encoder_init, o.dtype)
         self.depth_features = TaskFeatures(o.width, o.encoder_init, o.dtype)
         aspp = o.initial_head == "aspp"
@@ -167,8 +169,17 @@ class CorDA(nn.Module):
         """Returns the final logits `[B, h, w, num_classes]` for refined segmentation features `[B, h, w, D]`."""
         return self.head(features)
 
+    def encode(
+        self, images: jax.Array, train: bool = False, collect: Sequence[str] | None = None
+    ) -> dict[str, jax.Array]:
+        """Returns the encoder's maps by name, as `ResNet` does; apply with `method="encode"`."""
+        return self.encoder(images, train, collect)
+
 
 def _linear(num_outputs: int, options: CorDAOptions) -> Conv:
     """Returns a 1x1 convolution as a head, named by the attribute that it is assigned to."""
     o = options
     return Conv(num_outputs, 1, use_bias=o.aspp_bias, kernel_init=INITIALISERS[o.head_init], dtype=o.dtype)
+
+
+NETWORKS = resnet.segmenters("corda", CorDA, CorDAOptions)

@@ -4,15 +4,17 @@ Source: DADA (arXiv 1904.01886) with its released code.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from uda_jax.networks import resnet
 from uda_jax.networks.convolution import Conv
-from uda_jax.networks.deeplab import HeadOptions, ResNetOptions, build_classifier, build_encoder
-from uda_jax.networks.resnet import INITIALISERS
+from uda_jax.networks.deeplab import HeadOptions, build_classifier
+from uda_jax.networks.resnet import INITIALISERS, ResNetOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ class DADA(nn.Module):
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
-        self.encoder = build_encoder(self.blocks, o)
+        self.encoder = resnet.build(self.blocks, o)
         self.depth_branch = DepthBranch(o.width, o.encoder_init, o.dtype)
         self.head = build_classifier(self.num_classes, o)
 
@@ -95,3 +97,12 @@ class DADA(nn.Module):
     def classify(self, features: jax.Array) -> jax.Array:
         """Returns the classifier's logits `[B, h, w, num_classes]` for gated features `[B, h, w, D]`."""
         return self.head(features)
+
+    def encode(
+        self, images: jax.Array, train: bool = False, collect: Sequence[str] | None = None
+    ) -> dict[str, jax.Array]:
+        """Returns the encoder's maps by name, as `ResNet` does; apply with `method="encode"`."""
+        return self.encoder(images, train, collect)
+
+
+NETWORKS = resnet.segmenters("dada", DADA, DADAOptions)

@@ -5,14 +5,17 @@ their released code; the depth head after GIO-Ada (arXiv 1812.05040), whose own 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32, ConvParameters, sum_of_dilated_convs
-from uda_jax.networks.resnet import INITIALISERS, STYLES, ResNet
+from uda_jax.networks import resnet
+from uda_jax.networks.base import Options
+from uda_jax.networks.convolution import ConvParameters, sum_of_dilated_convs
+from uda_jax.networks.resnet import INITIALISERS, ResNetOptions
 from uda_jax.schema import config_field
 
 DILATIONS = (6, 12, 18, 24)
@@ -22,7 +25,7 @@ DEPTH_ACTIVATIONS = {"sigmoid": nn.sigmoid, "linear": lambda x: x}
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadOptions:
+class HeadOptions(Options):
     """Options of the classifiers, whatever the encoder."""
 
     aspp_branches: int = config_field(
@@ -34,47 +37,25 @@ class HeadOptions:
         "Start of the classifiers' kernels: 'normal' N(0, 0.01^2), 'he', or 'uniform', PyTorch's default (PLCA).",
         choices=tuple(INITIALISERS),
     )
-    dtype: Any = config_field(
-        FLOAT32, "Type of the computation; parameters, statistics and outputs stay float32.", choices=COMPUTE_DTYPES
-    )
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Patterns of the branches that two-branch classifiers have, as in the checkpoints, and do not use."""
+        return (r"head/branch_[23]/",) if self.aspp_branches == 2 else ()
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetOptions:
-    """Options of the ResNet encoder, whatever the heads."""
-
-    encoder_init: str = config_field(
-        "normal",
-        "Start of the encoder's kernels: 'normal' N(0, 0.01^2), as the references before they load weights, 'he' "
-        "(fan-in), which trains from scratch, or 'uniform', PyTorch's default.",
-        choices=tuple(INITIALISERS),
-    )
-    encoder_style: str = config_field(
-        "caffe",
-        "Structure that the encoder's weights were trained with: the references' ('caffe') or torchvision's.",
-        choices=STYLES,
-    )
-    bn_mode: str = config_field(
-        "batch",
-        "In training, batch norm uses and tracks the batch's statistics, or the stored ones.",
-        choices=("batch", "frozen"),
-    )
-    width: int = config_field(64, "Channels of the stem; stage s has width * 2^(s+1) channels.", low=1)
-    output_stride: int = config_field(
-        8, "Pixels of the image per pixel of the logits; 4 keeps the stem's pool at stride 1.", choices=(4, 8)
-    )
-    remat: bool = config_field(False, "Whether blocks recompute their activations in the backward pass to save memory.")
-
-
-@dataclasses.dataclass(frozen=True)
-class DepthHeadOptions:
+class DepthHeadOptions(Options):
     """Options of the depth head that a DeepLab network may have."""
 
-    depth_head: bool = config_field(False, "Whether a second head reads the last stage and gives depth (GIO-Ada).")
+    depth_head: bool = config_field(
+        False, "Whether a second head reads the last stage and gives depth (GIO-Ada).", decided=True
+    )
     depth_activation: str = config_field(
         "sigmoid",
         "How that head ends: in a sigmoid, for targets in [0, 1], or linear, for targets without bounds.",
         choices=tuple(DEPTH_ACTIVATIONS),
+        decided=True,
     )
 
 
@@ -120,21 +101,6 @@ def build_classifier(num_outputs: int, options: HeadOptions) -> Classifier:
     return Classifier(num_outputs, o.aspp_branches, o.aspp_bias, o.head_init, o.dtype)
 
 
-def build_encoder(blocks: tuple[int, ...], options: ResNetOptions) -> ResNet:
-    """Returns a ResNet of `blocks` bottlenecks per stage, named by the attribute that it is assigned to."""
-    o = options
-    return ResNet(
-        blocks,
-        width=o.width,
-        pool_stride=o.output_stride // 4,
-        kernel_init=o.encoder_init,
-        bn_mode=o.bn_mode,
-        remat=o.remat,
-        dtype=o.dtype,
-        style=o.encoder_style,
-    )
-
-
 class DeepLabV2(nn.Module):
     """The segmentation network: `encoder`, `head` on its last stage and, as the options say, two more heads.
 
@@ -154,7 +120,7 @@ class DeepLabV2(nn.Module):
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
-        self.encoder = build_encoder(self.blocks, o)
+        self.encoder = resnet.build(self.blocks, o)
         self.head = build_classifier(self.num_classes, o)
         if o.multi_level:
             self.aux_head = build_classifier(self.num_classes, o)
@@ -184,3 +150,12 @@ class DeepLabV2(nn.Module):
     def classify(self, features: jax.Array) -> jax.Array:
         """Returns the main classifier's logits `[B, h, w, num_classes]` for features `[B, h, w, D]`."""
         return self.head(features)
+
+    def encode(
+        self, images: jax.Array, train: bool = False, collect: Sequence[str] | None = None
+    ) -> dict[str, jax.Array]:
+        """Returns the encoder's maps by name, as `ResNet` does; apply with `method="encode"`."""
+        return self.encoder(images, train, collect)
+
+
+NETWORKS = resnet.segmenters("deeplab_v2", DeepLabV2, DeepLabOptions)

@@ -8,39 +8,31 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.errors import UserError
-from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32, Conv, uniform_fan_in
+from uda_jax.networks.base import Entry, Options
+from uda_jax.networks.convolution import Conv, uniform_fan_in
 from uda_jax.networks.translators import NORMAL, instance_norm
 from uda_jax.schema import config_field
 
 
 @dataclasses.dataclass(frozen=True)
-class DiscriminatorOptions:
+class DiscriminatorOptions(Options):
     """What `networks.build` accepts for "pixel_discriminator" and "patch_discriminator"."""
 
     width: int = config_field(64, "Channels of the first layer; the next three have 2, 4 and 8 times as many.", low=1)
-    dtype: Any = config_field(
-        FLOAT32, "Type of the computation; parameters and logits stay float32.", choices=COMPUTE_DTYPES
-    )
 
 
 @dataclasses.dataclass(frozen=True)
-class SemanticDiscriminatorOptions:
+class SemanticDiscriminatorOptions(Options):
     """What `networks.build` accepts for "semantic_discriminator"."""
 
     hidden: int = config_field(1024, "Units of each of the two hidden layers.", low=1)
-    dtype: Any = config_field(
-        FLOAT32, "Type of the computation; parameters and logits stay float32.", choices=COMPUTE_DTYPES
-    )
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoreDiscriminatorOptions:
+class ScoreDiscriminatorOptions(Options):
     """What `networks.build` accepts for "score_discriminator"."""
 
     hidden: int = config_field(500, "Units of each of the two hidden layers.", low=1)
-    dtype: Any = config_field(
-        FLOAT32, "Type of the computation; parameters and logits stay float32.", choices=COMPUTE_DTYPES
-    )
 
 
 class PixelDiscriminator(nn.Module):
@@ -164,3 +156,12 @@ def _check_size(x: jax.Array, name: str, smallest: int) -> None:
             f"network.{name}: expected maps of at least {smallest}x{smallest} pixels, got {height}x{width}; "
             "enlarge the size or the crop of the data"
         )
+
+
+# All but one read their input channels from the map that they are given, so that the number of classes plays no part.
+NETWORKS = {
+    "pixel_discriminator": Entry(lambda _, options: PixelDiscriminator(options), DiscriminatorOptions),
+    "patch_discriminator": Entry(lambda _, options: PatchDiscriminator(options), DiscriminatorOptions),
+    "score_discriminator": Entry(lambda _, options: ScoreDiscriminator(options), ScoreDiscriminatorOptions),
+    "semantic_discriminator": Entry(SemanticDiscriminator, SemanticDiscriminatorOptions),
+}

@@ -6,17 +6,15 @@ channel, not in PyTorch's.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.errors import UserError
+from uda_jax.networks.base import Entry, Options, patterns
 from uda_jax.networks.batch_norm import BatchNorm
-from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32
-from uda_jax.networks.resnet import max_pool
-from uda_jax.schema import config_field
+from uda_jax.networks.kernels import max_pool
 
 XAVIER = nn.initializers.xavier_normal()
 
@@ -25,12 +23,8 @@ LENET_SMALLEST = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class DigitOptions:
+class DigitOptions(Options):
     """What `networks.build` accepts for "lenet" and "dtn"."""
-
-    dtype: Any = config_field(
-        FLOAT32, "Type of the computation; parameters, statistics and outputs stay float32.", choices=COMPUTE_DTYPES
-    )
 
 
 class LeNet(nn.Module):
@@ -149,3 +143,9 @@ class DTN(nn.Module):
 def _flatten(x: jax.Array) -> jax.Array:
     """Returns `[B, 1, 1, H * W * C]` for `x` `[B, H, W, C]`."""
     return x.reshape(x.shape[0], 1, 1, -1)
+
+
+NETWORKS = {
+    "lenet": Entry(LeNet, DigitOptions, layers=patterns(("conv1/", "conv2/", "fc1/"))),
+    "dtn": Entry(DTN, DigitOptions, layers=patterns(("(conv|bn)1/", "(conv|bn)2/", "(conv|bn)3/", "(fc1|bn4)/"))),
+}

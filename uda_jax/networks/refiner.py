@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from uda_jax.networks.base import Entry
 from uda_jax.networks.convolution import FLOAT32
 from uda_jax.networks.translators import TranslatorOptions
 
@@ -63,3 +64,6 @@ class Refiner(nn.Module):
 def _conv(features: int, size: int, name: str, dtype: Any) -> nn.Conv:
     start = nn.initializers.he_normal()
     return nn.Conv(features, (size, size), padding=size // 2, kernel_init=start, dtype=dtype, name=name)
+
+
+NETWORKS = {"refiner": Entry(lambda _, options: Refiner(options), TranslatorOptions, {"blocks": 4})}

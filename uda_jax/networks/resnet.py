@@ -4,6 +4,7 @@ Source: the ResNet-101 of AdaptSegNet, ADVENT and their relatives (AdaptSegNet, 
 names follow the published checkpoints, `layer3.22.conv2` being `layer3_22/conv2`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
+from uda_jax.networks.base import Entry, Options, collected, patterns
 from uda_jax.networks.batch_norm import BatchNorm
 from uda_jax.networks.convolution import Conv
+from uda_jax.networks.kernels import max_pool, residual_relu
+from uda_jax.schema import config_field
 
+# Bottlenecks per stage, by the name of the network.
+BLOCKS = {"resnet101": (3, 4, 23, 3), "resnet50": (3, 4, 6, 3), "resnet14": (1, 1, 1, 1)}
+# For layer-wise decay a stage is a layer.
+LAYERS = ("(conv|bn)1/", "layer1_", "layer2_", "layer3_", "layer4_")
 EXPANSION = 4
 STRIDES = (1, 2, 1, 1)
 DILATIONS = (1, 1, 2, 4)
@@ -27,6 +34,33 @@ INITIALISERS = {
     # U(-b, b) with b = 1 / sqrt(fan_in), PyTorch's default.
     "uniform": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetOptions(Options):
+    """Options of the ResNet encoder, whatever the heads."""
+
+    encoder_init: str = config_field(
+        "normal",
+        "Start of the encoder's kernels: 'normal' N(0, 0.01^2), as the references before they load weights, 'he' "
+        "(fan-in), which trains from scratch, or 'uniform', PyTorch's default.",
+        choices=tuple(INITIALISERS),
+    )
+    encoder_style: str = config_field(
+        "caffe",
+        "Structure that the encoder's weights were trained with: the references' ('caffe') or torchvision's.",
+        choices=STYLES,
+    )
+    bn_mode: str = config_field(
+        "batch",
+        "In training, batch norm uses and tracks the batch's statistics, or the stored ones.",
+        choices=("batch", "frozen"),
+    )
+    width: int = config_field(64, "Channels of the stem; stage s has width * 2^(s+1) channels.", low=1)
+    output_stride: int = config_field(
+        8, "Pixels of the image per pixel of the logits; 4 keeps the stem's pool at stride 1.", choices=(4, 8)
+    )
+    remat: bool = config_field(False, "Whether blocks recompute their activations in the backward pass to save memory.")
 
 
 class Bottleneck(nn.Module):
@@ -100,8 +134,23 @@ class ResNet(nn.Module):
     style: str = "caffe"
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """Returns the maps "stem", "layer1" ... "layer4" for normalised images `[B, H, W, 3]`."""
+    def __call__(
+        self, images: jax.Array, train: bool = False, collect: Sequence[str] | None = None
+    ) -> dict[str, jax.Array]:
+        """Encodes normalised images.
+
+        Args:
+          images: `[B, H, W, 3]`, normalised by the convention that the weights were trained with.
+          train: whether batch norm runs in its training mode; then apply with `mutable=["batch_stats"]`.
+          collect: names of the maps that are wanted; None = all.
+
+        Returns:
+          Maps by name, in the type of the computation: "stem" `[B, h, w, width]` after its max pool, "layer1" to
+          "layer4", the ends of the stages, `[B, h, w, width * 2^(s+1)]` for stage s, after the ReLU.
+
+        Raises:
+          UserError: an unknown name in `collect`.
+        """
         init = INITIALISERS[self.kernel_init]
         x = Conv(self.width, 7, stride=2, padding=3, kernel_init=init, dtype=self.dtype, name="conv1")(images)
         x = nn.relu(BatchNorm(self.bn_mode, self.dtype, name="bn1")(x, train))
@@ -124,33 +173,44 @@ class ResNet(nn.Module):
                     name=f"layer{stage}_{block}",
                 )(x, train)
             maps[f"layer{stage}"] = x
-        return maps
+        return collected(maps, collect, "resnet")
 
 
-def max_pool(x: jax.Array, size: int, stride: int, *, padding: int = 0, ceil_mode: bool = False) -> jax.Array:
-    """Returns the max pool of `x` `[B, H, W, C]` with windows of `size` x `size`, in PyTorch's geometry.
-
-    The output has floor((n + 2 * padding - size) / stride) + 1 rows or columns, in ceil mode the quotient rounded up:
-    then the high side is padded as far as the last window reaches. `padding` + `stride` <= `size`, so that no window
-    lies in the padding alone. Padding is minus infinity, so it never wins.
-    """
-    # As a maximum of shifted maps: on the CPU the gradient of a pooling window takes ten times as long.
-    for axis in (1, 2):
-        n = x.shape[axis]
-        free = n + 2 * padding - size
-        last = (-(-free // stride) if ceil_mode else free // stride) * stride
-        pads = [(0, 0)] * 4
-        pads[axis] = (padding, max(last + size - n - padding, 0))
-        padded = jnp.pad(x, pads, constant_values=-jnp.inf)
-        parts = (lax.slice_in_dim(padded, i, i + last + 1, stride, axis) for i in range(size))
-        x = functools.reduce(jnp.maximum, parts)
-    return x
+def build(blocks: tuple[int, ...], options: ResNetOptions) -> ResNet:
+    """Returns a ResNet of `blocks` bottlenecks per stage, named by the attribute that it is assigned to."""
+    o = options
+    return ResNet(
+        blocks,
+        width=o.width,
+        pool_stride=o.output_stride // 4,
+        kernel_init=o.encoder_init,
+        bn_mode=o.bn_mode,
+        remat=o.remat,
+        dtype=o.dtype,
+        style=o.encoder_style,
+    )
 
 
-def residual_relu(x: jax.Array) -> jax.Array:
-    """Returns max(x, 0) of the sum that ends a block, with a gradient of 0 at 0, as `nn.relu`.
+def defaults(name: str) -> dict[str, Any]:
+    """Returns how one of `BLOCKS` differs from the options' defaults."""
+    # The small one trains from scratch on a CPU; it has no published weights, hence the He start.
+    return {"width": 16, "encoder_init": "he"} if name == "resnet14" else {}
 
-    XLA's CPU backend fuses `maximum` into every reader, so that each block's sum would be computed anew from the sums
-    of all blocks before it. A selection has two large operands and is computed once. NaN stays NaN.
-    """
-    return jnp.where(x <= 0, 0, x)
+
+def segmenters(prefix: str, module: type[nn.Module], options: type[ResNetOptions]) -> dict[str, Entry]:
+    """Returns the table NETWORKS of a segmenter `module(num_classes, blocks, options)` on each of the ResNets."""
+
+    def make(blocks: tuple[int, ...], num_classes: int, options: ResNetOptions) -> nn.Module:
+        return module(num_classes, blocks, options)
+
+    layers = patterns(LAYERS, within="encoder/")
+    return {
+        f"{prefix}_{name}": Entry(functools.partial(make, blocks), options, defaults(name), layers)
+        for name, blocks in BLOCKS.items()
+    }
+
+
+ENCODERS = {
+    name: Entry(functools.partial(build, blocks), ResNetOptions, defaults(name), patterns(LAYERS))
+    for name, blocks in BLOCKS.items()
+}

@@ -14,8 +14,9 @@ from flax import linen as nn
 from jax import lax
 
 from uda_jax.errors import UserError
+from uda_jax.networks.base import Entry, Options
 from uda_jax.networks.batch_norm import EPSILON
-from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32, convolve, project
+from uda_jax.networks.convolution import FLOAT32, grouped_convolve, output_convolve, transposed_convolve
 from uda_jax.schema import config_field
 
 # The start of all kernels of the CycleGAN networks; their biases start at zero, as Flax's do.
@@ -24,20 +25,14 @@ NORMAL = nn.initializers.normal(0.02)
 # Two layers of stride 2, and at least two rows at their scale, for a border of one to be reflected.
 MULTIPLE, SMALLEST = 4, 8
 
-# On the CPU, XLA's convolution of a whole image is much quicker with at most so many channels in and out.
-FEW_CHANNELS = 16
-
 
 @dataclasses.dataclass(frozen=True)
-class TranslatorOptions:
+class TranslatorOptions(Options):
     """What `networks.build` accepts for "translator" and, with 4 blocks by default, for "refiner"."""
 
     width: int = config_field(64, "Channels of the first layer; a translator's blocks have four times as many.", low=1)
     blocks: int = config_field(9, "Residual blocks, a translator's at a quarter of the image's size.", low=1)
     remat: bool = config_field(False, "Whether blocks recompute their activations in the backward pass to save memory.")
-    dtype: Any = config_field(
-        FLOAT32, "Type of the computation; parameters, statistics and the image stay float32.", choices=COMPUTE_DTYPES
-    )
 
 
 class TransposedConv(nn.Module):
@@ -170,98 +165,5 @@ def instance_norm(x: jax.Array) -> jax.Array:
     return (y * lax.rsqrt(variance + EPSILON)).astype(x.dtype)
 
 
-def transposed_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the transposed convolution of stride 2, padding 1 and output padding 1.
-
-    Pixel i of a row adds `kernel[k]` times itself to pixel 2i + k - 1 of the result.
-
-    Args:
-      x: `[B, H, W, C]`.
-      kernel: `[3, 3, C, D]`, PyTorch's (in, out, height, width) with its axes moved and nothing flipped.
-
-    Returns:
-      `[B, 2H, 2W, D]`.
-    """
-    if jax.default_backend() == "cpu":
-        return interleaved_products(x, kernel)
-    return lax.conv_general_dilated(
-        x,
-        kernel[::-1, ::-1],
-        window_strides=(1, 1),
-        padding=[(1, 2)] * 2,
-        lhs_dilation=(2, 2),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def interleaved_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes `transposed_convolve` as one matrix product for all kernel elements, whose results are interleaved.
-
-    An even row of the result meets the middle row of the kernel only, an odd one the outer two; columns likewise. On
-    the CPU this form trains far faster than the convolution of a map with holes, for whose kernel gradient XLA has
-    only a naive loop.
-    """
-    batch, height, width, _ = x.shape
-    parts = _element_products(x, kernel)
-
-    def add_next(two, zero, axis):
-        pads = [(0, 0, 0)] * 4
-        # Padding by a negative number cuts off.
-        pads[axis] = (-1, 1, 0)
-        return two + lax.pad(zero, jnp.zeros((), zero.dtype), pads)
-
-    rows = [parts[1], [add_next(two, zero, 1) for two, zero in zip(parts[2], parts[0], strict=True)]]
-    pixels = [jnp.stack([row[1], add_next(row[2], row[0], 2)], axis=3) for row in rows]
-    return jnp.stack(pixels, axis=2).reshape(batch, 2 * height, 2 * width, kernel.shape[3])
-
-
-def grouped_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the unpadded convolution of a map, on the CPU as a sum over groups of its channels.
-
-    Args:
-      x: `[B, H, W, C]`.
-      kernel: `[k, k, C, D]`.
-
-    Returns:
-      `[B, H - k + 1, W - k + 1, D]`.
-    """
-    if jax.default_backend() != "cpu" or kernel.shape[3] > FEW_CHANNELS:
-        return convolve(x, kernel)
-    groups = [slice(start, start + FEW_CHANNELS) for start in range(0, x.shape[-1], FEW_CHANNELS)]
-    return sum(convolve(x[..., group], kernel[:, :, group]) for group in groups)
-
-
-def output_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the float32 convolution that ends a translator, in the form that is quicker for so many channels."""
-    return narrow_convolve(x, kernel) if x.shape[-1] > FEW_CHANNELS else convolve(x, kernel).astype(jnp.float32)
-
-
-def narrow_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the unpadded convolution of a map of many channels to few.
-
-    On the CPU it is one matrix product for all kernel elements, then a sum of shifted results, which trains faster
-    than XLA's convolution where D is as small as an image's 3 channels.
-
-    Args:
-      x: `[B, H, W, C]`.
-      kernel: `[k, k, C, D]`.
-
-    Returns:
-      `[B, H - k + 1, W - k + 1, D]`, added up in float32.
-    """
-    if jax.default_backend() != "cpu":
-        return convolve(x, kernel).astype(jnp.float32)
-    height, width = (n - size + 1 for n, size in zip(x.shape[1:3], kernel.shape[:2], strict=True))
-    return sum(
-        part[:, down : down + height, right : right + width].astype(jnp.float32)
-        for down, row in enumerate(_element_products(x, kernel))
-        for right, part in enumerate(row)
-    )
-
-
-def _element_products(x: jax.Array, kernel: jax.Array) -> list[list[jax.Array]]:
-    """Returns `x` `[B, H, W, C]` times each element of `kernel` `[k, l, C, D]`: k lists of l maps `[B, H, W, D]`."""
-    rows, columns, channels, features = kernel.shape
-    matrix = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
-    parts = jnp.split(project(x, matrix), rows * columns, axis=-1)
-    return [parts[row * columns : (row + 1) * columns] for row in range(rows)]
+# Channels come from the images, so that the number of classes plays no part.
+NETWORKS = {"translator": Entry(lambda _, options: Translator(options), TranslatorOptions)}

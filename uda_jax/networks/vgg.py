@@ -5,24 +5,30 @@ Source: the VGG-16 variant in AdaptSegNet's released code (arXiv 1802.10349, sec
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from uda_jax.networks.base import Entry, Options, collected, patterns
 from uda_jax.networks.convolution import Conv
 from uda_jax.networks.deeplab import DEPTH_ACTIVATIONS, DepthHeadOptions, HeadOptions, build_classifier
-from uda_jax.networks.resnet import INITIALISERS, max_pool
+from uda_jax.networks.kernels import max_pool
+from uda_jax.networks.resnet import INITIALISERS
 from uda_jax.schema import config_field
+
+# For layer-wise decay a stage is a layer.
+LAYERS = (*(f"conv{stage}_" for stage in range(1, 6)), "fc6/", "fc7/")
 
 # Convolutions, dilation and whether a pool follows, by stage; stage s has 2^(s-1) times the width, at most 8 times.
 STAGES = ((2, 1, True), (2, 1, True), (3, 1, True), (3, 1, False), (3, 2, False))
 
 
 @dataclasses.dataclass(frozen=True)
-class VGG16Options(DepthHeadOptions, HeadOptions):
-    """What `networks.build` accepts for "deeplab_v2_vgg16"."""
+class EncoderOptions(Options):
+    """What `networks.build_encoder` accepts for "vgg16"."""
 
     encoder_init: str = config_field(
         "he",
@@ -35,12 +41,17 @@ class VGG16Options(DepthHeadOptions, HeadOptions):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class VGG16Options(DepthHeadOptions, HeadOptions, EncoderOptions):
+    """What `networks.build` accepts for "deeplab_v2_vgg16"."""
+
+
 class VGG16(nn.Module):
     """Thirteen 3x3 convolutions in five stages, then two wide ones, each with bias and ReLU; no batch norm.
 
     Attributes:
       width: channels of the first stage.
-      kernel_init: see `VGG16Options.encoder_init`.
+      kernel_init: see `EncoderOptions.encoder_init`.
       dtype: type of the computation; parameters stay float32.
     """
 
@@ -49,8 +60,24 @@ class VGG16(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns `[B, H // 8, W // 8, 16 * width]`, after the last ReLU, for normalised images `[B, H, W, 3]`."""
+    def __call__(
+        self, images: jax.Array, train: bool = False, collect: Sequence[str] | None = None
+    ) -> dict[str, jax.Array]:
+        """Encodes normalised images.
+
+        Args:
+          images: `[B, H, W, 3]`, normalised by the convention that the weights were trained with.
+          train: accepted as every encoder does; nothing in this one depends on it.
+          collect: names of the maps that are wanted; None = all.
+
+        Returns:
+          Maps by name, in the type of the computation and after their ReLU: "stage1" to "stage5", the ends of the
+          stages before any pool, and "fc6" and "fc7" `[B, H // 8, W // 8, 16 * width]`.
+
+        Raises:
+          UserError: an unknown name in `collect`.
+        """
+        del train
 
         def conv(x, factor, dilation, name):
             y = Conv(
@@ -65,13 +92,21 @@ class VGG16(nn.Module):
             )(x)
             return nn.relu(y)
 
-        x = images
+        x, maps = images, {}
         for stage, (count, dilation, pooled) in enumerate(STAGES, 1):
             for i in range(count):
                 x = conv(x, min(2 ** (stage - 1), 8), dilation, f"conv{stage}_{i + 1}")
+            maps[f"stage{stage}"] = x
             if pooled:
                 x = max_pool(x, 2, 2)
-        return conv(conv(x, 16, 4, "fc6"), 16, 4, "fc7")
+        maps["fc6"] = conv(x, 16, 4, "fc6")
+        maps["fc7"] = conv(maps["fc6"], 16, 4, "fc7")
+        return collected(maps, collect, "vgg16")
+
+
+def build_encoder(options: EncoderOptions) -> VGG16:
+    """Returns a VGG-16, named by the attribute that it is assigned to."""
+    return VGG16(options.width, options.encoder_init, options.dtype)
 
 
 class DeepLabVGG16(nn.Module):
@@ -88,7 +123,7 @@ class DeepLabVGG16(nn.Module):
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
-        self.encoder = VGG16(o.width, o.encoder_init, o.dtype)
+        self.encoder = build_encoder(o)
         self.head = build_classifier(self.num_classes, o)
         if o.depth_head:
             self.depth_head = build_classifier(1, o)
@@ -105,8 +140,7 @@ class DeepLabVGG16(nn.Module):
           `[B, h, w, 16 * width]` (after the last ReLU) and, with a depth head, "depth" `[B, h, w, 1]`, in the unit of
           the target that trains it; in (0, 1) if it ends in a sigmoid.
         """
-        del train
-        features = self.encoder(images)
+        features = self.encoder(images, train)["fc7"]
         outputs = {"logits": self.head(features), "features": features.astype(jnp.float32)}
         if self.options.depth_head:
             outputs["depth"] = DEPTH_ACTIVATIONS[self.options.depth_activation](self.depth_head(features))
@@ -115,3 +149,13 @@ class DeepLabVGG16(nn.Module):
     def classify(self, features: jax.Array) -> jax.Array:
         """Returns the classifier's logits `[B, h, w, num_classes]` for features `[B, h, w, 16 * width]`."""
         return self.head(features)
+
+    def encode(
+        self, images: jax.Array, train: bool = False, collect: Sequence[str] | None = None
+    ) -> dict[str, jax.Array]:
+        """Returns the encoder's maps by name, as `VGG16` does; apply with `method="encode"`."""
+        return self.encoder(images, train, collect)
+
+
+ENCODERS = {"vgg16": Entry(build_encoder, EncoderOptions, layers=patterns(LAYERS))}
+NETWORKS = {"deeplab_v2_vgg16": Entry(DeepLabVGG16, VGG16Options, layers=patterns(LAYERS, within="encoder/"))}

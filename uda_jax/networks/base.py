@@ -1,0 +1,70 @@
+"""What a file of networks declares, and what all networks' options share."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+
+from uda_jax.errors import UserError
+from uda_jax.networks.convolution import COMPUTE_DTYPES, FLOAT32
+from uda_jax.schema import config_field
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Base of every network's options, each a `config_field`."""
+
+    dtype: Any = config_field(
+        FLOAT32,
+        "Type of the computation; parameters, statistics and outputs stay float32.",
+        choices=COMPUTE_DTYPES,
+        decided=True,
+    )
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Patterns of the parameters that the network has and does not use: no optimiser may touch them."""
+        return ()
+
+
+class Entry(NamedTuple):
+    """One network that a file offers, in its table NETWORKS or, for an encoder, ENCODERS.
+
+    Attributes:
+      make: a function of the number of classes and the options that returns the module; an encoder's takes the options
+        alone.
+      options: the class of its options, a subclass of `Options`.
+      defaults: defaults that differ from those of the class.
+      layers: patterns of parameter paths from the stem on, in the order of depth; see `depth_of`.
+    """
+
+    make: Callable[..., nn.Module]
+    options: type[Options]
+    defaults: Mapping[str, Any] = {}
+    layers: Sequence[str] = ()
+
+
+def patterns(layers: Sequence[str], within: str = "") -> tuple[str, ...]:
+    """Returns `Entry.layers` from the starts of the modules' names, such as "layer1_", inside the module `within`."""
+    return tuple(f"(^|/){within}({layer})" for layer in layers)
+
+
+def depth_of(layers: Sequence[str], path: str) -> int:
+    """Returns the place of the pattern that a parameter's path contains, the first for the stem.
+
+    Of several, the one that matches furthest out decides: a block's "conv1" is no stem. What none matches, such as a
+    head, is deepest.
+    """
+    matches = [(match.start(), depth) for depth, layer in enumerate(layers) if (match := re.search(layer, path))]
+    return min(matches)[1] if matches else len(layers)
+
+
+def collected(maps: Mapping[str, jax.Array], names: Sequence[str] | None, encoder: str) -> dict[str, jax.Array]:
+    """Returns the maps of these names, or all for None; raises UserError for one that the encoder does not have."""
+    for name in names or ():
+        if name not in maps:
+            raise UserError(f"{encoder}: unknown map {name!r}; known: {', '.join(maps)}")
+    return {name: maps[name] for name in (maps if names is None else names)}

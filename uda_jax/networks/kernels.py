@@ -1,0 +1,154 @@
+"""Forms of computation for the CPU, where XLA's own are slow; the architectures lie in the other files.
+
+Each computes what its neighbour in `convolution` or its name says, in another way. Where one serves all backends, its
+docstring says so.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def plain_conv(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: int) -> jax.Array:
+    """Computes `convolve` as XLA's convolution, with its gradients."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dilated_conv(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    """Computes a "same"-padded 3x3 convolution whose kernel gradient is one matrix product per kernel element.
+
+    XLA's CPU backend computes that gradient as a convolution with a window as large as the map. Forward-mode
+    differentiation is not available.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[3, 3, C, D]`.
+      dilation: also the padding on every side.
+
+    Returns:
+      `[B, H, W, D]`.
+    """
+    return plain_conv(x, kernel, 1, dilation, dilation)
+
+
+def _dilated_conv_forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple]:
+    return dilated_conv(x, kernel, dilation), (x, kernel)
+
+
+def _dilated_conv_backward(dilation: int, saved: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    height, width, channels = x.shape[1:]
+    x_gradient = plain_conv(cotangent, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 1, dilation, dilation)
+    padded = jnp.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
+    flat = cotangent.reshape(-1, cotangent.shape[-1])
+
+    def element(row: int, column: int) -> jax.Array:
+        top, left = row * dilation, column * dilation
+        return padded[:, top : top + height, left : left + width].reshape(-1, channels).T @ flat
+
+    elements = jnp.stack([element(row, column) for row in range(3) for column in range(3)])
+    return x_gradient, elements.reshape(kernel.shape).astype(kernel.dtype)
+
+
+dilated_conv.defvjp(_dilated_conv_forward, _dilated_conv_backward)
+
+
+def project(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Returns `x` `[B, H, W, C]` times `matrix` `[C, D]`.
+
+    On the CPU this form trains faster than a 1x1 convolution, and than an einsum over the four axes, whose gradient
+    transposes the map.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[1])
+
+
+def project_then_shift(x: jax.Array, kernels: Sequence[jax.Array], dilations: Sequence[int]) -> jax.Array:
+    """Computes `sum_of_dilated_convs` as one matrix product for all kernel elements, then a sum of shifted results.
+
+    Where D is much smaller than C, as in a classifier, shifting results costs little, and on the CPU this form trains
+    faster than the convolutions. The central elements of all kernels meet the same pixel and are added up first.
+    """
+    height, width = x.shape[1:3]
+    matrices = {}
+    for kernel, dilation in zip(kernels, dilations, strict=True):
+        for row in range(3):
+            for column in range(3):
+                shift = ((row - 1) * dilation, (column - 1) * dilation)
+                # An element that reaches past the map from everywhere meets padding only.
+                if abs(shift[0]) < height and abs(shift[1]) < width:
+                    matrices[shift] = matrices.get(shift, 0) + kernel[row, column]
+    projected = project(x, jnp.concatenate(list(matrices.values()), axis=1)).astype(jnp.float32)
+    return sum(
+        # Padding by a negative number cuts off.
+        lax.pad(part, 0.0, [(0, 0, 0), (-down, down, 0), (-right, right, 0), (0, 0, 0)])
+        for part, (down, right) in zip(jnp.split(projected, len(matrices), axis=-1), matrices, strict=True)
+    )
+
+
+def element_products(x: jax.Array, kernel: jax.Array) -> list[list[jax.Array]]:
+    """Returns `x` `[B, H, W, C]` times each element of `kernel` `[k, l, C, D]`: k lists of l maps `[B, H, W, D]`."""
+    rows, columns, channels, features = kernel.shape
+    matrix = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    parts = jnp.split(project(x, matrix), rows * columns, axis=-1)
+    return [parts[row * columns : (row + 1) * columns] for row in range(rows)]
+
+
+def interleaved_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes `transposed_convolve` as one matrix product for all kernel elements, whose results are interleaved.
+
+    An even row of the result meets the middle row of the kernel only, an odd one the outer two; columns likewise. On
+    the CPU this form trains far faster than the convolution of a map with holes, for whose kernel gradient XLA has
+    only a naive loop.
+    """
+    batch, height, width, _ = x.shape
+    parts = element_products(x, kernel)
+
+    def add_next(two, zero, axis):
+        pads = [(0, 0, 0)] * 4
+        # Padding by a negative number cuts off.
+        pads[axis] = (-1, 1, 0)
+        return two + lax.pad(zero, jnp.zeros((), zero.dtype), pads)
+
+    rows = [parts[1], [add_next(two, zero, 1) for two, zero in zip(parts[2], parts[0], strict=True)]]
+    pixels = [jnp.stack([row[1], add_next(row[2], row[0], 2)], axis=3) for row in rows]
+    return jnp.stack(pixels, axis=2).reshape(batch, 2 * height, 2 * width, kernel.shape[3])
+
+
+def max_pool(x: jax.Array, size: int, stride: int, *, padding: int = 0, ceil_mode: bool = False) -> jax.Array:
+    """Returns the max pool of `x` `[B, H, W, C]` with windows of `size` x `size`, in PyTorch's geometry.
+
+    The output has floor((n + 2 * padding - size) / stride) + 1 rows or columns, in ceil mode the quotient rounded up:
+    then the high side is padded as far as the last window reaches. `padding` + `stride` <= `size`, so that no window
+    lies in the padding alone. Padding is minus infinity, so it never wins.
+    """
+    # As a maximum of shifted maps: on the CPU the gradient of a pooling window takes ten times as long.
+    for axis in (1, 2):
+        n = x.shape[axis]
+        free = n + 2 * padding - size
+        last = (-(-free // stride) if ceil_mode else free // stride) * stride
+        pads = [(0, 0)] * 4
+        pads[axis] = (padding, max(last + size - n - padding, 0))
+        padded = jnp.pad(x, pads, constant_values=-jnp.inf)
+        parts = (lax.slice_in_dim(padded, i, i + last + 1, stride, axis) for i in range(size))
+        x = functools.reduce(jnp.maximum, parts)
+    return x
+
+
+def residual_relu(x: jax.Array) -> jax.Array:
+    """Returns max(x, 0) of the sum that ends a block, with a gradient of 0 at 0, as `nn.relu`.
+
+    XLA's CPU backend fuses `maximum` into every reader, so that each block's sum would be computed anew from the sums
+    of all blocks before it. A selection has two large operands and is computed once. NaN stays NaN.
+    """
+    return jnp.where(x <= 0, 0, x)
