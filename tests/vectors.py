@@ -5,6 +5,7 @@
 Arrays of the files are NCHW, as PyTorch's; `nhwc` turns them round.
 """
 
+import json
 import os
 import runpy
 from pathlib import Path
@@ -29,6 +30,20 @@ def load(name: str, *, elsewhere: Path | None = None) -> Any:
     return np.load(FOLDER / name if elsewhere is None or (FOLDER / name).exists() else elsewhere / name)
 
 
+def manifest(path: str | Path) -> dict[str, list[int]]:
+    """Returns the names and shapes of a network's weights, in the order of its state dict.
+
+    Args:
+      path: of the manifest, within the folder or in full.
+    """
+    return json.loads((FOLDER / path).read_text())
+
+
+def stand_in(path: str | Path) -> dict[str, np.ndarray]:
+    """Returns the state dict that the vectors of a network were made with; `path` as in `manifest`."""
+    return stand_in_state_dict(manifest(path))
+
+
 def nhwc(array: Any) -> np.ndarray:
     """Returns an array with its second axis, the channels, as the last."""
     return np.moveaxis(np.asarray(array), 1, -1)
@@ -37,6 +52,11 @@ def nhwc(array: Any) -> np.ndarray:
 def nchw(array: Any) -> np.ndarray:
     """Returns an array with its last axis, the channels, as the second."""
     return np.moveaxis(np.asarray(array), -1, 1)
+
+
+def assert_map_close(value: Any, expected: Any, **tolerance: float) -> None:
+    """Compares a map `[N, H, W, C]` with one of the files, `[N, C, H, W]`."""
+    np.testing.assert_allclose(nchw(value), expected, **tolerance)
 
 
 def relative_error(value: Any, expected: Any) -> float:

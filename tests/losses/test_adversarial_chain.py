@@ -1,7 +1,5 @@
 """Logits -> map -> discriminator -> adversarial loss, with gradients, against AdaptSegNet's and ADVENT's code."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +15,7 @@ GOLDEN = vectors.FOLDER
 
 def discriminator(manifest, dialect):
     """Returns the discriminator as a function of its map, with the stand-in weights of the golden files."""
-    shapes = json.loads((GOLDEN / manifest).read_text())
-    variables = weights.from_torch(vectors.stand_in_state_dict(shapes), dialect)
+    variables = weights.from_torch(vectors.stand_in(manifest), dialect)
     network = networks.build("pixel_discriminator", variables["params"]["conv1"]["kernel"].shape[2])
     return lambda x: network.apply(variables, x)
 

@@ -1,6 +1,5 @@
 """Semantic-level adversarial losses: the golden file through the network, hand constants, properties."""
 
-import json
 import math
 
 import jax
@@ -11,7 +10,6 @@ import vectors
 
 from uda_jax import losses, networks, ops, weights
 
-FOLDER = vectors.FOLDER
 GOLDEN = vectors.load("adaptsegnet-ass/semantic_adversarial.npz")
 KINDS = pytest.mark.parametrize("kind", ["class_conditional", "binary"])
 # The outputs for the mean of class 0 and for that of class 1, K = 2.
@@ -28,9 +26,8 @@ def normal(seed, *shape):
 @pytest.fixture(scope="module")
 def judge():
     """The stand-in discriminator of the golden file: a function of class means `[..., D]`."""
-    stand_in_state_dict = vectors.stand_in_state_dict
-    manifest = json.loads((FOLDER / "adaptsegnet-ass/semantic_discriminator_manifest.json").read_text())
-    variables = weights.from_torch(stand_in_state_dict(manifest), "semantic_discriminator")
+    state_dict = vectors.stand_in("adaptsegnet-ass/semantic_discriminator_manifest.json")
+    variables = weights.from_torch(state_dict, "semantic_discriminator")
     hidden, outputs = variables["params"]["fc3"]["kernel"].shape
     network = networks.build("semantic_discriminator", outputs // 2, hidden=hidden)
     return jax.jit(lambda means: network.apply(variables, means))

@@ -1,7 +1,6 @@
 """CorDA's network: golden values of the released PyTorch code, where gradients flow, options."""
 
 import functools
-import json
 import re
 
 import jax
@@ -10,14 +9,13 @@ import numpy as np
 import pytest
 import vectors
 from flax import linen as nn
-from vectors import nhwc
+from vectors import assert_map_close, nhwc
 
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
 from uda_jax.networks.corda import SpatialAttention
 
 GOLDEN = vectors.FOLDER / "dacs-corda"
-stand_in_state_dict = vectors.stand_in_state_dict
 IMAGES = jax.random.normal(jax.random.key(1), (2, 33, 48, 3))
 FORMS = {"network_gta": "aspp", "network_synthia": "linear"}
 # Ours and the golden files' names.
@@ -40,13 +38,8 @@ def variables(filled):
     return filled(small(), IMAGES)
 
 
-def close(value, expected, **tolerance):
-    """Compares an NHWC map with an NCHW one."""
-    np.testing.assert_allclose(np.asarray(value).transpose(0, 3, 1, 2), expected, **tolerance)
-
-
 def stand_in(name):
-    return stand_in_state_dict(json.loads((GOLDEN / f"{name}_manifest.json").read_text()))
+    return vectors.stand_in(GOLDEN / f"{name}_manifest.json")
 
 
 def part(name, modules):
@@ -84,7 +77,7 @@ def test_whole_network(name):
         outputs, classified = run(weights.from_torch(stand_in(name), "corda"), images)
     assert set(outputs) == {*OUTPUTS, "features"}
     for ours, theirs in OUTPUTS.items():
-        close(outputs[ours], golden[theirs], rtol=0, atol=1e-2)
+        assert_map_close(outputs[ours], golden[theirs], rtol=0, atol=1e-2)
     np.testing.assert_allclose(classified, outputs["logits"], rtol=0, atol=1e-3)
 
 
@@ -114,8 +107,8 @@ def test_correlation():
     with jax.default_matmul_precision("highest"):
         outputs, gradients = run(*both("features"), both("cotangent"))
     for task, output, gradient in zip("sd", outputs, gradients, strict=True):
-        close(output, golden[f"out_{task}"], rtol=0, atol=1e-5)
-        close(gradient, golden[f"grad_features_{task}"], rtol=0, atol=1e-5)
+        assert_map_close(output, golden[f"out_{task}"], rtol=0, atol=1e-5)
+        assert_map_close(gradient, golden[f"grad_features_{task}"], rtol=0, atol=1e-5)
 
 
 def test_attention_block():
@@ -123,7 +116,7 @@ def test_attention_block():
     variables = part("attention_block", {r"attention\.0$": "attention", "conv$": "projection"})
     with jax.default_matmul_precision("highest"):
         given = SpatialAttention("normal", jnp.float32).apply(variables, nhwc(golden["features_d"]))
-    close(given, golden["attention_block_out"], rtol=0, atol=1e-5)
+    assert_map_close(given, golden["attention_block_out"], rtol=0, atol=1e-5)
 
 
 def test_initial_heads():
@@ -155,7 +148,7 @@ def test_initial_heads():
     with jax.default_matmul_precision("highest"):
         outputs = jax.jit(functools.partial(network.apply, method=initial))(variables, nhwc(golden["features"]))
     for name, value in outputs.items():
-        close(value, golden[name], rtol=0, atol=1e-5)
+        assert_map_close(value, golden[name], rtol=0, atol=1e-5)
 
 
 def test_final_head():
@@ -164,7 +157,7 @@ def test_final_head():
     variables = part("final_head", {r"conv2d_list\.(\d)": r"head/branch_\1"})
     with jax.default_matmul_precision("highest"):
         logits = network.apply(variables, nhwc(golden["features"]), method="classify")
-    close(logits, golden["output"], rtol=0, atol=1e-4)
+    assert_map_close(logits, golden["output"], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("initial_head", "count"), [("linear", 46_619_049), ("aspp", 48_015_074)])

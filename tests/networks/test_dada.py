@@ -1,7 +1,6 @@
 """DADA's network: golden outputs of the released PyTorch code, the gate, where gradients flow, options."""
 
 import functools
-import json
 import math
 
 import jax
@@ -10,13 +9,13 @@ import numpy as np
 import pytest
 import vectors
 from flax import linen as nn
+from vectors import nchw, nhwc, relative_error
 
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
 
 GOLDEN = vectors.FOLDER
 FILES = sorted((GOLDEN / "gio-ada").glob("dada_network*.npz"))
-stand_in_state_dict = vectors.stand_in_state_dict
 IMAGES = jax.random.normal(jax.random.key(1), (2, 33, 48, 3))
 
 
@@ -33,10 +32,6 @@ def replaced(variables, **parts):
     return {**variables, "params": {**variables["params"], **parts}}
 
 
-def read_manifest(file):
-    return json.loads(file.with_suffix(".manifest.json").read_text())
-
-
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_golden(file):
     golden = np.load(file)
@@ -47,19 +42,22 @@ def test_golden(file):
         outputs = network.apply(variables, images)
         return outputs, network.apply(variables, outputs["features"], method="classify")
 
-    variables = weights.from_torch(stand_in_state_dict(read_manifest(file)), "dada")
+    variables = weights.from_torch(vectors.stand_in(file.with_suffix(".manifest.json")), "dada")
     with jax.default_matmul_precision("highest"):
-        outputs, classified = run(variables, jnp.asarray(golden["image"].transpose(0, 2, 3, 1)))
+        outputs, classified = run(variables, nhwc(golden["image"]))
     for ours, expected in [(outputs["logits"], golden["seg"]), (outputs["depth"], golden["depth"])]:
-        error = np.abs(np.asarray(ours).transpose(0, 3, 1, 2) - expected).max() / np.abs(expected).max()
-        assert error <= 1e-4
+        assert relative_error(nchw(ours), expected) <= 1e-4
     np.testing.assert_array_equal(classified, outputs["logits"])
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_parameters(file):
     skipped = ("running_mean", "running_var", "num_batches_tracked")
-    manifest = {name: shape for name, shape in read_manifest(file).items() if not name.endswith(skipped)}
+    manifest = {
+        name: shape
+        for name, shape in vectors.manifest(file.with_suffix(".manifest.json")).items()
+        if not name.endswith(skipped)
+    }
     num_classes = manifest["layer6.conv2d_list.0.bias"][0]
     published = 47_418_624 + 4 * (9 * 2048 + 1) * (num_classes - 16)  # of 16 classes, and four branches for each more
     network = networks.build("dada_resnet101", num_classes)

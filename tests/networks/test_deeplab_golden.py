@@ -1,27 +1,19 @@
 """The ResNet-101 segmenters and the discriminators against outputs of the released PyTorch code."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import vectors
-from vectors import nhwc
+from vectors import assert_map_close, nhwc
 
 from uda_jax import networks, weights
 
 GOLDEN = vectors.FOLDER
-stand_in_state_dict = vectors.stand_in_state_dict
 
 
 def stand_in(folder, manifest, dialect):
-    return weights.from_torch(stand_in_state_dict(json.loads((GOLDEN / folder / manifest).read_text())), dialect)
-
-
-def close(value, expected, **tolerance):
-    """Compares an NHWC map with an NCHW one."""
-    np.testing.assert_allclose(np.asarray(value).transpose(0, 3, 1, 2), expected, **tolerance)
+    return weights.from_torch(vectors.stand_in(f"{folder}/{manifest}"), dialect)
 
 
 def evaluate(network, variables, images):
@@ -62,20 +54,20 @@ def discriminator(variables):
 def test_adaptsegnet_evaluation(adaptsegnet):
     golden = np.load(GOLDEN / "adaptsegnet-ass/deeplab_multi_eval.npz")
     outputs, maps = evaluate(*adaptsegnet, nhwc(golden["image"]))
-    close(maps["stem"], golden["stem"], rtol=1e-4, atol=0.02)
+    assert_map_close(maps["stem"], golden["stem"], rtol=1e-4, atol=0.02)
     for stage in range(1, 5):
         mean = maps[f"layer{stage}"].mean((1, 2))
         np.testing.assert_allclose(mean, golden[f"layer{stage}_spatial_mean"], rtol=1e-4, atol=0.02)
-    close(outputs["aux_logits"], golden["logits1"], rtol=1e-4, atol=0.02)
-    close(outputs["logits"], golden["logits2"], rtol=1e-4, atol=0.02)
+    assert_map_close(outputs["aux_logits"], golden["logits1"], rtol=1e-4, atol=0.02)
+    assert_map_close(outputs["logits"], golden["logits2"], rtol=1e-4, atol=0.02)
     np.testing.assert_array_equal(outputs["features"], maps["layer4"])
 
 
 def test_adaptsegnet_training(adaptsegnet):
     golden = np.load(GOLDEN / "adaptsegnet-ass/deeplab_multi_train_bn.npz")
     outputs, state = train(*adaptsegnet, nhwc(golden["image"]), "adaptsegnet")
-    close(outputs["aux_logits"], golden["logits1"], rtol=0, atol=0.02)
-    close(outputs["logits"], golden["logits2"], rtol=0, atol=0.02)
+    assert_map_close(outputs["aux_logits"], golden["logits1"], rtol=0, atol=0.02)
+    assert_map_close(outputs["logits"], golden["logits2"], rtol=0, atol=0.02)
     names = [name for name in golden.files if ".running_" in name]
     assert names
     for name in names:
@@ -89,8 +81,8 @@ def test_advent_evaluation(advent):
         batch, channels, height, width = golden[f"{theirs}_shape"]
         assert maps[ours].shape == (batch, height, width, channels)
         np.testing.assert_allclose(maps[ours][0, 1, 1, :16], golden[f"{theirs}_first16"], rtol=0, atol=5e-3)
-    close(outputs["aux_logits"], golden["aux"], rtol=0, atol=5e-3)
-    close(outputs["logits"], golden["main"], rtol=0, atol=5e-3)
+    assert_map_close(outputs["aux_logits"], golden["aux"], rtol=0, atol=5e-3)
+    assert_map_close(outputs["logits"], golden["main"], rtol=0, atol=5e-3)
     # Where the two best logits differ by less than the tolerance, either may win.
     clear = np.diff(np.sort(golden["main"], axis=1)[:, -2:], axis=1).reshape(-1) > 2 * 5e-3
     assert clear.mean() > 0.9
@@ -101,8 +93,8 @@ def test_advent_evaluation(advent):
 def test_advent_training(advent):
     golden = np.load(GOLDEN / "advent-intrada/deeplab_v2_multi_train_bn.npz")
     outputs, state = train(*advent, nhwc(golden["input"]), "advent")
-    close(outputs["aux_logits"], golden["aux"], rtol=0, atol=3e-2)
-    close(outputs["logits"], golden["main"], rtol=0, atol=3e-2)
+    assert_map_close(outputs["aux_logits"], golden["aux"], rtol=0, atol=3e-2)
+    assert_map_close(outputs["logits"], golden["main"], rtol=0, atol=3e-2)
     modules = {
         "bn1": "bn1",
         "layer1_0_bn2": "layer1.0.bn2",
@@ -136,9 +128,9 @@ def test_adaptsegnet_discriminator():
 
     with jax.default_matmul_precision("highest"):
         (value, logits), gradient = jax.value_and_grad(loss, has_aux=True)(nhwc(golden["prob"]))
-    close(logits, golden["logit"], rtol=0, atol=1e-5)
+    assert_map_close(logits, golden["logit"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(value, golden["bce_label0"], rtol=1e-5)
-    close(gradient, golden["grad_prob_bce_label0"], rtol=1e-3, atol=1e-7)
+    assert_map_close(gradient, golden["grad_prob_bce_label0"], rtol=1e-3, atol=1e-7)
 
 
 def test_advent_discriminator():
@@ -146,4 +138,4 @@ def test_advent_discriminator():
     variables = stand_in("advent-intrada", "discriminator_manifest.json", "advent_discriminator")
     with jax.default_matmul_precision("highest"):
         logits = discriminator(variables).apply(variables, nhwc(golden["input"]))
-    close(logits, golden["output"], rtol=1e-4, atol=1e-5)
+    assert_map_close(logits, golden["output"], rtol=1e-4, atol=1e-5)

@@ -1,28 +1,26 @@
 """The discriminators against golden outputs, gradients, counts and sizes."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import vectors
+from vectors import nhwc
 
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
 from uda_jax.losses import adversarial
 
 GOLDEN = vectors.FOLDER
-stand_in_state_dict = vectors.stand_in_state_dict
 
 
 def load(folder, name, manifest, dialect):
     """Returns the golden arrays, with maps in NHWC, and the converted stand-in weights."""
-    manifest = json.loads((GOLDEN / folder / manifest).read_text())
-    arrays = np.load(GOLDEN / folder / f"{name}.npz")
-    maps = {k: arrays[k].transpose(0, 2, 3, 1) if arrays[k].ndim == 4 else arrays[k] for k in arrays.files}
-    return maps, weights.from_torch(stand_in_state_dict(manifest), dialect)
+    arrays = vectors.load(f"{folder}/{name}.npz")
+    maps = {k: nhwc(arrays[k]) if arrays[k].ndim == 4 else arrays[k] for k in arrays.files}
+    return maps, weights.from_torch(vectors.stand_in(f"{folder}/{manifest}"), dialect)
 
 
 def close_to_maximum(value, expected):

@@ -1,6 +1,5 @@
 """The single-head ResNet-101 of PLCA and of DACS against outputs of the released PyTorch code."""
 
-import json
 import math
 
 import jax
@@ -15,7 +14,6 @@ from uda_jax import networks, weights
 GOLDEN = vectors.FOLDER
 PLCA = GOLDEN / "plca"
 DACS = GOLDEN / "dacs-corda"
-stand_in_state_dict = vectors.stand_in_state_dict
 
 
 def plca_network(num_classes):
@@ -30,11 +28,11 @@ def resized(manifest, classifier, num_classes):
 
 
 def plca_manifest(num_classes):
-    return resized(json.loads((PLCA / "network_manifest.json").read_text()), "classifier.", num_classes)
+    return resized(vectors.manifest("plca/network_manifest.json"), "classifier.", num_classes)
 
 
 def dacs_manifest(num_classes):
-    return resized(json.loads((DACS / "network_dacs_manifest.json").read_text()), "layer5.", num_classes)
+    return resized(vectors.manifest("dacs-corda/network_dacs_manifest.json"), "layer5.", num_classes)
 
 
 def trainable(manifest):
@@ -48,7 +46,7 @@ def plca_training():
     """The arrays of `network_train_bn`, our logits of both forwards, and the state dict after them."""
     golden = np.load(PLCA / "network_train_bn.npz")
     network = plca_network(golden["logits_target"].shape[1])
-    variables = weights.from_torch(stand_in_state_dict(plca_manifest(network.num_classes)), "plca")
+    variables = weights.from_torch(vectors.stand_in_state_dict(plca_manifest(network.num_classes)), "plca")
     step = jax.jit(lambda v, x: network.apply(v, x, train=True, mutable=["batch_stats"]))
     logits = {}
     for domain in ("target", "source"):
@@ -62,7 +60,7 @@ def plca_training():
 def test_plca_evaluation():
     golden = np.load(PLCA / "network.npz")
     network = plca_network(golden["logits"].shape[1])
-    variables = weights.from_torch(stand_in_state_dict(plca_manifest(network.num_classes)), "plca")
+    variables = weights.from_torch(vectors.stand_in_state_dict(plca_manifest(network.num_classes)), "plca")
     both = jax.jit(lambda v, x: network.apply(v, x, method=lambda m, x: (m(x), m.encoder(x)["layer3"])))
     with jax.default_matmul_precision("highest"):
         outputs, layer3 = both(variables, nhwc(golden["image"]))
@@ -89,7 +87,7 @@ def test_plca_running_statistics(plca_training):
 @pytest.mark.parametrize("file", sorted(PLCA.glob("inference_aggregated*.npz")), ids=lambda file: file.stem)
 def test_plca_classifier(file):
     golden = np.load(file)
-    state_dict = stand_in_state_dict(json.loads((PLCA / f"{file.stem}_manifest.json").read_text()))
+    state_dict = vectors.stand_in(PLCA / f"{file.stem}_manifest.json")
     head = {
         f"branch_{i}": {"kernel": state_dict[f"classifier.0.convs.{i}.0.weight"].transpose(2, 3, 1, 0)}
         for i in range(4)
@@ -108,7 +106,7 @@ def test_dacs_evaluation():
     golden = np.load(DACS / "network_dacs.npz")
     # The image is stored once for all networks of this folder.
     images = nhwc(np.load(DACS / "network_synthia.npz")["image"])
-    state_dict = stand_in_state_dict(json.loads((DACS / "network_dacs_manifest.json").read_text()))
+    state_dict = vectors.stand_in("dacs-corda/network_dacs_manifest.json")
     network = networks.build("deeplab_v2_resnet101", golden["logits"].shape[1], aspp_branches=2)
     with jax.default_matmul_precision("highest"):
         outputs = jax.jit(network.apply)(weights.from_torch(state_dict, "dacs"), images)

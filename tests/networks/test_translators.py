@@ -1,7 +1,6 @@
 """The translator against CycleGAN's generator, its two special convolutions against plain ones."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,6 @@ from uda_jax.networks.translators import instance_norm, reflect
 
 GOLDEN = vectors.FOLDER
 FILES = sorted((GOLDEN / "gio-ada").glob("resnet_generator*.npz"))
-stand_in_state_dict = vectors.stand_in_state_dict
 IMAGES = jax.random.uniform(jax.random.key(0), (2, 16, 24, 5), minval=-1)
 
 
@@ -37,8 +35,8 @@ def small():
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_golden(file):
     golden = np.load(file)
-    manifest = json.loads(file.with_suffix(".manifest.json").read_text())
-    variables = weights.from_torch(stand_in_state_dict(manifest), "cyclegan_generator")
+    path = file.with_suffix(".manifest.json")
+    manifest, variables = vectors.manifest(path), weights.from_torch(vectors.stand_in(path), "cyclegan_generator")
     blocks = sum(name.startswith("block_") for name in variables["params"])
     network = networks.build("translator", 1, width=manifest["model.1.weight"][0], blocks=blocks)
 
@@ -50,7 +48,7 @@ def test_golden(file):
     with jax.default_matmul_precision("highest"):
         results = run(nhwc(golden["x"]), nhwc(golden["cotangent"]))
     for value, name in zip(results, ("y", "grad_x"), strict=True):
-        expected = golden[name].transpose(0, 2, 3, 1)
+        expected = nhwc(golden[name])
         np.testing.assert_allclose(value, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
 
 

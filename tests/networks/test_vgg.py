@@ -1,6 +1,5 @@
 """DeepLab on VGG-16: golden outputs of the released PyTorch code, sizes, counts, options."""
 
-import json
 import math
 
 import jax
@@ -8,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import vectors
+from vectors import nchw, nhwc, relative_error
 
 from uda_jax import networks, weights
 from uda_jax.methods.base import forward
 
 GOLDEN = vectors.FOLDER
 FILES = sorted((GOLDEN / "gio-ada").glob("deeplab_vgg16*.npz"))
-stand_in_state_dict = vectors.stand_in_state_dict
 IMAGES = jax.random.normal(jax.random.key(1), (2, 39, 48, 3))
 
 
@@ -35,15 +34,11 @@ def variables():
     return jax.tree.map(fill, shapes)
 
 
-def read_manifest(file):
-    return json.loads(file.with_suffix(".manifest.json").read_text())
-
-
 @pytest.fixture(scope="module", params=FILES, ids=lambda file: file.stem)
 def golden(request):
     """A golden file, our features and the logits of two and of four branches."""
     arrays = np.load(request.param)
-    variables = weights.from_torch(stand_in_state_dict(read_manifest(request.param)), "vgg16")
+    variables = weights.from_torch(vectors.stand_in(request.param.with_suffix(".manifest.json")), "vgg16")
     two, four = (
         networks.build("deeplab_v2_vgg16", arrays["logits"].shape[1], aspp_branches=branches) for branches in (2, 4)
     )
@@ -54,7 +49,7 @@ def golden(request):
         return outputs["features"], outputs["logits"], four.apply(variables, outputs["features"], method="classify")
 
     with jax.default_matmul_precision("highest"):
-        return arrays, run(variables, jnp.asarray(arrays["image"].transpose(0, 2, 3, 1)))
+        return arrays, run(variables, nhwc(arrays["image"]))
 
 
 def test_golden(golden):
@@ -65,14 +60,13 @@ def test_golden(golden):
         "logits_all_branches": all_branches,
     }
     for name, ours in compared.items():
-        expected = arrays[name]
-        error = np.abs(np.asarray(ours).transpose(0, 3, 1, 2) - expected).max() / np.abs(expected).max()
+        error = relative_error(nchw(ours), arrays[name])
         assert error <= 1e-4, f"{name}: {error}"
 
 
 def test_parameters():
     for file in FILES:
-        manifest = read_manifest(file)
+        manifest = vectors.manifest(file.with_suffix(".manifest.json"))
         num_classes = manifest["classifier.conv2d_list.0.weight"][0]
         network = networks.build("deeplab_v2_vgg16", num_classes)
         variables = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))

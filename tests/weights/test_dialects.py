@@ -1,6 +1,5 @@
 """Every dialect: the published names and shapes go to the paths and layouts of its network and back, bit for bit."""
 
-import json
 import re
 import zlib
 from typing import NamedTuple
@@ -9,18 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import vectors
+from vectors import manifest
 
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
 from uda_jax.weights.matching import flatten
-
-GOLDEN = vectors.FOLDER
-
-
-def manifest(path):
-    return json.loads((GOLDEN / path).read_text())
-
 
 PLCA = manifest("plca/network_manifest.json")
 

@@ -3,7 +3,8 @@
 A pickle is a program for a stack machine. The standard library's machine lets it import and call any function and set
 attributes of any object. This one executes the same opcodes but calls nothing except the builders of an explicit
 table, fills nothing except containers that it made itself, and refuses every other name. Memory stays in proportion to
-the size of the file.
+the size of the file. PyTorch's own reader of this kind (`weights_only`) comes with PyTorch alone, which this library
+does without.
 
 The strings of Python 2 arrive as text (latin-1), so a file does not show which Python wrote it.
 """

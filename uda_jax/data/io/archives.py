@@ -2,6 +2,8 @@
 
 A `Tree` shows a root folder and the zip and plain tar archives directly in it as one tree, as if all of them had been
 unpacked there; the root may also be one archive. Compressed tars cannot be read at random, and are passed over.
+Libraries of virtual file systems, such as fsspec, open one archive at a time; here many form one tree, whose listing
+also tells which archive is damaged and which link leads nowhere.
 """
 
 import contextlib

@@ -118,6 +118,8 @@ def read_depth(source: Any, metres_per_count: float, *, bits: tuple[int, ...] = 
 def write_png(array: np.ndarray) -> bytes:
     """Encodes a map as a PNG without compressing it, for containers that compress their records.
 
+    Written here because Pillow chooses the filters of the rows itself.
+
     Colours are stored as differences to their left neighbour, which is what makes them compressible: records of such
     PNGs come out as small as ordinary PNGs and are read several times as fast. Ids, one channel, repeat themselves; as
     they are they come out smaller, and are decoded in a fifth of the time.
