@@ -18,13 +18,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from uda_jax import configs, overrides
-from uda_jax.data.pipeline.domains import Domain
+from uda_jax.data.pipeline.domains import Domain, check_name
 from uda_jax.errors import UserError
 from uda_jax.inference.options import Evaluation
 from uda_jax.overrides import as_config, one_line
 from uda_jax.schema import config_field, did_you_mean, from_mapping, to_dict
-
-DOMAIN_NAMES = ("source", "labelled_target", "target")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +141,7 @@ class Experiment:
                 f"{path}.recipe: expected every stage of {sorted(self.stages or ())} once, got {list(self.recipe)}"
             )
         for name in self.data:
-            if name not in DOMAIN_NAMES:
-                raise UserError(f"{path}.data.{name}: unknown domain{did_you_mean(name, DOMAIN_NAMES)}")
+            check_name(name, f"{path}.data")
 
 
 def load(reference: str, words: Sequence[str] = ()) -> ConfigDict:

@@ -4,6 +4,33 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from uda_jax.data.base import Dataset
+from uda_jax.data.labels.label_spaces import LabelSpace
+
+
+class InMemory(Dataset):
+    """A data set of given frames and three classes."""
+
+    label_space = LabelSpace(("road", "sky", "tram"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+
+    def __init__(self, frames):
+        self._frames = list(frames)
+
+    def __len__(self):
+        return len(self._frames)
+
+    def __getitem__(self, index):
+        return self._frames[index]
+
+    def name(self, index):
+        return self._frames[index]["name"]
+
+
+@pytest.fixture
+def in_memory():
+    """Returns a function that makes a data set of examples."""
+    return InMemory
+
 
 @pytest.fixture
 def make_folder(tmp_path):

@@ -1,24 +1,25 @@
 """The path of the data: files or rendered scenes in, NumPy batches out. Nothing here imports jax.
 
 A data set is a class in a module of `uda_jax.data.datasets`, found by name: module `virtual_kitti` holds
-`VirtualKitti(root, split, label_space, **options)`. Adding one is adding that file. An instance is a
-random-access sequence:
+`VirtualKitti(root, split, label_space, **options)`. Adding one is adding that file. It derives from `base.Dataset`
+(data sets of files from `frames.FrameFiles`), which is the whole contract: there is nothing that a data set may offer
+beyond it. An instance is a random-access sequence:
 
     len(dataset)          number of frames, at least 1
-    dataset[i]            {"image": uint8 [H, W, 3] RGB,
+    dataset[i]            {"name": str, "index": int, and the frame's maps by name,
+                           "image": uint8 [H, W, 3] RGB,
                            "label": uint8 [H, W], classes of the label space, 255 = ignore; absent if unlabelled,
-                           "depth": float32 [H, W] metres, 0 = invalid; absent if there is none,
-                           "disparity": float32 [H, W] relative inverse depth, 0 = invalid; absent if there is none,
-                           "name": str, "index": int}
+                           "depth": float32 [H, W] metres, 0 = invalid; absent if there is none, ...}
     dataset.name(i)       the frame's name, without decoding anything
     dataset.label_space   `label_spaces.LabelSpace`: names and colours of the label values
 
-and may offer `read(i, fields)`, which returns `dataset[i]` without the maps that are not named in `fields`
-and so spares their decoding; `lacking(field)`, the names of the frames that do not have that map; and `problems`, what
-is wrong with the files, in `files.Problem`s.
+What maps there are, and what each is like, is one table, `base.MAPS`: transforms, batches, checks and prepared data go
+by it, and a map that it does not list is an error. All else has defaults: `read(i, fields)`, which is `dataset[i]`
+without the maps that are not named in `fields` and so spares their decoding; `missing(field)`, the names of the frames
+that do not have that map; `problems`, what is wrong with the files, in `archives.Problem`s; and more.
 Instances are picklable (loader processes receive them) and immutable.
 
-From a data set to batches: `transforms` (NumPy + Pillow on uint8) and `streams` (shuffling, pairs of
+From a data set to batches: `pipeline.transforms` (NumPy + Pillow on uint8) and `pipeline.streams` (shuffling, pairs of
 domains, slicing over processes, loader processes, resuming).
 """
 
@@ -26,10 +27,12 @@ import importlib
 import inspect
 import os
 import pkgutil
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from uda_jax.data import datasets
+from uda_jax.data.base import Dataset
 from uda_jax.data.io.archives import Problem
 from uda_jax.data.prepare.prepared import Prepared, is_prepared
 from uda_jax.errors import UserError
@@ -45,7 +48,7 @@ def dataset_names() -> tuple[str, ...]:
 
 def get_dataset(
     name: str, root: str | os.PathLike | None, split: str, label_space: str = "19", **options: Any
-) -> Sequence[dict[str, Any]]:
+) -> Dataset:
     """Opens a data set.
 
     Args:
@@ -58,11 +61,11 @@ def get_dataset(
       **options: what this one data set takes besides, such as `size` and `limit` of streets.
 
     Returns:
-      A random-access sequence of NumPy dicts; the package's docstring is the contract.
+      A random-access sequence of NumPy dicts; the package's docstring describes it.
 
     Raises:
       UserError: an unknown name, split, protocol or option, a folder that is missing or malformed, or the first of
-        the data set's problems that is more than a frame without a label or depth: `lacking` names those.
+        the data set's problems that is more than a frame without a label or depth: `missing` names those.
     """
     dataset = open_dataset(name, root, split, label_space, **options)
     require_sound(dataset, name)
@@ -71,7 +74,7 @@ def get_dataset(
 
 def open_dataset(
     name: str, root: str | os.PathLike | None, split: str, label_space: str = "19", **options: Any
-) -> Sequence[dict[str, Any]]:
+) -> Dataset:
     """Opens a data set as `get_dataset` does, leaving its problems for the caller to look at."""
     cls = reader(name)
     known = [key for key in inspect.signature(cls).parameters if key not in ("root", "split", "label_space")]
@@ -84,7 +87,7 @@ def open_dataset(
     return cls(root, split, label_space, **options)
 
 
-def require_sound(dataset: Sequence[dict[str, Any]], name: str, fields: Collection[str] | None = None) -> None:
+def require_sound(dataset: Dataset, name: str, fields: Collection[str] | None = None) -> None:
     """Raises a UserError with the first problem of an opened data set that matters, if there is one.
 
     Args:
@@ -94,14 +97,14 @@ def require_sound(dataset: Sequence[dict[str, Any]], name: str, fields: Collecti
     """
 
     def matters(problem: Problem) -> bool:
-        if problem.surplus:
+        if problem.orphan:
             # Beside frames without a label, a label without a frame is a sign of names that do not fit.
-            return (fields is None or problem.field in fields) and bool(dataset.lacking(problem.field))
+            return (fields is None or problem.field in fields) and bool(dataset.missing(problem.field))
         if fields is None:
             return problem.field == "image" or problem.frame is None
         return problem.field in fields
 
-    raise_first([problem for problem in getattr(dataset, "problems", ()) if matters(problem)], name)
+    raise_first([problem for problem in dataset.problems if matters(problem)], name)
 
 
 def raise_first(problems: Sequence[Problem], name: str) -> None:
@@ -111,7 +114,17 @@ def raise_first(problems: Sequence[Problem], name: str) -> None:
         raise UserError(f"{problems[0].message}{more}")
 
 
-def reader(name: str) -> type:
+def published_counts(name: str) -> Mapping[str, int]:
+    """Returns the frames of each split as published, as far as the data set's module lists them in COUNTS."""
+    return vars(sys.modules[reader(name).__module__]).get("COUNTS", {})
+
+
+def known_splits(name: str) -> tuple[str, ...]:
+    """Returns the splits that a data set's module lists in SPLITS, else the usual ones."""
+    return tuple(vars(sys.modules[reader(name).__module__]).get("SPLITS", ("train", "val", "test")))
+
+
+def reader(name: str) -> type[Dataset]:
     """Returns the class that reads a data set; its module may state SPLITS and COUNTS.
 
     Raises:

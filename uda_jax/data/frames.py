@@ -10,7 +10,9 @@ A reader of a published data set pairs its files by frame name, says how labels 
             frames, problems = pair(images, label=labels)
             super().__init__("kitti", frames, label_space, problems=tree.problems + problems)
 
-Listing never stops at a spoilt frame: it goes into `problems`, for `uda check` to print and for `open_dataset` to
+Any map of `base.MAPS` may lie in files: `pair(images, image_right=...)` pairs those of a second camera.
+
+Listing never stops at an unreadable frame: it goes into `problems`, for `uda check` to print and for `open_dataset` to
 raise where the frame is wanted.
 """
 
@@ -20,31 +22,58 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from uda_jax.data.base import MAPS, Dataset, check_map, is_value_of_image
 from uda_jax.data.io.archives import File, Problem, printable
 from uda_jax.data.io.images import read_depth, read_image, read_label
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import LabelSpace
-from uda_jax.data.pipeline.transforms import is_class_of_image
 from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 LABEL_ENDINGS = (".png",)
-MAPS = ("image", "label", "depth", "disparity")
 
 
 class Frame(NamedTuple):
-    """One frame: its name, its files, and whatever else its decoders need (a camera file, a table of colours)."""
+    """One frame: its name, its files, and whatever else its decoders need.
+
+    Attributes:
+      name: tells the frame from the others.
+      files: {map: file}, of the maps that the frame has.
+      context: such as a camera file or a table of colours.
+    """
 
     name: str
-    image: File
-    label: File | None = None
-    depth: File | None = None
-    disparity: File | None = None
+    files: Mapping[str, File]
     context: Any = None
+
+    @property
+    def image(self) -> File:
+        """The file of its image."""
+        return self.files["image"]
+
+    @property
+    def label(self) -> File | None:
+        """The file of its label, if it has one."""
+        return self.files.get("label")
+
+    @property
+    def depth(self) -> File | None:
+        """The file of its depth, if it has one."""
+        return self.files.get("depth")
 
 
 Decoder = Callable[[Frame], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """Reads the file of a map of colours, such as the image itself."""
+
+    field: str
+
+    def __call__(self, frame: Frame) -> np.ndarray:
+        return read_image(frame.files[self.field])
 
 
 def stored_ids(frame: Frame) -> np.ndarray:
@@ -62,16 +91,15 @@ class Metres:
         return read_depth(frame.depth, self.per_count)
 
 
-class FrameFiles:
+class FrameFiles(Dataset):
     """A random-access sequence of decoded frames (the contract of `uda_jax.data`).
 
     Args:
       dataset: name of the data set, the key of its table of ids.
       frames: in order.
       label_space: a protocol; or a `LabelSpace` together with `table`.
-      ids: decodes a frame's label file into stored ids, uint8 `[H, W]`.
-      depth: decodes a frame's depth file into float32 `[H, W]` metres, 0 = invalid.
-      disparity: decodes a frame's relative inverse depth, float32 `[H, W]`, larger = nearer, 0 = invalid.
+      decoders: {map: function from a frame to the map as `base.MAPS` describes it}, but a label as stored ids, uint8
+        `[H, W]`. Without one, pictures are read as they are and labels by `stored_ids`; other maps need theirs.
       table: uint8 `[256]` from stored ids to classes; None looks up that of data set and protocol.
       known: stored ids that the data set defines; None looks them up. Others are ignored in training and reported
         by `uda check`.
@@ -90,9 +118,7 @@ class FrameFiles:
         frames: Iterable[Frame],
         label_space: str | LabelSpace,
         *,
-        ids: Decoder = stored_ids,
-        depth: Decoder | None = None,
-        disparity: Decoder | None = None,
+        decoders: Mapping[str, Decoder] | None = None,
         table: np.ndarray | None = None,
         known: Iterable[int] | None = None,
         problems: Iterable[Problem] = (),
@@ -104,7 +130,8 @@ class FrameFiles:
         self.label_space = label_spaces.label_space(label_space) if isinstance(label_space, str) else label_space
         self.table = label_spaces.lookup_table(dataset, label_space) if table is None else table
         self.known = frozenset(label_spaces.known_ids(dataset) if known is None else known)
-        self._decoders = {"label": ids, "depth": depth, "disparity": disparity}
+        pictures = {field: Picture(field) for field, spec in MAPS.items() if spec.resampling == "image"}
+        self._decoders = {**pictures, "label": stored_ids, **(decoders or {})}
         self._mismatched = mismatched
         if not self.frames and not self.problems:
             raise UserError(f"{dataset}: the split holds no frame; check root and split")
@@ -119,7 +146,7 @@ class FrameFiles:
         """Returns the name of frame `index` without decoding it."""
         return self.frames[index].name
 
-    def read(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+    def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
         """Decodes frame `index`, of its maps only those named in `fields` and present.
 
         Raises:
@@ -131,28 +158,42 @@ class FrameFiles:
             example["label"] = self.table.take(example["label"])
         return example
 
-    def stored(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+    def stored(self, index: int, fields: Collection[str]) -> dict[str, Any]:
         """Decodes as `read` does, but leaves the label as the ids that the data set stores."""
         index = range(len(self.frames))[index]
         frame = self.frames[index]
         example: dict[str, Any] = {"name": frame.name, "index": index}
         sizes = {}
-        for field in MAPS:
-            file = getattr(frame, field)
-            if field in fields and file is not None:
-                example[field] = read_image(file) if field == "image" else self._decoders[field](frame)
-                sizes[file] = example[field].shape[:2]
+        for field, spec in MAPS.items():
+            if field in fields and field in frame.files:
+                example[field] = self._decoders[field](frame)
+                check_map(field, example[field], str(frame.files[field]))
+                if spec.is_raster:
+                    sizes[frame.files[field]] = example[field].shape[:2]
         if frame.name not in self._mismatched:
             _check_sizes(self.dataset, sizes)
         return example
 
-    def lacking(self, field: str) -> list[str]:
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps that any frame has a file of."""
+        return tuple(field for field in MAPS if any(field in frame.files for frame in self.frames))
+
+    def missing(self, field: str) -> list[str]:
         """Returns the names of the frames that have no file for a map."""
-        return [frame.name for frame in self.frames if getattr(frame, field) is None]
+        return [frame.name for frame in self.frames if field not in frame.files]
+
+    def files(self, index: int) -> Mapping[str, File]:
+        """Returns {map: its file} of frame `index`."""
+        return self.frames[index].files
+
+    def label_files(self) -> list[File | None]:
+        """Returns the label file of each frame, None where there is none."""
+        return [frame.label for frame in self.frames]
 
 
 def fitted(example: dict[str, Any]) -> dict[str, Any]:
-    """Returns an example whose maps all have the image's size: others are fitted to it by nearest neighbour.
+    """Returns an example whose rasters all have the image's size: others are fitted to it by nearest neighbour.
 
     A label of one pixel, the class of the whole image, stays as it is.
     """
@@ -162,10 +203,11 @@ def fitted(example: dict[str, Any]) -> dict[str, Any]:
     size = shape[:2]
     odd = [
         field
-        for field in MAPS
-        if field in example
+        for field, spec in MAPS.items()
+        if spec.is_raster
+        and field in example
         and example[field].shape[:2] != size
-        and not is_class_of_image(field, example[field].shape, shape)
+        and not is_value_of_image(field, example[field].shape, shape)
     ]
     return example | {field: _nearest(example[field], size) for field in odd}
 
@@ -213,16 +255,11 @@ def by_name(
     return {name: file for name, file in found.items() if name not in doubles}
 
 
-def basename(files: Mapping[str, File]) -> dict[str, File]:
-    """Drops the folders from frame names, where the last part tells frames apart."""
-    return {name.rpartition("/")[2]: file for name, file in files.items()}
-
-
 def pair(
     images: Mapping[str, File],
     *,
     context: Mapping[str, Any] | None = None,
-    may_lack: Iterable[str] = (),
+    optional: Collection[str] = (),
     **others: Mapping[str, File] | None,
 ) -> tuple[list[Frame], list[Problem]]:
     """Pairs the files of a split by frame name.
@@ -230,8 +267,8 @@ def pair(
     Args:
       images: {frame name: image file}, in order.
       context: {frame name: context}.
-      may_lack: maps that some frames may be without.
-      **others: {frame name: file} of "label", "depth" or "disparity". None or empty: the split has none of these.
+      optional: maps that some frames may be without.
+      **others: {frame name: file} of "label", "depth" or any other map. None or empty: the split has none of these.
 
     Returns:
       The frames, and what is wrong: a frame without a map that others have, a file without an image.
@@ -241,17 +278,17 @@ def pair(
         for name in files or ():
             if name not in images:
                 message = f"{files[name]}: there is no image '{printable(name)}'; add it or remove this file"
-                problems.append(Problem(None, field, message, surplus=True))
-        if files and field not in may_lack:
+                problems.append(Problem(None, field, message, orphan=True))
+        if files and field not in optional:
             problems += [
                 Problem(name, field, f"{images[name]}: there is no {field} of this frame; add it or remove the image")
                 for name in images
                 if name not in files
             ]
-    found = {field: files or {} for field, files in others.items()}
+    maps = {"image": images} | {field: files or {} for field, files in others.items()}
     frames = [
-        Frame(name, file, context=(context or {}).get(name), **{key: files.get(name) for key, files in found.items()})
-        for name, file in images.items()
+        Frame(name, {field: files[name] for field, files in maps.items() if name in files}, (context or {}).get(name))
+        for name in images
     ]
     return frames, problems
 

@@ -38,7 +38,7 @@ class Evaluator:
     def __init__(self, method: Any, domain: streams.Domain, batch_size: int, mesh: jax.sharding.Mesh, *, path: str):
         unlabelled = dataclasses.replace(domain, fields=("image",))
         dataset = streams.open_domain(unlabelled, path)
-        self.labelled = not hasattr(dataset, "lacking") or len(dataset.lacking("label")) < len(dataset)
+        self.labelled = dataset.has("label")
         self._batches = streams.evaluation_batches(
             domain if self.labelled else unlabelled,
             batch_size,

@@ -29,7 +29,7 @@ from uda_jax import losses, ops
 from uda_jax.config import Rank
 from uda_jax.data.io import atomic, json_lines
 from uda_jax.data.labels import label_spaces
-from uda_jax.data.pipeline import streams, views
+from uda_jax.data.pipeline import streams
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.report import pictures
@@ -112,7 +112,7 @@ class Ranker:
         )
         if self.section.statistics == "target":
             state = self._with_target_statistics(origin.method, state, batches)
-        size = views.label_size(batches.dataset)
+        size = batches.dataset.label_size
         for batch, scored in self._predictions(origin.method, state, self._unfinished(batches, folder), size):
             self._write_frames(folder, batches.dataset, batch, scored)
             if self.stop():

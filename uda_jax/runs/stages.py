@@ -15,6 +15,7 @@ import numpy as np
 
 from uda_jax import methods
 from uda_jax.config import Experiment, InitFrom, StagePlan, Train
+from uda_jax.data.base import MAPS
 from uda_jax.data.io import atomic
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
@@ -85,10 +86,9 @@ class Stage:
         example = {}
         for name, domain in self.streams.items():
             # Networks whose parameters depend on the image's size have domains that fix it.
-            shape = (self.train.batch_size, *(domain.crop or domain.size or (64, 64)))
-            maps = {"image": np.zeros((*shape, 3), np.uint8), "label": np.zeros(shape, np.uint8)}
-            depths = {field: np.zeros(shape, np.float32) for field in ("depth", "disparity")}
-            example[name] = {**maps, **depths, "index": np.zeros(shape[:1], np.int32)}
+            size, batch = domain.crop or domain.size or (64, 64), (self.train.batch_size,)
+            maps = {field: np.zeros(spec.shape(size, batch), spec.dtype) for field, spec in MAPS.items()}
+            example[name] = {**maps, "index": np.zeros(batch, np.int32)}
         return example
 
 

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from uda_jax.cli import main
+from uda_jax.data.base import Dataset
 from uda_jax.data.checks import check, inspection
-from uda_jax.data.checks.check import check_dataset, default_label_space, held_splits
+from uda_jax.data.checks.check import available_splits, check_dataset, default_label_space
 from uda_jax.data.pipeline.domains import Domain, open_domain
 from uda_jax.errors import UserError
 
@@ -184,7 +185,7 @@ def test_damaged_archive_that_held_the_folder_asked_for(tmp_path):
     assert report.good == [] and str(report).startswith("gta5 train: 0 frames, 0 good")
 
 
-class Frames:
+class Frames(Dataset):
     """A data set without files: it offers what the contract asks for, and no more."""
 
     def __init__(self, examples, space):
@@ -250,10 +251,10 @@ def test_default_label_space_is_that_of_the_reader():
 
 def test_splits_that_a_folder_holds(camvid):
     # "day_train" and "day_val" hold no other frames than "train" and "val".
-    splits, passed = held_splits("camvid", camvid)
+    splits, passed = available_splits("camvid", camvid)
     assert splits == ["train", "val"] and set(passed) == {"test", "dusk_train", "dusk_test"}
     assert passed["test"].startswith(f"camvid: no folder {camvid}/test")
-    assert held_splits("streets", None) == (["simulator_train"], {})
+    assert available_splits("streets", None) == (["simulator_train"], {})
 
 
 def test_command_of_a_sound_folder(make_folder, capsys):

@@ -65,7 +65,7 @@ def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="label_space: unknown protocol 'own'"):
         get_dataset("camvid", root, "train", "own")
     (root / "test" / "labels" / "0001TP_5.png").unlink()
-    assert get_dataset("camvid", root, "test").lacking("label") == ["0001TP_5"]
+    assert get_dataset("camvid", root, "test").missing("label") == ["0001TP_5"]
     with pytest.raises(UserError, match=r"domain: .*images/0001TP_5\.png: there is no label of this frame"):
         open_domain(Domain("camvid", str(root), "test"))
     Image.new("L", (4, 3)).save(root / "val" / "labels" / "0016E5_9.png")

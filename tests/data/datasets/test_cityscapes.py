@@ -119,7 +119,7 @@ def test_converted_labels_stand_in_where_there_are_no_others(tmp_path):
 
 def test_unlabelled_and_void_splits(tmp_path):
     dataset = get_dataset("cityscapes", make_cityscapes(tmp_path / "bare", labels=None), "train")
-    assert "label" not in dataset[0] and dataset.lacking("label") == [AACHEN, HAMBURG]
+    assert "label" not in dataset[0] and dataset.missing("label") == [AACHEN, HAMBURG]
     root = make_cityscapes(tmp_path / "test", "test", ["berlin_000000_000019"])
     path = place(root, "gtFine", "test", "berlin_000000_000019", "_gtFine_labelIds.png")
     Image.fromarray(np.array([[0, 1, 2, 3]], np.uint8).repeat(2, 0)).resize((17, 2)).save(path)
@@ -152,7 +152,7 @@ def test_video_has_labels_where_frames_were_annotated(tmp_path):
     dataset = get_dataset("cityscapes", root, "train_sequence", depth="disparity")
     assert names(dataset) == video and video[1] == HAMBURG
     assert [sorted(set(example) & {"label", "depth"}) for example in dataset] == [[], ["depth", "label"], []]
-    assert dataset.lacking("label") == [video[0], video[2]]
+    assert dataset.missing("label") == [video[0], video[2]]
     assert names(get_dataset("cityscapes", root, "train")) == [HAMBURG]
 
 

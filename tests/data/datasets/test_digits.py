@@ -106,7 +106,7 @@ def test_options_and_fields(tmp_path):
     assert len(dataset) == 3 and dataset.name(2) == "train_00002"
     assert dataset.read(-1, ("image",)).keys() == {"image", "name", "index"}
     assert dataset.read(0, ("label",)).keys() == {"label", "name", "index"}
-    assert dataset.lacking("label") == [] and dataset.lacking("depth")[2] == "train_00002"
+    assert dataset.missing("label") == [] and dataset.missing("depth")[2] == "train_00002"
     with pytest.raises(IndexError):
         dataset[3]
     assert len(pickle.dumps(dataset)) < 2000

@@ -75,7 +75,7 @@ def test_unlabelled_frames_and_splits(make_folder):
     root = make_folder(count=3)
     (root / "train" / "labels" / "f001.png").unlink()
     dataset = get_dataset("folder", root, "train", "own")
-    assert "label" not in dataset[1] and "label" in dataset[0] and dataset.lacking("label") == ["f001"]
+    assert "label" not in dataset[1] and "label" in dataset[0] and dataset.missing("label") == ["f001"]
     with pytest.raises(UserError, match="1 of 3 images have no label, the first is 'f001'; label or remove them"):
         get_dataset("folder", root, "train", "own", require_labels=True)
     shutil.rmtree(root / "train" / "labels")

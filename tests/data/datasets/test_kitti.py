@@ -42,7 +42,7 @@ def test_generated_frame(root):
 def test_testing_frames_have_no_label(root):
     dataset = get_dataset("kitti", root, "test")
     assert (len(dataset), dataset.name(0), set(dataset[0])) == (1, "000007_10", {"image", "name", "index"})
-    assert dataset.lacking("label") == ["000007_10"]
+    assert dataset.missing("label") == ["000007_10"]
 
 
 def test_depth_from_stereo_disparity(root):

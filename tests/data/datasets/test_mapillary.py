@@ -72,7 +72,7 @@ def test_splits_and_unlabelled_testing(copy):
     shutil.copytree(copy / "training" / "images", copy / "testing" / "images")
     assert "label" in get_dataset("mapillary", copy, "val")[0]
     test = get_dataset("mapillary", copy, "test")
-    assert set(test[0]) == {"image", "name", "index"} and test.lacking("label") == [NAME]
+    assert set(test[0]) == {"image", "name", "index"} and test.missing("label") == [NAME]
     assert len(get_dataset("mapillary", copy, "validation")) == len(get_dataset("mapillary", copy, "val")) == 1
     with pytest.raises(UserError, match="mapillary: unknown split 'trian'; did you mean 'train'"):
         get_dataset("mapillary", copy, "trian")

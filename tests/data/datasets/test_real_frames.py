@@ -67,7 +67,7 @@ def test_image_means_and_probes(frames):
 def test_stereo_disparity(frames, row):
     path, expected = GOLDEN["disparity_path"][row].item(), GOLDEN["disparity_stats"][row]
     camera = File(frames / path.replace("disparity", "camera").replace("camera.png", "camera.json"))
-    depth = disparity_metres(Frame("frame", camera, depth=File(frames / path), context=camera))
+    depth = disparity_metres(Frame("frame", {"depth": File(frames / path)}, camera))
     counts = read_counts(frames / path)
     baseline, focal_length = read_camera(camera)
     valid = depth > 0
@@ -112,7 +112,7 @@ def test_lists_of_the_shrunk_frames(shared):
     root = shared / "data" / "mini_gta2city" / "cityscapes"
     dataset = open_dataset("cityscapes", root, "train")
     unlabelled = ["cologne_000088_000019", "dusseldorf_000020_000019", "hamburg_000000_046078"]
-    assert len(dataset) == 14 and dataset.lacking("label") == unlabelled
+    assert len(dataset) == 14 and dataset.missing("label") == unlabelled
     assert [(problem.frame, problem.field) for problem in dataset.problems] == [(name, "label") for name in unlabelled]
     assert len(get_dataset("cityscapes", root, "val")) == 2
 
@@ -128,7 +128,7 @@ def test_disparity_pixel_by_pixel(shared, frames):
     window = np.s_[500:532, 600:664]
     counts = read_counts(disparity)[window]
     np.testing.assert_array_equal(counts, golden["disparity_raw_crop"])
-    depth = disparity_metres(Frame("frame", disparity, depth=disparity, context=camera))[window]
+    depth = disparity_metres(Frame("frame", {"depth": disparity}, camera))[window]
     np.testing.assert_array_equal(depth > 0, golden["disparity_valid_crop"])
     np.testing.assert_allclose(depth, golden["depth_m_crop"], rtol=1e-6)
     pixels = np.where(counts == 0, 0, (counts.astype(np.float32) - 1) / 256)

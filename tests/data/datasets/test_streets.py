@@ -336,7 +336,7 @@ def test_a_record_of_another_kind_is_refused():
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    def no_space(job):
+    def no_space(*job):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(streets, "_frame", no_space)
@@ -346,7 +346,7 @@ def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_interrupted_rendering_is_not_taken_for_a_cache(tmp_path, monkeypatch):
-    def interrupted(job):
+    def interrupted(*job):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -104,8 +104,8 @@ def test_cityscapes_ids(prepared):
         assert (example["name"], example["index"], dataset.name(index)) == (f"{index:06d}", index, f"{index:06d}")
     assert example["label"].dtype == np.uint8 and example.keys() == {"image", "label", "name", "index"}
     assert dataset.read(0, ("label",)).keys() == {"label", "name", "index"}
-    assert dataset.known == frozenset(range(34)) and dataset.lacking("label") == []
-    assert dataset.lacking("depth")[1] == "000001"
+    assert dataset.known == frozenset(range(34)) and dataset.missing("label") == []
+    assert dataset.missing("depth")[1] == "000001"
     with pytest.raises(IndexError):
         dataset[COUNT]
     as_tensor = opened(prepared, "train", "16", label="ids")

@@ -57,7 +57,7 @@ def test_pictures_come_in_the_order_of_their_numbers(tmp_path):
     assert [dataset.name(k) for k in range(3)] == ["drive_2/frame_2", "drive_2/frame_10", "drive_10/frame_1"]
     assert numbers(dataset) == [0, 1, 2] and len(dataset.label_space.names) == 16
     assert dataset[1].keys() == {"image", "name", "index"}
-    assert dataset.lacking("image") == [] and dataset.lacking("label")[2] == "drive_10/frame_1"
+    assert dataset.missing("image") == [] and dataset.missing("label")[2] == "drive_10/frame_1"
     assert sorted(["a10", "a9b", "a009", "b", "a9"], key=natural) == ["a009", "a9", "a9b", "a10", "b"]
 
 

@@ -121,7 +121,7 @@ def test_images_alone_are_an_unlabelled_domain(tmp_path):
     shutil.copytree(FIXTURES / "vkitti_1.3.1" / "vkitti_1.3.1_rgb", tmp_path / "vkitti_1.3.1_rgb")
     dataset = get_dataset("virtual_kitti", tmp_path, "clone")
     assert dataset[0].keys() == {"image", "name", "index"}
-    assert dataset.lacking("label") == dataset.lacking("depth") == ["0001/clone/00000"]
+    assert dataset.missing("label") == dataset.missing("depth") == ["0001/clone/00000"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from uda_jax.data.io.archives import Bytes
-from uda_jax.data.io.images import is_whole, read_counts, read_depth, read_image, read_label, write_png
+from uda_jax.data.io.images import is_complete, read_counts, read_depth, read_image, read_label, write_png
 from uda_jax.errors import UserError
 
 GENERATOR = np.random.default_rng(0)
@@ -136,14 +136,14 @@ def test_uncompressed_png(channels):
     array = GENERATOR.integers(0, 256, (6, 9, *channels), dtype=np.uint8)
     data = write_png(array)
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(data))), array)
-    assert is_whole(data)
-    assert not any(is_whole(data[:length]) for length in range(8, len(data)))
-    assert not is_whole(data[:50] + bytes([data[50] ^ 1]) + data[51:])
+    assert is_complete(data)
+    assert not any(is_complete(data[:length]) for length in range(8, len(data)))
+    assert not is_complete(data[:50] + bytes([data[50] ^ 1]) + data[51:])
 
 
 def test_whole_jpegs(tmp_path):
     data = save(tmp_path / "a.jpg", PICTURE).read_bytes()
-    assert is_whole(data) and not is_whole(data[:-2]) and is_whole(b"GIF89a")
+    assert is_complete(data) and not is_complete(data[:-2]) and is_complete(b"GIF89a")
 
 
 def test_bytes_and_files_are_sources(tmp_path):

@@ -11,9 +11,9 @@ from PIL import Image
 
 from uda_jax import config, schema
 from uda_jax.data.pipeline.domains import Domain, open_domain
+from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.data.pipeline.streams import evaluation_batches, train_stream
-from uda_jax.data.pipeline.views import listed_positions, random_positions
 from uda_jax.errors import UserError
 
 CITY = ("aachen_000000_000019", "aachen_000001_000019", "bochum_000000_000313")

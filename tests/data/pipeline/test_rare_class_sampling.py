@@ -9,7 +9,7 @@ import pytest
 import vectors
 from PIL import Image
 
-from uda_jax.data.pipeline import rare_class_sampling
+from uda_jax.data.frames import FrameFiles
 from uda_jax.data.pipeline.domains import Domain, open_domain
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses, RareClassSampler, class_counts, class_probabilities
 from uda_jax.data.pipeline.streams import train_stream
@@ -86,7 +86,7 @@ def test_counts_come_from_the_cache_until_a_label_changes(trams, cache, monkeypa
     opened = lambda **fields: open_domain(domain(trams, None, **fields))  # noqa: E731
     first = class_counts(opened(), source(trams))
     (file,) = cache.iterdir()
-    monkeypatch.setattr(rare_class_sampling, "read_frame", lambda *_: pytest.fail("a label was read"))
+    monkeypatch.setattr(FrameFiles, "read", lambda *_: pytest.fail("a label was read"))
     np.testing.assert_array_equal(class_counts(opened(), source(trams)), first)
     monkeypatch.undo()
     monkeypatch.setenv("UDA_JAX_CACHE", str(cache.parent))

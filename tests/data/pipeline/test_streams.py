@@ -13,9 +13,9 @@ from PIL import Image
 
 from uda_jax import schema
 from uda_jax.data import get_dataset
-from uda_jax.data.pipeline.examples import PreparedFrames
+from uda_jax.data.pipeline.examples import DomainFrames
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
-from uda_jax.data.pipeline.streams import Domain, evaluation_batches, open_domain, seek, train_stream
+from uda_jax.data.pipeline.streams import Domain, evaluation_batches, open_domain, train_stream
 from uda_jax.errors import UserError
 
 
@@ -141,14 +141,14 @@ def test_resume_from_state_and_by_seeking(domains):
     resumed.set_state(state)
     assert_equal(take(resumed, 5), whole[4:])
     sought = train_stream(domains, global_batch=2, seed=0)
-    seek(sought, 4)
+    sought.set_state({"step": 4})
     assert_equal(take(sought, 5), whole[4:])
 
 
 def test_worker_processes_give_the_same_batches_and_errors(domains):
     whole = take(train_stream(domains, global_batch=2, seed=0), 8)
     iterator = train_stream(domains, global_batch=2, seed=0, workers=2)
-    seek(iterator, 3)
+    iterator.set_state({"step": 3})
     assert_equal([next(iterator)], whole[3:4])
     state = iterator.get_state()
     iterator.close()
@@ -209,8 +209,8 @@ def test_evaluation_counts_every_frame_once(make_folder):
 
 def test_one_batch_of_an_evaluation_is_read_alone_and_no_frame_twice(make_folder, monkeypatch):
     domain = Domain(root=str(make_folder(5)), dataset="folder", label_space="own")
-    read, decode = [], PreparedFrames._read
-    monkeypatch.setattr(PreparedFrames, "_read", lambda frames, index: read.append(index) or decode(frames, index))
+    read, decode = [], DomainFrames._read
+    monkeypatch.setattr(DomainFrames, "_read", lambda frames, index: read.append(index) or decode(frames, index))
     batches = evaluation_batches(domain, 2)
     assert batches[1]["index"].tolist() == [2, 3] and batches[-1]["index"].tolist() == [4, -1]
     assert read == [0, 2, 3, 4]
@@ -280,7 +280,7 @@ def test_mistakes_in_a_names_file(make_folder, tmp_path, text, message):
         open_domain(domain, "target")
 
 
-def test_frames_without_a_map_that_is_asked_for(make_folder):
+def test_frames_without_a_map_that_is_asked_for(make_folder, in_memory):
     root = make_folder(3)
     (root / "train" / "labels" / "f001.png").unlink()
     domain = Domain(dataset="folder", root=str(root), label_space="own")
@@ -293,7 +293,7 @@ def test_frames_without_a_map_that_is_asked_for(make_folder):
     bare = [{"image": np.zeros((2, 2, 3), np.uint8), "name": f"n{k}", "index": k} for k in range(2)]
     bare[0]["label"] = np.zeros((2, 2), np.uint8)
     with pytest.raises(UserError, match="domain.fields: frame 'n1' has no label"):
-        list(evaluation_batches(bare, 2))
+        list(evaluation_batches(in_memory(bare), 2))
 
 
 def test_frames_of_different_sizes(make_folder):
@@ -328,15 +328,9 @@ def test_a_label_of_another_size_is_fitted_or_resized_by_itself():
     np.testing.assert_array_equal(batch["label"][0], expected)
 
 
-def test_classes_of_whole_images():
-    class Digits(list):
-        """Pictures of several sizes with one class each."""
-
-        def name(self, index):
-            return self[index]["name"]
-
+def test_classes_of_whole_images(in_memory):
     def digits(*sizes):
-        return Digits(
+        return in_memory(
             {"image": np.zeros((*size, 3), np.uint8), "label": np.array([[k]], np.uint8), "name": f"d{k}", "index": k}
             for k, size in enumerate(sizes)
         )
@@ -345,7 +339,7 @@ def test_classes_of_whole_images():
     assert first["image"].shape == (2, 8, 8, 3) and first["label"].tolist() == [[[0]], [[1]]]
     assert last["label"].tolist() == [[[2]], [[255]]]
     for fields in ({"size": (6, 6)}, {"crop": (5, 7)}, {"short_side": (4, 9), "crop": (4, 4), "flip": True}, {}):
-        frames = PreparedFrames(digits((8, 8), (8, 8)), Domain(**fields), "domain")
+        frames = DomainFrames(digits((8, 8), (8, 8)), Domain(**fields), "domain")
         assert [frames[k]["label"].tolist() for k in range(2)] == [[[0]], [[1]]]
     with pytest.raises(UserError, match=r"image of frame 'd1' is 9x8 \(height x width\), but that of 'd0' is 8x8"):
         list(evaluation_batches(digits((8, 8), (9, 8)), 1))
@@ -411,7 +405,7 @@ def test_section_from_a_config(make_folder):
     assert len(open_domain(domain)) == 2
 
 
-def test_depth_and_disparity_travel_with_their_image():
+def test_depth_and_disparity_travel_with_their_image(in_memory):
     frames = [
         {
             "image": np.full((2, 3, 3), k, np.uint8),
@@ -422,6 +416,7 @@ def test_depth_and_disparity_travel_with_their_image():
         }
         for k in range(3)
     ]
+    frames = in_memory(frames)
     first, last = evaluation_batches(frames, 2)
     assert set(first) == {"image", "depth", "disparity", "index"}
     np.testing.assert_array_equal(first["depth"][:, 0, 0], [0.5, 1.5])

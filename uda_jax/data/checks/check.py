@@ -1,10 +1,10 @@
 """Checking a data set before training on it: every file opened, every frame decoded, everything wrong listed.
 
 What listing the files found (`dataset.problems`) comes first. Then each frame is read as training reads it, and looked
-at more closely than training would: whether its files are whole to the last byte, whether it is of the kind and size of
-the others, which ids its label holds. One bad frame never hides the next.
+at more closely than training would: whether its files are complete to the last byte, whether it is of the kind and
+size of the others, which ids its label holds. One bad frame never hides the next.
 
-A *problem* is something to mend, or to leave out of the run: `Report.good` are the names of the frames without any,
+A *problem* is something to fix, or to leave out of the run: `Report.good` are the names of the frames without any,
 for the `names_file` of a domain. A *note* is worth knowing and may be meant.
 """
 
@@ -13,16 +13,16 @@ import contextlib
 import dataclasses
 import inspect
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from uda_jax.data import open_dataset, reader
-from uda_jax.data.checks.inspection import LISTED, NOT_ASCII, Finding, Range, files_of, inspected
-from uda_jax.data.frames import MAPS
+from uda_jax.data import known_splits, open_dataset, published_counts, reader
+from uda_jax.data.base import MAPS, Dataset
+from uda_jax.data.checks.inspection import LISTED, MEASURED, NOT_ASCII, Finding, Range, inspect_frame
 from uda_jax.data.io.archives import Problem, Tree, printable
+from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.errors import UserError
@@ -78,8 +78,9 @@ class Report:
         more = f" and {len(sizes) - LISTED} more" if len(sizes) > LISTED else ""
         lines += [f"  {field:9} {self.maps[field]} frames" for field in MAPS if field in self.maps]
         lines += [f"  sizes     {listed}{more} (height x width)"] if sizes else []
-        for field, unit in (("depth", " m"), ("disparity", "")):
+        for field in MEASURED:
             if field in self.ranges:
+                unit = " m" if field == "depth" else ""
                 low, high, valid, pixels = self.ranges[field]
                 values = f"{low:.4g} .. {high:.4g}{unit}" if valid else "no value"
                 lines.append(f"  {field:9} {values}, {100 * valid / pixels:.1f} % of the pixels valid")
@@ -128,22 +129,25 @@ def check_dataset(
             raise
         return Report(name, split, problems=(*damaged, Problem(None, "image", str(error))))
     bar = progress_bar(f"{name} {split}", len(dataset), "frames", shown=progress)
-    with contextlib.closing(bar), inspected(dataset, name, workers) as findings:
-        tally = _Tally(dataset, name)
+    indices = [(index,) for index in range(len(dataset))]
+    with (
+        contextlib.closing(bar),
+        parallel_map(inspect_frame, indices, workers, shared=(dataset, name), title=name) as findings,
+    ):
+        builder = _ReportBuilder(dataset, name)
         for index, finding in enumerate(findings):
-            tally.add(index, finding)
+            builder.add(index, finding)
             bar.update()
-    published = getattr(sys.modules[reader(name).__module__], "COUNTS", {}).get(split)
-    return tally.report(split, published)
+    return builder.report(split, published_counts(name).get(split))
 
 
-def held_splits(
+def available_splits(
     name: str,
     root: str | os.PathLike | None,
     label_space: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """Returns the splits to check of a folder, and why others are passed over.
+    """Returns the splits to check of a folder, and why others are skipped over.
 
     A split whose frames other splits hold already is left out without a word. A data set that is not read from files
     gives its first split alone.
@@ -151,24 +155,23 @@ def held_splits(
     Returns:
       Names of splits, at least one, and {split: reason}.
     """
-    known = list(getattr(sys.modules[reader(name).__module__], "SPLITS", ("train", "val", "test")))
+    known = list(known_splits(name))
     if root is None:
         return known[:1], {}
-    images, passed = {}, {}
+    images, skipped = {}, {}
     for split in known:
         try:
             dataset = open_dataset(name, root, split, label_space or default_label_space(name), **(options or {}))
         except UserError as error:
-            passed[split] = str(error)
+            skipped[split] = str(error)
         else:
-            frames = getattr(dataset, "frames", None)
-            images[split] = {(split, k) for k in range(len(dataset))} if frames is None else {f.image for f in frames}
+            images[split] = {dataset.files(k).get("image", (split, k)) for k in range(len(dataset))}
     kept, seen = set(), set()
     for split in sorted(images, key=lambda split: -len(images[split])):
         if not images[split] or not images[split] <= seen:
             kept.add(split)
             seen |= images[split]
-    return ([split for split in known if split in kept], passed) if kept else (known[:1], {})
+    return ([split for split in known if split in kept], skipped) if kept else (known[:1], {})
 
 
 def default_label_space(name: str) -> str:
@@ -176,10 +179,10 @@ def default_label_space(name: str) -> str:
     return inspect.signature(reader(name)).parameters["label_space"].default
 
 
-class _Tally:
+class _ReportBuilder:
     """The findings of a split, frame by frame."""
 
-    def __init__(self, dataset: Sequence[dict[str, Any]], name: str):
+    def __init__(self, dataset: Dataset, name: str):
         self._dataset, self._name = dataset, name
         self._problems: dict[int, dict[str, str]] = {}
         self._notes: dict[str, list[int]] = collections.defaultdict(list)
@@ -210,13 +213,13 @@ class _Tally:
         names = tuple(self._dataset.name(index) for index in range(len(self._dataset)))
         notes = self._compare_frames(names)
         self._look_at_names(names)
-        listed = tuple(getattr(self._dataset, "problems", ()))
+        listed = tuple(self._dataset.problems)
         found = [
             Problem(names[index], field, message)
             for index, fields in sorted(self._problems.items())
             for field, message in fields.items()
         ]
-        self._look_for_lacking_maps(names, {(problem.frame, problem.field) for problem in listed})
+        self._look_for_missing_maps(names, {(problem.frame, problem.field) for problem in listed})
         if published is not None and len(names) != published:
             notes.append(f"{len(names)} frames listed, {published} published; the copy may be incomplete")
         notes += [
@@ -276,23 +279,24 @@ class _Tally:
                     index, "image", f"unexpected name, those of {self._name} are ASCII; rename or remove the file"
                 )
 
-    def _look_for_lacking_maps(self, names: Sequence[str], reported: set[tuple[str | None, str]]) -> None:
+    def _look_for_missing_maps(self, names: Sequence[str], reported: set[tuple[str | None, str]]) -> None:
         """Notes frames without a map that others have, where the data set allows it."""
-        for field in self._maps if hasattr(self._dataset, "lacking") else ():
-            lacking = {name for name in self._dataset.lacking(field) if (name, field) not in reported}
-            if lacking:
-                self._notes[f"have no {field}"] = [index for index, name in enumerate(names) if name in lacking]
+        for field in self._maps:
+            missing: set[str] = set()
+            # A data set may have to read its first frame to tell, which may be damaged in a way it did not foresee.
+            with contextlib.suppress(Exception):
+                missing = {name for name in self._dataset.missing(field) if (name, field) not in reported}
+            if missing:
+                self._notes[f"have no {field}"] = [index for index, name in enumerate(names) if name in missing]
 
     def _add(self, index: int, field: str, message: str) -> None:
         """Adds a problem of a frame unless the map has one already."""
-        file = files_of(self._dataset, index).get(field)
+        file = self._dataset.files(index).get(field)
         where = file or f"{self._name}: frame '{printable(self._dataset.name(index))}'"
         self._problems.setdefault(index, {}).setdefault(field, f"{where}: {message}")
 
     def _examples(self, frames: Sequence[int], names: Sequence[str]) -> str:
-        listed = [
-            str(files_of(self._dataset, index).get("image", printable(names[index]))) for index in frames[:LISTED]
-        ]
+        listed = [str(self._dataset.files(index).get("image", printable(names[index]))) for index in frames[:LISTED]]
         return ", ".join(listed) + (" and others" if len(frames) > LISTED else "")
 
 

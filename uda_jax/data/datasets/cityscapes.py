@@ -108,7 +108,7 @@ class Cityscapes(FrameFiles):
         frames, unpaired = pair(
             _without(images, excluded),
             context=cameras,
-            may_lack=maps if folder == "leftImg8bit_sequence" else (),
+            optional=maps if folder == "leftImg8bit_sequence" else (),
             **{field: _without(files, excluded) for field, files in maps.items()},
         )
         super().__init__(
@@ -116,7 +116,7 @@ class Cityscapes(FrameFiles):
             frames,
             label_space,
             problems=[problem for problem in problems + unpaired if problem.frame not in excluded],
-            **({DEPTHS[depth].field: DEPTHS[depth].decode} if depth else {}),
+            decoders={DEPTHS[depth].field: DEPTHS[depth].decode} if depth else None,
             **stored,
         )
 
@@ -210,7 +210,7 @@ def completed_metres(frame: Frame) -> np.ndarray:
 
 def relative_disparity(frame: Frame) -> np.ndarray:
     """Reads the output of CorDA's monocular network: float32 `[H, W]`, larger = nearer, 0 = invalid."""
-    return read_relative_disparity(frame.disparity)
+    return read_relative_disparity(frame.files["disparity"])
 
 
 def read_camera(file: File) -> tuple[float, float]:

@@ -23,12 +23,13 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from uda_jax.data.frames import MAPS, check_split
+from uda_jax.data.base import Dataset
+from uda_jax.data.frames import check_split
 from uda_jax.data.io.archives import File, Tree
 from uda_jax.data.io.matlab import read_matrix
 from uda_jax.data.labels.label_spaces import LabelSpace, distinct_colours
@@ -72,8 +73,8 @@ _NPZ = {
 }
 
 
-class Digits:
-    """One split of MNIST, USPS, SVHN or a drawn set: a random-access sequence as `uda_jax.data` describes it.
+class Digits(Dataset):
+    """One split of MNIST, USPS, SVHN or a drawn set: a data set of pictures and their classes.
 
     Pictures are uint8 `[H, W, 3]`, labels uint8 `[1, 1]`. All samples are held in memory, 47 MB of MNIST or 225 MB of
     SVHN; a copy in another process reads the files again.
@@ -96,6 +97,7 @@ class Digits:
     """
 
     label_size = (1, 1)
+    maps = ("image", "label")
 
     def __init__(
         self,
@@ -123,9 +125,6 @@ class Digits:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.read(index, MAPS)
-
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_images", "_labels")}
 
@@ -137,11 +136,7 @@ class Digits:
         """Returns the name of sample `index`, such as "train_00042"."""
         return f"{self._split}_{range(len(self))[index]:05d}"
 
-    def lacking(self, field: str) -> list[str]:
-        """Returns the names of the samples without a map: none for "image" and "label", all for the others."""
-        return [] if field in ("image", "label") else [self.name(k) for k in range(len(self))]
-
-    def read(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+    def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
         """Returns sample `index` with the maps in `fields` at most."""
         index = range(len(self))[index]
         example: dict[str, Any] = {"name": self.name(index), "index": index}

@@ -99,7 +99,7 @@ class Folder(FrameFiles):
             field: by_name(tree.files(f"{split}/{folder}", (".png",)), ".png", problems, field)
             for field, folder in (("label", "labels"), ("depth", "depth"))
         }
-        frames, unpaired = pair(found, may_lack=("label", "depth"), **maps)
+        frames, unpaired = pair(found, optional=("label", "depth"), **maps)
         unlabelled = [frame for frame in frames if frame.label is None]
         if require_labels and unlabelled:
             raise UserError(
@@ -108,6 +108,7 @@ class Folder(FrameFiles):
             )
         if description.depth_unit is None and maps["depth"]:
             raise UserError(f"{description.path}: depth_unit: expected metres per count, since {split}/depth exists")
+        depth = {"depth": Metres(description.depth_unit)} if description.depth_unit else {}
         space, targets = _target_classes(description, label_space)
         table = np.full(256, IGNORE, np.uint8)
         table[: len(targets)] = targets
@@ -115,12 +116,11 @@ class Folder(FrameFiles):
             "folder",
             frames,
             space,
-            ids=_decoder(description),
-            depth=Metres(description.depth_unit) if description.depth_unit else None,
+            decoders={"label": _decoder(description)} | depth,
             table=table,
             known=(*range(len(targets)), IGNORE),
             # A file of one's own without an image is a slip, not a part of a larger download.
-            problems=problems + [problem._replace(surplus=False) for problem in unpaired],
+            problems=problems + [problem._replace(orphan=False) for problem in unpaired],
         )
 
 
@@ -155,16 +155,16 @@ class _PaintedLabels:
     def __call__(self, frame: Frame) -> np.ndarray:
         picture = read_image(frame.label)
         stored = picture.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-        place = np.minimum(np.searchsorted(self.packed, stored), len(self.packed) - 1)
-        known = self.packed[place] == stored
+        positions = np.minimum(np.searchsorted(self.packed, stored), len(self.packed) - 1)
+        known = self.packed[positions] == stored
         if self.ignore_others:
-            return np.where(known, self.classes[place], np.uint8(IGNORE))
+            return np.where(known, self.classes[positions], np.uint8(IGNORE))
         if not known.all():
             colour = picture[~known][0].tolist()
             raise UserError(
                 f"{frame.label}: colour {colour} is no class; list it in 'colours' or 'ignore' of {self.description}"
             )
-        return self.classes[place]
+        return self.classes[positions]
 
 
 def _target_classes(description: Description, label_space: str) -> tuple[LabelSpace, np.ndarray]:
@@ -193,15 +193,15 @@ def _decoder(description: Description) -> _IdLabels | _PaintedLabels:
     """Returns what reads a label file into positions of classes, 255 = ignore."""
     others = description.ignore is None
     if description.ids is None:
-        places = range(len(description.classes))
-        values = dict.fromkeys(description.ignore or (), IGNORE) | dict(zip(description.colours, places, strict=True))
+        indices = range(len(description.classes))
+        values = dict.fromkeys(description.ignore or (), IGNORE) | dict(zip(description.colours, indices, strict=True))
         packed = np.array([red << 16 | green << 8 | blue for red, green, blue in values], np.int32)
         order = np.argsort(packed)
         return _PaintedLabels(packed[order], np.array(list(values.values()), np.uint8)[order], description.path, others)
     table, known = np.full(256, IGNORE, np.uint8), np.full(256, others)
     known[list(description.ignore or ())] = True
-    for place, ids in enumerate(description.ids):
-        table[list(ids)] = place
+    for index, ids in enumerate(description.ids):
+        table[list(ids)] = index
         known[list(ids)] = True
     return _IdLabels(table, known, description.path)
 

@@ -85,11 +85,11 @@ class Gta5(FrameFiles):
             "gta5",
             frames,
             label_space,
-            disparity=_disparity,
+            decoders={"disparity": _disparity},
             problems=problems + unpaired + unexpected,
             mismatched=MISMATCHED,
         )
 
 
 def _disparity(frame: Frame) -> np.ndarray:
-    return read_relative_disparity(frame.disparity)
+    return read_relative_disparity(frame.files["disparity"])

@@ -12,12 +12,11 @@ import contextlib
 import errno
 import hashlib
 import io
-import multiprocessing
 import os
 import pathlib
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,12 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from uda_jax.data import rendering
+from uda_jax.data.base import Dataset
 from uda_jax.data.frames import check_split
 from uda_jax.data.io import atomic
 from uda_jax.data.io.archives import cache_folder
 from uda_jax.data.io.depth import metres_from_disparity
+from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.rendering import stereo
@@ -38,7 +39,6 @@ from uda_jax.errors import UserError
 MAGIC = b"STR1"
 _HEADER = struct.Struct("<4sIII")
 _FILE = "frames.array_record"
-_IN_PROCESS = 64  # below this many frames, starting worker processes costs more than it saves
 DEPTHS = ("exact", "stereo")
 # With a wider baseline distances are more exact, but more of a frame has no counterpart in the other.
 BASELINE = 0.5  # metres from the left camera, whose frames these are, to the right one
@@ -58,8 +58,8 @@ SPLITS: dict[str, tuple[str, int, tuple[int, ...]]] = {
 }
 
 
-class Streets:
-    """A random-access sequence of frames: `{"image", "label", "depth", "name", "index"}`.
+class Streets(Dataset):
+    """Rendered streets: frames `{"image", "label", "depth", "name", "index"}`.
 
     image is uint8 `[H, W, 3]` RGB, label uint8 `[H, W]` classes of the label space (255 = ignore), depth float32
     `[H, W]` metres (0 = invalid). Instances are cheap to pickle: the file is opened again where they arrive.
@@ -70,6 +70,8 @@ class Streets:
       intrinsics: float64 `[3, 3]`, pixels, the same for every frame.
       folder: the cache folder of this split and size.
     """
+
+    maps = ("image", "label", "depth")
 
     def __init__(
         self,
@@ -103,10 +105,8 @@ class Streets:
         if depth not in DEPTHS:
             raise UserError(f"streets: depth: expected one of {', '.join(DEPTHS)}, got {depth!r}")
         self.split, self.size, self.depth = split, (int(size[0]), int(size[1])), depth
-        self.label_space, self._table = (
-            label_spaces.label_space(label_space),
-            label_spaces.lookup_table("streets", label_space),
-        )
+        self.label_space = label_spaces.label_space(label_space)
+        self.table, self.known = label_spaces.lookup_table("streets", label_space), label_spaces.known_ids("streets")
         self.intrinsics = rendering.intrinsics(self.size)
         self._indices = SPLITS[split][2][:limit]
         root = pathlib.Path(root) if root is not None else cache_folder("streets")
@@ -124,14 +124,24 @@ class Streets:
         parent = "camera_train" if self.split == "camera_labelled" else self.split
         return f"{parent}_{self._indices[i]:05d}"
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def read(self, i: int, fields: Collection[str]) -> dict[str, Any]:
+        """Returns frame i with the maps in `fields` at most; a record is decoded as a whole."""
+        example = self.stored(i, fields)
+        return example | {"label": self.table[example["label"]]} if "label" in example else example
+
+    def stored(self, i: int, fields: Collection[str]) -> dict[str, Any]:
+        """Returns frame i as `read` does, with the label in the 19 classes of Cityscapes."""
         i = range(len(self))[i]
         source = self._open()
         try:
-            image, label, depth = decode(source[i], self.size)
+            maps = dict(zip(self.maps, decode(source[i], self.size), strict=True))
         except (ValueError, OSError, RuntimeError, IndexError, struct.error, zlib.error) as error:
             raise self._unreadable(error) from error
-        return {"image": image, "label": self._table[label], "depth": depth, "name": self.name(i), "index": i}
+        return {field: value for field, value in maps.items() if field in fields} | {"name": self.name(i), "index": i}
+
+    def sequence(self, i: int) -> None:
+        """Returns None: every frame is a street of its own."""
+        del i
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_source": None}
@@ -189,7 +199,7 @@ class Streets:
         kind = "frames" if self.depth == "exact" else "stereo pairs"
         title = f"streets: rendering {self.split} at {self.size[0]}x{self.size[1]}"
         writer = ArrayRecordWriter(str(path), "group_size:1")
-        with contextlib.closing(writer), _mapped(jobs, workers) as records:
+        with contextlib.closing(writer), parallel_map(_frame, jobs, workers, title="streets") as records:
             for record in progress_bar(title, len(jobs), kind, records):
                 writer.write(record)
 
@@ -242,22 +252,9 @@ def stereo_depth(left: np.ndarray, right: np.ndarray, focal_length: float, *, ba
     return metres_from_disparity(disparity, baseline=baseline, focal_length=focal_length)
 
 
-def _frame(job: tuple[str, int, tuple[int, int], str]) -> bytes:
-    look, seed, size, depth = job
+def _frame(look: str, seed: int, size: tuple[int, int], depth: str) -> bytes:
     if depth == "exact":
         frame = rendering.render(look, seed, size)
         return encode(frame.image, frame.label, frame.depth)
     left, right = rendering.render_stereo(look, seed, size, BASELINE)
     return encode(left.image, left.label, stereo_depth(left.image, right.image, left.intrinsics[0, 0]))
-
-
-@contextlib.contextmanager
-def _mapped(jobs: list[tuple], workers: int | None) -> Iterator[Iterator[bytes]]:
-    """Yields an iterator of the records of `jobs`, in order, made by several processes where that pays."""
-    count = workers if workers is not None else (os.cpu_count() or 1 if len(jobs) >= _IN_PROCESS else 1)
-    if count <= 1:
-        yield map(_frame, jobs)
-        return
-    # Spawn, not fork: the caller may have started JAX's threads.
-    with multiprocessing.get_context("spawn").Pool(min(count, len(jobs))) as pool:
-        yield pool.imap(_frame, jobs, chunksize=8)

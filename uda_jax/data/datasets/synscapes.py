@@ -70,7 +70,7 @@ class Synscapes(FrameFiles):
             "synscapes",
             frames,
             label_space,
-            depth=_metres,
+            decoders={"depth": _metres},
             problems=problems + unpaired,
             mismatched=frozenset(found) if images == "rgb-2k" else frozenset(),
         )

@@ -55,7 +55,8 @@ class Synthia(FrameFiles):
             label=by_name(tree.files(labels, LABEL_ENDINGS), LABEL_ENDINGS, problems, "label"),
             depth=by_name(tree.files(depth, LABEL_ENDINGS), LABEL_ENDINGS, problems, "depth") if depth else None,
         )
-        super().__init__("synthia", frames, label_space, ids=_ids, depth=_metres, problems=problems + unpaired)
+        decoders = {"label": _ids, "depth": _metres}
+        super().__init__("synthia", frames, label_space, decoders=decoders, problems=problems + unpaired)
 
 
 def _metres(frame: Frame) -> np.ndarray:

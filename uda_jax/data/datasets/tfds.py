@@ -20,14 +20,14 @@ decoded here and not by TFDS, so that their pixels are those of the files that w
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from uda_jax.data.frames import MAPS
-from uda_jax.data.io.archives import Bytes, Problem, printable
+from uda_jax.data.base import Dataset
+from uda_jax.data.io.archives import Bytes, printable
 from uda_jax.data.io.images import read_depth, read_floats, read_image, read_label
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import IGNORE, LabelSpace, distinct_colours
@@ -38,8 +38,8 @@ SPLITS = ("train", "validation", "test")
 _FEATURES = "features.json"
 
 
-class Tfds:
-    """One split of a prepared set: a random-access sequence as `uda_jax.data` describes it.
+class Tfds(Dataset):
+    """One split of a prepared set: a data set of its records.
 
     Instances can be pickled; the records are opened again where they arrive.
 
@@ -62,8 +62,6 @@ class Tfds:
       UserError: no such set, split, feature or protocol, or the set is no ArrayRecord; on access, a damaged record.
     """
 
-    problems: tuple[Problem, ...] = ()
-
     def __init__(
         self,
         root: str | os.PathLike | None,
@@ -81,6 +79,7 @@ class Tfds:
             raise UserError(f"tfds: depth_unit: expected metres per unit, a number above 0, got {depth_unit!r}")
         self._folder, self._split, self._unit = _folder(root, builder), split, depth_unit
         self._names = {"image": image} | ({"label": label} if label else {}) | ({"depth": depth} if depth else {})
+        self.maps = tuple(self._names)
         self._source: Any = None
         self._length = len(self._open())
         if not self._length:
@@ -93,9 +92,6 @@ class Tfds:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.read(index, MAPS)
-
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_source": None}
 
@@ -103,11 +99,7 @@ class Tfds:
         """Returns the name of frame `index`, its number in the split, such as "000042"."""
         return f"{range(len(self))[index]:06d}"
 
-    def lacking(self, field: str) -> list[str]:
-        """Returns the names of the frames without a map: all or none."""
-        return [] if field in self._names else [self.name(k) for k in range(len(self))]
-
-    def read(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+    def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
         """Decodes frame `index`, of its maps only those named in `fields` and present.
 
         Raises:
@@ -118,7 +110,7 @@ class Tfds:
             example["label"] = self.table[example["label"]]
         return example
 
-    def stored(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+    def stored(self, index: int, fields: Collection[str]) -> dict[str, Any]:
         """Decodes as `read` does, but leaves the label as the ids that are stored."""
         index = range(len(self))[index]
         example: dict[str, Any] = {"name": self.name(index), "index": index}
@@ -211,7 +203,7 @@ class Tfds:
         """Raises a UserError for maps of different sizes; the one pixel of a class label fits any image."""
         sizes = {
             self._names[field]: example[field].shape[:2]
-            for field in MAPS
+            for field in self.maps
             if field in example and not (field == "label" and self._kinds[field] == "class")
         }
         (first, expected), *others = sizes.items() or [(None, None)]

@@ -19,14 +19,15 @@ import bisect
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from uda_jax.data.frames import IMAGE_ENDINGS, MAPS, by_name
+from uda_jax.data.base import Dataset
+from uda_jax.data.frames import IMAGE_ENDINGS, by_name
 from uda_jax.data.io.archives import Problem, Tree, printable
 from uda_jax.data.io.images import read_image
 from uda_jax.data.labels import label_spaces
@@ -41,8 +42,8 @@ VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 _REORDERED = 16
 
 
-class Video:
-    """The frames of a video: a random-access sequence as `uda_jax.data` describes it, images only.
+class Video(Dataset):
+    """The frames of a video: a data set of images only.
 
     Instances can be pickled; the file is opened again where they arrive, and once for each thread.
 
@@ -60,6 +61,8 @@ class Video:
       UserError: nothing there, no frame in it, a file that is damaged or of another kind, or PyAV is needed and
         missing; on access, a frame that cannot be decoded.
     """
+
+    maps = ("image",)
 
     def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19", *, every: int = 1):
         del split
@@ -79,18 +82,11 @@ class Video:
     def __len__(self) -> int:
         return -(-len(self._source.names) // self._every)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.read(index, MAPS)
-
     def name(self, index: int) -> str:
         """Returns the name of frame `index` without decoding it."""
         return self._source.names[range(len(self))[index] * self._every]
 
-    def lacking(self, field: str) -> list[str]:
-        """Returns the names of the frames without a map: none for "image", all for the others."""
-        return [] if field == "image" else [self.name(k) for k in range(len(self))]
-
-    def read(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+    def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
         """Returns frame `index`, decoded if `fields` has "image"."""
         index = range(len(self))[index]
         example: dict[str, Any] = {"name": self.name(index), "index": index}
@@ -174,7 +170,7 @@ class _Animation:
             return read(image)
         # What Pillow raises for damaged files depends on the format and on where the damage is.
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-            # The next frame starts afresh, so that one that cannot be read does not spoil those after it.
+            # The next frame starts afresh, so that one that cannot be read does not harm those after it.
             self._thread.image = None
             raise _unreadable(self._path, frame, error) from None
 

@@ -142,7 +142,8 @@ class VirtualKitti(FrameFiles):
                 found, wrong = _drive(tree, layout, places, world, variation, camera)
                 frames += found
                 problems += wrong
-        super().__init__("virtual_kitti", frames, label_space, ids=_ids, depth=_metres, problems=problems)
+        decoders = {"label": _ids, "depth": _metres}
+        super().__init__("virtual_kitti", frames, label_space, decoders=decoders, problems=problems)
 
 
 def _place(tree: Tree, layout: _Layout, field: str, split: str, camera: int) -> str | None:
@@ -276,11 +277,11 @@ def _ids(frame: Frame) -> np.ndarray:
     # Neighbours mostly share a colour, so only where it changes is it looked up.
     starts = np.flatnonzero(np.diff(painted, prepend=~painted[:1]))
     runs = painted[starts]
-    place = np.minimum(np.searchsorted(colours.packed, runs), len(colours.packed) - 1)
-    known = colours.packed[place] == runs
+    positions = np.minimum(np.searchsorted(colours.packed, runs), len(colours.packed) - 1)
+    known = colours.packed[positions] == runs
     if not known.any():
         raise UserError(f"{frame.label}: none of its colours is in {colours.source}; copy the label again")
-    ids = np.where(known, colours.ids[place], np.uint8(_UNKNOWN))
+    ids = np.where(known, colours.ids[positions], np.uint8(_UNKNOWN))
     return np.repeat(ids, np.diff(starts, append=painted.size)).reshape(picture.shape[:2])
 
 

@@ -29,16 +29,16 @@ class Problem(NamedTuple):
     """Something wrong with a data set on disk.
 
     Attributes:
-      frame: name of the frame that it spoils; None if it spoils no single one.
-      field: the map that it spoils: "image" (the whole frame), "label", "depth" or "disparity".
+      frame: name of the frame that cannot be used for it; None if it concerns no single one.
+      field: the map that it concerns: "image" (the whole frame), "label" or any other.
       message: one line: which file, expected, got, what to do.
-      surplus: whether it is a file that belongs to no frame, which does no harm unless some frame lacks one.
+      orphan: whether it is a file that belongs to no frame, which does no harm unless some frame lacks one.
     """
 
     frame: str | None
     field: str
     message: str
-    surplus: bool = False
+    orphan: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

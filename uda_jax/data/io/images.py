@@ -161,7 +161,7 @@ def write_floats(array: np.ndarray) -> bytes:
     return write_png(np.ascontiguousarray(array, "<f4").view(np.uint8).reshape(*array.shape, 4))
 
 
-def is_whole(data: bytes) -> bool:
+def is_complete(data: bytes) -> bool:
     """Returns whether a PNG or JPEG is complete: its marks, and for PNG every checksum. True for other formats.
 
     The last bytes of a file may be missing although every pixel can be decoded; a copy that lost them lost them

@@ -1,17 +1,24 @@
-"""One domain of a run: the config section, and the data set or the mixture of data sets that it opens."""
+"""One domain of a run: the config section, and the data set or the mixture of data sets that it opens.
+
+Domains have names: source, labelled_target and target; and further ones of a kind, such as target_bdd.
+"""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from uda_jax.data import open_dataset, require_sound
-from uda_jax.data.frames import MAPS
+from uda_jax.data.base import MAPS, Dataset
+from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.data.pipeline.transforms import Resampling
-from uda_jax.data.pipeline.views import Mixture, Relabelled, Selection, lacking, listed_positions, random_positions
+from uda_jax.data.pipeline.views import Mixture, Neighbours, PseudoLabelled, Selection
 from uda_jax.errors import UserError
-from uda_jax.schema import config_field
+from uda_jax.schema import config_field, did_you_mean
 
+# The kinds of domains: what they are to a method.
+KINDS = ("source", "labelled_target", "target")
+# Maps that other frames of a video give, and how far ahead these lie.
+NEIGHBOURS = {"image_previous": -1, "image_next": 1}
 NO_MAP = "add it, leave the frame out with names_file, or take the map out of fields"
 
 
@@ -19,48 +26,60 @@ NO_MAP = "add it, leave the frame out with names_file, or take the map out of fi
 class Domain:
     """One domain of a run: a data set and how its frames are prepared, in the order of the fields."""
 
-    dataset: str = config_field("streets", "name of the data set, see `uda datasets`")
-    root: str | None = config_field(None, "folder of the data set; None if it is not read from files")
-    split: str = config_field("train", "split of the data set")
+    dataset: str = config_field("streets", "Name of the data set; 'uda datasets' lists them.")
+    root: str | None = config_field(None, "Folder of the data set; None if it is not read from files.")
+    split: str = config_field("train", "Split of the data set.")
     label_space: str = config_field(
-        "19", "class protocol of the labels: 19, 16, 13, 10, 7, 7_dada, plca19, plca16, camvid, or own (folder)"
+        "19", "Class protocol of the labels: 19, 16, 13, 10, 7, 7_dada, plca19, plca16, camvid, or own (folder)."
     )
     options: dict[str, Any] | None = config_field(
-        None, "options that only this data set has, such as size and limit of streets"
+        None, "Options that only this data set has, such as size and limit of streets."
     )
     names_file: str | None = config_field(
-        None, "text file with one frame name per line, or a list as papers publish them: keeps these, in this order"
+        None, "Text file with one frame name per line, or a list as papers publish them: keeps these, in this order."
     )
-    count: int | None = config_field(None, "keeps this many frames, chosen at random among those that are left", low=1)
+    count: int | None = config_field(None, "Frames to keep, chosen at random among those that are left.", low=1)
     count_seed: int = config_field(
-        0, "seed of that choice; a smaller count chooses some of those of a larger one", low=0
+        0, "Seed of that choice; a smaller count chooses some of those of a larger one.", low=0
     )
     labels_from: str | None = config_field(
-        None, "folder of <frame name>.png, values of the label space, in place of the data set's labels (pseudo-labels)"
+        None,
+        "Folder of <frame name>.png, values of the label space, in place of the data set's labels (pseudo-labels).",
     )
-    fields: tuple[str, ...] = config_field(("image", "label"), "maps that a batch holds", choices=MAPS)
+    fields: tuple[str, ...] = config_field(
+        ("image", "label"),
+        "Maps that a batch holds. image_previous and image_next come from the video around a frame where the data set "
+        "has no such maps; frames without these neighbours are then left out.",
+        choices=MAPS.keys(),
+    )
     size: tuple[int, int] | None = config_field(
-        None, "resize frames to this (height, width) in pixels; None keeps theirs", low=1
+        None, "(height, width) in pixels to resize frames to; None keeps theirs.", low=1
     )
     fit: str = config_field(
-        "stretch", "how frames of another aspect ratio get that size; pad fills the rest", choices=("stretch", "pad")
+        "stretch", "How frames of another aspect ratio get that size; pad fills the rest.", choices=("stretch", "pad")
     )
-    image_resampling: str = config_field("bicubic", "rule by which images are resized", choices=("bicubic", "bilinear"))
+    image_resampling: str = config_field(
+        "bicubic", "Rule by which images are resized.", choices=("bicubic", "bilinear")
+    )
     disparity_resampling: str = config_field(
-        "nearest", "rule by which disparity is resized (CorDA for GTA5: bilinear)", choices=("nearest", "bilinear")
+        "nearest", "Rule by which disparity is resized (CorDA for GTA5: bilinear).", choices=("nearest", "bilinear")
     )
-    resize_label: bool = config_field(True, "False keeps labels, depth and disparity at their own size (evaluation)")
-    scale: tuple[float, float] | None = config_field(None, "bounds of the random scale factor of a frame", low=0.01)
+    resize_label: bool = config_field(
+        True, "Whether labels, depth and disparity are resized, too; False keeps their own size (evaluation)."
+    )
+    scale: tuple[float, float] | None = config_field(None, "Bounds of the random scale factor of a frame.", low=0.01)
     short_side: tuple[int, int] | None = config_field(
         None,
-        "bounds of the random length of a frame's shorter side in pixels (PLCA); flip comes before crop then",
+        "Bounds of the random length of a frame's shorter side in pixels (PLCA); flip comes before crop then.",
         low=1,
     )
-    crop: tuple[int, int] | None = config_field(None, "(height, width) in pixels of the random crop", low=1)
-    flip: bool = config_field(False, "mirror frames left and right at random")
-    rare_classes: RareClasses | None = config_field(None, "draw frames by the classes they show, rare ones more often")
-    mix: dict[str, "Domain"] | None = config_field(None, "further data sets mixed in, by a name of your choice")
-    weight: float = config_field(1.0, "share of this data set in a mixture, relative to those of the others", low=1e-6)
+    crop: tuple[int, int] | None = config_field(None, "(height, width) in pixels of the random crop.", low=1)
+    flip: bool = config_field(False, "Whether to mirror frames left and right at random.")
+    rare_classes: RareClasses | None = config_field(
+        None, "How to draw frames by the classes they show, rare ones more often; None draws all frames alike."
+    )
+    mix: dict[str, "Domain"] | None = config_field(None, "Further data sets mixed in, by a name of your choice.")
+    weight: float = config_field(1.0, "Share of this data set in a mixture, relative to those of the others.", low=1e-6)
 
     @property
     def resampling(self) -> Resampling:
@@ -98,6 +117,15 @@ class Domain:
                 )
 
 
+def check_name(name: str, path: str) -> None:
+    """Raises a UserError unless a domain's name is one of `KINDS`, or begins with one and an underscore: target_bdd."""
+    if name not in KINDS and not any(name.startswith(f"{kind}_") and name != f"{kind}_" for kind in KINDS):
+        raise UserError(
+            f"{path}.{name}: unknown domain{did_you_mean(name, KINDS)}; further domains are named after these, such as "
+            "target_bdd"
+        )
+
+
 def members(domain: Domain, path: str = "domain") -> dict[str, tuple[str, Domain]]:
     """Returns the parts of a mixture, the domain itself first: {name: (dotted name of its section, section)}."""
     alone = {domain.dataset: (path, dataclasses.replace(domain, mix=None))}
@@ -107,7 +135,7 @@ def members(domain: Domain, path: str = "domain") -> dict[str, tuple[str, Domain
     return alone | mixed
 
 
-def open_domain(domain: Domain, path: str = "domain") -> Sequence[dict[str, Any]]:
+def open_domain(domain: Domain, path: str = "domain") -> Dataset:
     """Opens the data set of a domain, restricted to the frames and with the labels that it asks for.
 
     Args:
@@ -115,8 +143,7 @@ def open_domain(domain: Domain, path: str = "domain") -> Sequence[dict[str, Any]
       path: dotted name of the section, which starts every message.
 
     Returns:
-      A random-access sequence as `uda_jax.data.get_dataset` gives it; `index` counts in it, restricted or not. With
-      `mix`, a `views.Mixture`.
+      The data set; `index` counts in it, restricted or not. With `mix`, a `views.Mixture`.
 
     Raises:
       UserError: anything wrong with the data set, the names file or the labels, a frame without a map that `fields`
@@ -128,35 +155,38 @@ def open_domain(domain: Domain, path: str = "domain") -> Sequence[dict[str, Any]
     try:
         dataset = open_dataset(domain.dataset, domain.root, domain.split, domain.label_space, **(domain.options or {}))
         _check_resized(domain, dataset)
+        offsets = {field: offset for field, offset in NEIGHBOURS.items() if field in domain.fields}
+        if offsets := {field: offset for field, offset in offsets.items() if not dataset.has(field)}:
+            dataset = Neighbours(dataset, offsets)
         if domain.names_file is not None:
-            dataset = Selection(dataset, listed_positions(domain.names_file, _names(dataset)))
+            dataset = Selection(dataset, listed_positions(domain.names_file, dataset.names()))
         if domain.count is not None:
-            dataset = Selection(dataset, random_positions(_names(dataset), domain.count, domain.count_seed))
+            dataset = Selection(dataset, random_positions(dataset.names(), domain.count, domain.count_seed))
         if domain.labels_from is not None:
-            dataset = Relabelled(dataset, domain.labels_from, domain.size)
+            dataset = PseudoLabelled(dataset, domain.labels_from, domain.size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     require_maps(dataset, domain, path)
     return dataset
 
 
-def require_maps(dataset: Sequence[dict[str, Any]], domain: Domain, path: str = "domain") -> None:
+def require_maps(dataset: Dataset, domain: Domain, path: str = "domain") -> None:
     """Raises a UserError unless every frame of an opened data set is sound and has the maps in a domain's `fields`."""
     try:
         require_sound(dataset, domain.dataset, domain.fields)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     for field in domain.fields:
-        if missing := lacking(dataset, field):
+        if missing := dataset.missing(field):
             raise UserError(
                 f"{path}.fields: {len(missing)} frames have no {field}, the first is '{missing[0]}'; {NO_MAP}"
             )
 
 
-def _check_resized(domain: Domain, dataset: Sequence[dict[str, Any]]) -> None:
+def _check_resized(domain: Domain, dataset: Dataset) -> None:
     """Raises a UserError if `uda prepare` resized to the wanted size by other rules than the domain's."""
-    resized = getattr(dataset, "resized", {"size": None})
-    if domain.size is None or resized["size"] != list(domain.size):
+    resized = dataset.resized
+    if resized is None or domain.size is None or resized["size"] != list(domain.size):
         return
     matter = ["image_resampling", "fit", *(["disparity_resampling"] if "disparity" in domain.fields else [])]
     for field in matter:
@@ -165,7 +195,3 @@ def _check_resized(domain: Domain, dataset: Sequence[dict[str, Any]]) -> None:
                 f"{field}: {domain.root} was prepared with '{resized[field]}', asked for '{wanted}'; set the field, or "
                 "prepare the data that way"
             )
-
-
-def _names(dataset: Sequence[dict[str, Any]]) -> list[str]:
-    return [dataset.name(k) for k in range(len(dataset))]

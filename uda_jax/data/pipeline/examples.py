@@ -1,27 +1,27 @@
 """The training examples of one domain: frames prepared, drawn at random, augmented, mixed with those of other sets.
 
 All of it is a grain pipeline that depends on the domain and its seed alone. What is drawn for an element depends on its
-place in the stream and on nothing before it, so that any process can make any element.
+position in the stream and on nothing before it, so that any process can make any element.
 """
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import grain
 import numpy as np
 
+from uda_jax.data.base import MAPS, Dataset, check_map, is_value_of_image, map_names
 from uda_jax.data.frames import fitted
 from uda_jax.data.pipeline import rare_class_sampling, transforms
 from uda_jax.data.pipeline.domains import NO_MAP, Domain, members, open_domain
-from uda_jax.data.pipeline.views import read_frame
 from uda_jax.errors import UserError
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-class PreparedFrames:
+class DomainFrames:
     """The frames of an opened domain, with exactly its fields, resized, and of one shape unless crops follow.
 
     Attributes:
@@ -29,7 +29,7 @@ class PreparedFrames:
       shapes: of its maps.
     """
 
-    def __init__(self, dataset: Sequence[dict[str, Any]], domain: Domain, path: str):
+    def __init__(self, dataset: Dataset, domain: Domain, path: str):
         self._dataset = dataset
         self._domain = domain
         self._path = path
@@ -53,13 +53,15 @@ class PreparedFrames:
 
     def _read(self, index: int) -> dict[str, Any]:
         domain = self._domain
-        example = read_frame(self._dataset, index, domain.fields)
+        example = self._dataset.read(index, domain.fields)
+        held = map_names(example, self._path)
         for field in domain.fields:
-            if field not in example:
+            if field not in held:
                 raise UserError(f"{self._path}.fields: frame '{example['name']}' has no {field}; {NO_MAP}")
+            check_map(field, example[field], f"{self._path}: {field} of frame '{example['name']}'")
         if domain.size is None:
             return fitted(example) if domain.resize_label else example
-        maps = tuple(transforms.FILL) if domain.resize_label else ("image",)
+        maps = None if domain.resize_label else [field for field in held if MAPS[field].belongs_to_image]
         return transforms.resize(example, domain.size, maps=maps, resampling=domain.resampling, fit=domain.fit)
 
 
@@ -114,19 +116,17 @@ def training_examples(domain: Domain, path: str, seed: str) -> grain.MapDataset:
     return grain.MapDataset.mix(parts, weights)
 
 
-def _examples(
-    dataset: Sequence[dict[str, Any]], domain: Domain, path: str, seed: str
-) -> tuple[grain.MapDataset, Shapes]:
+def _examples(dataset: Dataset, domain: Domain, path: str, seed: str) -> tuple[grain.MapDataset, Shapes]:
     """Returns the examples of one data set, and the shapes of their maps."""
-    frames = PreparedFrames(dataset, domain, path)
+    frames = DomainFrames(dataset, domain, path)
     augment = augmentation(domain)
     seeded = zlib.crc32(seed.encode())
     if domain.rare_classes is None:
-        # Augmentation comes after repeat, so that every epoch draws anew.
+        # Every epoch is shuffled and augmented anew: grain derives its random numbers from the position in the stream.
         examples = grain.MapDataset.source(frames).seed(seeded).shuffle().repeat().random_map(augment)
     else:
         draw = _rare_class_frames(dataset, domain, path, frames, augment)
-        # One element for ever: which frame it becomes is drawn for each place in the stream.
+        # One element for ever: which frame it becomes is drawn for each position in the stream.
         examples = grain.MapDataset.range(1).seed(seeded).repeat().random_map(draw)
     return examples, {field: _augmented_shape(field, frames.shapes, domain.crop) for field in frames.shapes}
 
@@ -142,7 +142,7 @@ def augmentation(domain: Domain) -> Augment:
 
 
 def _rare_class_frames(
-    dataset: Sequence[dict[str, Any]], domain: Domain, path: str, frames: PreparedFrames, augment: Augment
+    dataset: Dataset, domain: Domain, path: str, frames: DomainFrames, augment: Augment
 ) -> rare_class_sampling.RareClassFrames:
     section = domain.rare_classes
     try:
@@ -159,9 +159,9 @@ def _rare_class_frames(
 
 def _augmented_shape(field: str, shapes: Shapes, crop: tuple[int, int] | None) -> tuple[int, ...]:
     shape = shapes[field]
-    if crop is None or transforms.is_class_of_image(field, shape, shapes["image"]):
+    if crop is None or not MAPS[field].is_raster or is_value_of_image(field, shape, shapes["image"]):
         return shape
-    return (*crop, *shape[2:])
+    return MAPS[field].shape(crop)
 
 
 def _words(shape: tuple[int, ...]) -> str:

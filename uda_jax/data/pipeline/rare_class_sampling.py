@@ -6,7 +6,6 @@ does, too. What the labels hold is counted once and kept in a cache.
 Source: DAFormer, section "Rare Class Sampling"; its mmseg/datasets/uda_dataset.py.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -19,10 +18,11 @@ import numpy as np
 from PIL import Image
 
 import uda_jax
+from uda_jax.data.base import Dataset
 from uda_jax.data.io import atomic
 from uda_jax.data.io.archives import cache_folder
+from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
-from uda_jax.data.pipeline.views import label_files, read_frame
 from uda_jax.errors import UserError
 from uda_jax.schema import config_field
 
@@ -32,13 +32,17 @@ class RareClasses:
     """Rare class sampling (DAFormer); the defaults are those of its published runs."""
 
     temperature: float = config_field(
-        0.01, "smoothness: towards 0 the rarest class is drawn alone, a large one draws all classes alike", low=1e-6
+        0.01, "Smoothness: near 0 the rarest class is drawn alone, a large value draws all classes alike.", low=1e-6
     )
-    min_pixels: int = config_field(3000, "a frame shows a class if more pixels than these do, before resizing", low=0)
+    min_pixels: int = config_field(
+        3000, "Pixels, before resizing, of which a frame must show more to show a class.", low=0
+    )
     crop_share: float = config_field(
-        0.5, "a crop shows it if more pixels than this share of min_pixels do (HRDA and MIC: 2.0)", low=0.0
+        0.5, "Share of min_pixels of which a crop must show more to show it (HRDA and MIC: 2.0).", low=0.0
     )
-    retries: int = config_field(10, "how often a crop that does not is drawn anew, before the last one is taken", low=0)
+    retries: int = config_field(
+        10, "Times that a crop that does not is drawn anew before the last one is taken.", low=0
+    )
 
 
 def class_probabilities(counts: np.ndarray, temperature: float) -> np.ndarray:
@@ -91,9 +95,9 @@ class RareClassSampler:
 
     def draw(self, generator: np.random.Generator) -> tuple[int, int]:
         """Returns (class, frame)."""
-        place = np.searchsorted(self._cumulative, generator.random(), side="right")
+        position = np.searchsorted(self._cumulative, generator.random(), side="right")
         # The sum of the probabilities may round to a little less than 1.
-        chosen = int(self._classes[min(place, len(self._classes) - 1)])
+        chosen = int(self._classes[min(position, len(self._classes) - 1)])
         frames = self._frames[chosen]
         return chosen, int(frames[generator.integers(len(frames))])
 
@@ -127,7 +131,7 @@ class RareClassFrames:
         return example
 
 
-def class_counts(dataset: Sequence[dict[str, Any]], source: tuple[str, str | None, str, Any]) -> np.ndarray:
+def class_counts(dataset: Dataset, source: tuple[str, str | None, str, Any]) -> np.ndarray:
     """Counts the pixels of each class in each frame, once: the result is kept in a cache.
 
     Args:
@@ -150,30 +154,26 @@ def class_counts(dataset: Sequence[dict[str, Any]], source: tuple[str, str | Non
             return counts
 
     def histogram(index: int) -> list[int]:
-        label = read_frame(dataset, index, ("label",))["label"]
+        label = dataset.read(index, ("label",))["label"]
         # Several times as fast as np.bincount.
         return Image.fromarray(label).histogram()[: shape[1]]
 
     # Threads: decoding, which takes most of the time, runs outside of the interpreter's lock.
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-    try:
-        rows = pool.map(histogram, range(shape[0]))
+    with parallel_map(histogram, [(index,) for index in range(shape[0])], os.cpu_count(), threads=True) as rows:
         bar = progress_bar(f"{title}: counting classes", shape[0], "labels", rows)
         counts = np.array(list(bar), np.int64).reshape(shape)
-    finally:
-        pool.shutdown(cancel_futures=True)
     _write(cached, counts)
     return counts
 
 
-def _key(dataset: Sequence[dict[str, Any]], source: tuple) -> str:
+def _key(dataset: Dataset, source: tuple) -> str:
     """Returns a digest of everything that decides the counts; a changed label file changes it."""
     name, root, split, options = source
-    files = label_files(dataset)
+    files = dataset.label_files()
     if files is None:
         # Labels within other files, such as records: any of these may have changed.
-        place = getattr(dataset, "folder", root)
-        stamps = [] if place is None else [_stamp(path) for path in sorted(_below(Path(place).expanduser()))]
+        folder = dataset.folder or root
+        stamps = [] if folder is None else [_stamp(path) for path in sorted(_below(Path(folder).expanduser()))]
     else:
         archives = {path: _stamp(path) for path in {file.path for file in files if file.member}}
         stamps = [(archives[file.path], file.member) if file.member else _stamp(file.path) for file in files]
@@ -181,16 +181,16 @@ def _key(dataset: Sequence[dict[str, Any]], source: tuple) -> str:
         uda_jax.__version__,
         (name, None if root is None else str(Path(root).expanduser().resolve()), split, repr(options)),
         dataset.label_space.names,
-        [dataset.name(k) for k in range(len(dataset))],
+        dataset.names(),
         stamps,
     )
     return hashlib.sha256(repr(content).encode("utf-8", "backslashreplace")).hexdigest()[:24]
 
 
-def _below(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    return [Path(folder, name) for folder, _, names in os.walk(place) for name in names]
+def _below(root: Path) -> list[Path]:
+    if root.is_file():
+        return [root]
+    return [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:

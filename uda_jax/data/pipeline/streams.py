@@ -13,9 +13,9 @@ import grain
 import numpy as np
 from absl import flags
 
-from uda_jax.data.pipeline import transforms
+from uda_jax.data.base import MAPS, Dataset, map_names
 from uda_jax.data.pipeline.domains import Domain, open_domain
-from uda_jax.data.pipeline.examples import PreparedFrames, training_examples
+from uda_jax.data.pipeline.examples import DomainFrames, training_examples
 from uda_jax.errors import UserError
 
 # Batches, not examples: a few are enough to hide decoding, and full-size crops are large.
@@ -49,9 +49,9 @@ def train_stream(
       path: dotted name of the section that holds the domains, for messages.
 
     Returns:
-      An iterator over {domain: {"image": uint8 [L, H, W, 3], "label": uint8 [L, H, W], "depth" and "disparity":
-      float32 [L, H, W], "index": int32 [L]}} with L = global_batch / process_count and the maps in `fields`. Labels
-      are [L, 1, 1] where they are classes of whole images.
+      An iterator over {domain: {"image": uint8 [L, H, W, 3], ..., "index": int32 [L]}} with L = global_batch /
+      process_count and the maps in `fields`, each as its row in `base.MAPS` says. Labels are [L, 1, 1] where they are
+      classes of whole images.
 
     Raises:
       UserError: from opening the domains; from `next`, whatever is wrong with a file.
@@ -128,25 +128,20 @@ class TrainStream(grain.DatasetIterator):
             self._iterator = None
 
 
-def seek(stream: TrainStream, step: int) -> None:
-    """Moves a training stream to the batch of `step`, whatever topology earlier batches were taken on."""
-    stream.set_state({"step": step})
-
-
 def evaluation_batches(
-    domain: Domain | Sequence[dict[str, Any]],
+    domain: Domain | Dataset,
     batch_size: int,
     *,
     path: str = "domain",
-    dataset: Sequence[dict[str, Any]] | None = None,
+    dataset: Dataset | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "EvaluationBatches":
     """Returns one exact pass over a domain, in order and without augmentation.
 
-    The last batches are filled up with black frames whose labels are ignored (255), whose depth and disparity are
-    invalid (0) and whose index is -1, so sums over valid pixels need no special case. Every process receives equally
-    many batches, and of each global batch its contiguous block.
+    The last batches are filled up with frames of nothing, as `base.MAPS` fills each map: black, labels ignored (255),
+    depth invalid (0); and whose index is -1, so sums over valid pixels need no special case. Every process receives
+    equally many batches, and of each global batch its contiguous block.
 
     Args:
       domain: the section, one data set with `scale`, `short_side`, `crop` and `flip` off; or an opened data set,
@@ -157,9 +152,8 @@ def evaluation_batches(
       process_index, process_count: which block of each global batch to deliver.
 
     Returns:
-      An iterable with a length, over {"image": uint8 [L, H, W, 3], "label": uint8 [L, h, w], "depth" and
-      "disparity": float32 [L, h, w], "index": int32 [L]} with the maps in `fields`; h x w is the labels' own size
-      where `resize_label` is False, else H x W.
+      An iterable with a length, over {"image": uint8 [L, H, W, 3], "label": uint8 [L, h, w], ..., "index": int32 [L]},
+      with the maps in `fields`; h x w is the labels' own size where `resize_label` is False, else H x W.
 
     Raises:
       UserError: from opening the domain; from iterating, whatever is wrong with a file, or frames of different
@@ -176,9 +170,9 @@ def evaluation_batches(
             )
         dataset = open_domain(domain, path) if dataset is None else dataset
     else:
-        dataset, present = domain, domain[0]
-        domain = Domain(fields=tuple(field for field in transforms.FILL if field in present), resize_label=False)
-    frames = _Padded(PreparedFrames(dataset, domain, path), batch_size)
+        dataset = domain
+        domain = Domain(fields=map_names(dataset[0], path), resize_label=False)
+    frames = _Padded(DomainFrames(dataset, domain, path), batch_size)
     batches = grain.MapDataset.source(frames).batch(local, batch_fn=_stack)[process_index::process_count]
     return EvaluationBatches(dataset, batches)
 
@@ -187,10 +181,10 @@ class EvaluationBatches:
     """What `evaluation_batches` returns; iterating again starts again.
 
     Attributes:
-      dataset: the sequence behind the batches: `dataset.name(i)` names the frame of index i.
+      dataset: what lies behind the batches: `dataset.name(i)` names the frame of index i.
     """
 
-    def __init__(self, dataset: Sequence[dict[str, Any]], batches: grain.MapDataset):
+    def __init__(self, dataset: Dataset, batches: grain.MapDataset):
         self.dataset = dataset
         self._batches = batches
 
@@ -212,7 +206,7 @@ class EvaluationBatches:
 class _Padded:
     """Frames followed by as many empty ones as fill up the last batch."""
 
-    def __init__(self, frames: PreparedFrames, batch_size: int):
+    def __init__(self, frames: DomainFrames, batch_size: int):
         self._frames = frames
         self._length = -(-len(frames) // batch_size) * batch_size
 
@@ -225,17 +219,14 @@ class _Padded:
         if index < len(self._frames):
             return self._frames[index]
         fill = {
-            field: np.full(shape, transforms.FILL[field], transforms.DTYPES[field])
-            for field, shape in self._frames.shapes.items()
+            field: np.full(shape, MAPS[field].fill, MAPS[field].dtype) for field, shape in self._frames.shapes.items()
         }
         return fill | {"index": -1}
 
 
 def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Returns the maps and indices of some examples as one batch."""
-    batch = {
-        field: np.stack([example[field] for example in examples]) for field in transforms.FILL if field in examples[0]
-    }
+    batch = {field: np.stack([example[field] for example in examples]) for field in map_names(examples[0], "batch")}
     return batch | {"index": np.array([example["index"] for example in examples], np.int32)}
 
 

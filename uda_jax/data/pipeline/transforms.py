@@ -1,28 +1,24 @@
 """Transforms of one example: NumPy and Pillow on uint8, before any batching. Normalisation is done on device.
 
-A transform is a small frozen dataclass, called with (example, generator). It returns a new dict in which the
-maps "image", "label", "depth" and "disparity", as far as they are there, have all undergone the same geometry; other
-keys pass through. How many random numbers it draws does not depend on which maps there are, so a labelled and an
-unlabelled view of one stream see the same crops.
+A transform is a small frozen dataclass, called with (example, generator). It returns a new dict in which all maps have
+undergone the same geometry, each as its row in `base.MAPS` says; name and index pass through. How many random numbers
+it draws does not depend on which maps there are, so a labelled and an unlabelled view of one stream see the same crops.
 
 A label of 1x1 beside a larger image is the class of the whole image. It has no geometry and passes through, too.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from uda_jax.data.labels.label_spaces import IGNORE
+from uda_jax.data.base import MAPS, is_value_of_image, map_names
 
 Example = dict[str, Any]
 Size = tuple[int, int]
 
-# What fills the area outside a frame: black, ignored, invalid.
-FILL = {"image": 0, "label": IGNORE, "depth": 0, "disparity": 0}
-DTYPES = {"image": np.uint8, "label": np.uint8, "depth": np.float32, "disparity": np.float32}
 RULES = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -31,7 +27,7 @@ RULES = {
 
 
 class Resampling(NamedTuple):
-    """Pillow's rules, keys of `RULES`, for the maps where the papers differ; labels and depth are always "nearest".
+    """Pillow's rules, keys of `RULES`, for the maps where the papers differ; `base.MAPS` fixes those of all others.
 
     Attributes:
       image: "bicubic" is the rule of AdaptSegNet, ADVENT and those that build on them.
@@ -42,6 +38,11 @@ class Resampling(NamedTuple):
     image: str = "bicubic"
     disparity: str = "nearest"
 
+    def rule(self, name: str) -> Image.Resampling:
+        """Returns the rule for the map of a name."""
+        own = {"image": self.image, "disparity": self.disparity}
+        return RULES[own.get(MAPS[name].resampling, MAPS[name].resampling)]
+
 
 _DEFAULT = Resampling()
 
@@ -50,17 +51,17 @@ def resize(
     example: Example,
     size: Size,
     *,
-    maps: tuple[str, ...] = tuple(FILL),
+    maps: Collection[str] | None = None,
     resampling: Resampling = _DEFAULT,
     fit: str = "stretch",
 ) -> Example:
     """Resizes an example as the reference implementations of the papers do, with Pillow.
 
     Args:
-      example: a dict with "image" uint8 `[H, W, 3]` and perhaps "label" uint8, "depth" and "disparity" float32
-        `[h, w]`. Each map is resized from the size that it has.
+      example: a dict with "image" uint8 `[H, W, 3]` and perhaps other maps. Each raster is resized from the size that
+        it has; a camera is that of the image.
       size: (height, width) of the result.
-      maps: which of the maps to resize. Evaluation leaves labels alone: scores are interpolated to them.
+      maps: which of the maps to resize; None: all. Evaluation leaves labels alone: scores are interpolated to them.
       resampling: the rules of images (antialiased when shrinking) and of disparity.
       fit: "stretch", or "pad" to keep the aspect ratio of the image: the frame is as large as fits, at the top left,
         and the rest is black, ignored and invalid (DADA's rule for Mapillary).
@@ -68,17 +69,20 @@ def resize(
     Returns:
       The example with its maps resized; those that have the size already are passed on as they are.
     """
-    inner = _inside(example["image"].shape[:2], size) if fit == "pad" else size
+    have = example["image"].shape[:2]
+    inner = _inside(have, size) if fit == "pad" else size
 
     def resized(name: str, array: np.ndarray) -> np.ndarray:
-        if name not in maps or array.shape[:2] == tuple(size):
+        if array.shape[:2] == tuple(size):
             return array
         if array.shape[:2] != tuple(inner):
-            rule = getattr(resampling, name, "nearest")
-            array = np.asarray(Image.fromarray(array).resize((inner[1], inner[0]), RULES[rule]))
-        return _extended(array, size, FILL[name])
+            array = np.asarray(Image.fromarray(array).resize((inner[1], inner[0]), resampling.rule(name)))
+        return _extended(array, size, name)
 
-    return _each_map(example, resized)
+    # The centre of the first pixel is (0, 0), its corner (-1/2, -1/2), which stays where it is.
+    rows, columns = inner[0] / have[0], inner[1] / have[1]
+    camera = np.array([[columns, 0, (columns - 1) / 2], [0, rows, (rows - 1) / 2], [0, 0, 1]])
+    return _each_map(example, resized, camera, maps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +118,8 @@ class RandomShortSide:
 class RandomCrop:
     """Cuts a window of `size` = (height, width) at a position drawn uniformly.
 
-    A frame smaller than the window is first extended at the bottom and the right: image black, label ignored
-    (255), depth and disparity invalid (0).
+    A frame smaller than the window is first extended at the bottom and the right by what `base.MAPS` fills each map
+    with: image black, label ignored (255), depth and disparity invalid (0).
     """
 
     size: Size
@@ -127,32 +131,55 @@ class RandomCrop:
 
         def cropped(name: str, array: np.ndarray) -> np.ndarray:
             window = array[top : top + self.size[0], left : left + self.size[1]]
-            return _extended(window, self.size, FILL[name])
+            return _extended(window, self.size, name)
 
-        return _each_map(example, cropped)
+        return _each_map(example, cropped, np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]]))
 
 
 @dataclasses.dataclass(frozen=True)
 class HorizontalFlip:
-    """Mirrors left and right with probability one half."""
+    """Mirrors left and right with probability one half.
+
+    A camera is then that of the mirrored scene: the point (X, Y, Z) has become (-X, Y, Z).
+    """
 
     def __call__(self, example: Example, generator: np.random.Generator) -> Example:
         if generator.random() < 0.5:
             return example
-        return _each_map(example, lambda name, array: array[:, ::-1])
+        right = example["image"].shape[1] - 1
+        mirrored = _each_map(
+            example, lambda name, array: array[:, ::-1], np.array([[-1, 0, right], [0, 1, 0], [0, 0, 1]])
+        )
+        mirror = np.diag([-1, 1, 1]).astype(np.float32)
+        cameras = [name for name in map_names(example, "flip") if MAPS[name].geometry == "camera"]
+        return mirrored | {name: mirrored[name] @ mirror for name in cameras}
 
 
-def is_class_of_image(name: str, shape: tuple[int, ...], image_shape: tuple[int, ...]) -> bool:
-    """Returns whether a map of some shape is one class for the whole of a larger image, as in classification."""
-    return name == "label" and shape[:2] == (1, 1) and image_shape[:2] != (1, 1)
+def _each_map(
+    example: Example,
+    raster: Callable[[str, np.ndarray], np.ndarray],
+    camera: np.ndarray,
+    maps: Collection[str] | None = None,
+) -> Example:
+    """Returns an example whose maps have undergone one change of geometry.
 
-
-def _each_map(example: Example, function: Callable[[str, np.ndarray], np.ndarray]) -> Example:
+    Args:
+      example: the frame.
+      raster: (name, array) to the changed array.
+      camera: `[3, 3]`, from pixels (column, row, 1) of the image to those of the changed one.
+      maps: which maps to change; None: all.
+    """
     shape = example["image"].shape
-    return {
-        name: function(name, value) if name in FILL and not is_class_of_image(name, value.shape, shape) else value
-        for name, value in example.items()
-    }
+    changed = dict(example)
+    for name in map_names(example, "transforms"):
+        spec, value = MAPS[name], example[name]
+        if maps is not None and name not in maps:
+            continue
+        if spec.geometry == "camera":
+            changed[name] = (camera @ value.astype(np.float64)).astype(spec.dtype)
+        elif spec.is_raster and not is_value_of_image(name, value.shape, shape):
+            changed[name] = raster(name, value)
+    return changed
 
 
 def _scaled(example: Example, factor: float, resampling: Resampling) -> Example:
@@ -167,9 +194,9 @@ def _inside(have: Size, size: Size) -> Size:
     return tuple(max(1, int(side * factor + 0.5)) for side in have)
 
 
-def _extended(array: np.ndarray, size: Size, value: int) -> np.ndarray:
-    """Extends a map at the bottom and the right up to a size."""
+def _extended(array: np.ndarray, size: Size, name: str) -> np.ndarray:
+    """Extends a raster at the bottom and the right up to a size."""
     missing = [(0, size[0] - array.shape[0]), (0, size[1] - array.shape[1])]
     if missing == [(0, 0), (0, 0)]:
         return array
-    return np.pad(array, missing + [(0, 0)] * (array.ndim - 2), constant_values=value)
+    return np.pad(array, missing + [(0, 0)] * (array.ndim - 2), constant_values=MAPS[name].fill)

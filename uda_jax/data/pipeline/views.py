@@ -1,99 +1,99 @@
-"""Views of opened data sets: some of their frames, other labels, several sets as one.
+"""Views of opened data sets: some of their frames, other labels, neighbours in time, several sets as one.
 
-Each is again a random-access sequence as `uda_jax.data` describes it, with `read`, `name`, `lacking` and `problems`;
-`index` counts in the view. `label_files` tells which files its labels come from.
+Each is again a `Dataset`; `index` counts in the view.
 """
 
-import difflib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from uda_jax.data.frames import IMAGE_ENDINGS, MAPS, FrameFiles
-from uda_jax.data.io.archives import File, Problem, printable
+from uda_jax.data.base import MAPS, Dataset
+from uda_jax.data.io.archives import File, Problem
 from uda_jax.data.io.images import read_label
 from uda_jax.data.labels.label_spaces import IGNORE
 from uda_jax.errors import UserError
 
-# What published lists append to a frame's name, before the file's ending.
-_SUFFIXES = (
-    "_leftImg8bit",
-    "_gtFine_labelIds",
-    "_gtFine_labelTrainIds",
-    "_gtCoarse_labelIds",
-    "_gtCoarse_labelTrainIds",
-    "_rgb_anon",
-    "_rgb_ref_anon",
-    "_gt_labelIds",
-    "_gt_labelTrainIds",
-    "_train_id",
-)
+
+class View(Dataset):
+    """A data set that shows another one: by itself, all of it as it is.
+
+    Args:
+      dataset: what is shown.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.label_space = dataset.label_space
+        self.label_size = dataset.label_size
+        self.table, self.known = dataset.table, dataset.known
+        self.folder, self.resized = dataset.folder, dataset.resized
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def name(self, index: int) -> str:
+        return self._dataset.name(self._position(index))
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        return self._dataset.maps
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        return self._dataset.problems
+
+    def missing(self, field: str) -> list[str]:
+        return self._dataset.missing(field)
+
+    def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
+        return self._dataset.read(self._position(index), fields) | {"index": range(len(self))[index]}
+
+    def stored(self, index: int, fields: Collection[str]) -> dict[str, Any]:
+        return self._dataset.stored(self._position(index), fields) | {"index": range(len(self))[index]}
+
+    def files(self, index: int) -> Mapping[str, File]:
+        return self._dataset.files(self._position(index))
+
+    def label_files(self) -> list[File | None] | None:
+        files = self._dataset.label_files()
+        return files and [files[self._position(index)] for index in range(len(self))]
+
+    def sequence(self, index: int) -> tuple[str, int] | None:
+        return self._dataset.sequence(self._position(index))
+
+    def _position(self, index: int) -> int:
+        """Returns which frame of the other data set is shown at an index."""
+        return range(len(self))[index]
 
 
-def read_frame(dataset: Sequence[dict[str, Any]], index: int, fields: Sequence[str]) -> dict[str, Any]:
-    """Returns a frame with the maps in `fields` at most, decoding no others where the data set can."""
-    if hasattr(dataset, "read"):
-        return dataset.read(index, fields)
-    return {key: value for key, value in dataset[index].items() if key in fields or key not in MAPS}
-
-
-def lacking(dataset: Sequence[dict[str, Any]], field: str) -> list[str]:
-    """Returns the names of the frames without a map, none where the data set does not tell."""
-    return dataset.lacking(field) if hasattr(dataset, "lacking") else []
-
-
-def label_files(dataset: Sequence[dict[str, Any]]) -> list[File | None] | None:
-    """Returns the label file of each frame; None if labels do not lie in files of their own."""
-    if isinstance(dataset, FrameFiles):
-        return [frame.label for frame in dataset.frames]
-    return dataset.label_files() if isinstance(dataset, (Selection, Relabelled)) else None
-
-
-def label_size(dataset: Sequence[dict[str, Any]]) -> tuple[int, int] | None:
-    """Returns the size of labels that are not maps of their image: (1, 1) where they are classes of whole images."""
-    return getattr(dataset, "label_size", None)
-
-
-class Selection:
+class Selection(View):
     """Some frames of a data set, at `positions` of it, in that order."""
 
-    def __init__(self, dataset: Sequence[dict[str, Any]], positions: Sequence[int]):
-        self.label_space = dataset.label_space
-        self.label_size = label_size(dataset)
-        self._dataset = dataset
+    def __init__(self, dataset: Dataset, positions: Sequence[int]):
+        super().__init__(dataset)
         self._positions = positions
 
     def __len__(self) -> int:
         return len(self._positions)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.read(index, MAPS)
-
-    def name(self, index: int) -> str:
-        return self._dataset.name(self._positions[index])
-
     @property
     def problems(self) -> list[Problem]:
-        """The problems of the frames that are kept; what spoils no frame does not matter to a list of names."""
-        kept = {self.name(index) for index in range(len(self))}
-        return [problem for problem in getattr(self._dataset, "problems", ()) if problem.frame in kept]
+        """The problems of the frames that are kept; those of no frame do not matter to a list of names."""
+        kept = set(self.names())
+        return [problem for problem in self._dataset.problems if problem.frame in kept]
 
-    def lacking(self, field: str) -> list[str]:
-        kept = {self.name(index) for index in range(len(self))}
-        return [name for name in lacking(self._dataset, field) if name in kept]
+    def missing(self, field: str) -> list[str]:
+        kept = set(self.names())
+        return [name for name in self._dataset.missing(field) if name in kept]
 
-    def read(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
-        return read_frame(self._dataset, self._positions[index], fields) | {"index": range(len(self))[index]}
-
-    def label_files(self) -> list[File | None] | None:
-        files = label_files(self._dataset)
-        return files and [files[position] for position in self._positions]
+    def _position(self, index: int) -> int:
+        return self._positions[index]
 
 
-class Relabelled:
+class PseudoLabelled(View):
     """A data set whose labels come from other files, such as a network's pseudo-labels.
 
     Args:
@@ -105,11 +105,11 @@ class Relabelled:
       UserError: a file is missing; on access, it is damaged, of another size, or holds a value without a class.
     """
 
-    def __init__(self, dataset: Sequence[dict[str, Any]], folder: str, size: tuple[int, int] | None = None):
-        self.label_space = dataset.label_space
-        self.label_size = label_size(dataset)
-        self._dataset = dataset
-        self._folder = Path(folder).expanduser()
+    def __init__(self, dataset: Dataset, folder: str, size: tuple[int, int] | None = None):
+        super().__init__(dataset)
+        # The files hold classes, whatever ids the data set itself stores.
+        self.table, self.known = None, frozenset((*range(len(self.label_space.names)), self.label_space.ignore))
+        self._labels = Path(folder).expanduser()
         self._size = size
         missing = [file for file in self.label_files() if not file.path.is_file()]
         if missing:
@@ -118,34 +118,35 @@ class Relabelled:
                 "<frame name>.png there, write them or leave these frames out with names_file"
             )
 
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.read(index, MAPS)
-
-    def name(self, index: int) -> str:
-        return self._dataset.name(index)
+    @property
+    def maps(self) -> tuple[str, ...]:
+        return tuple(field for field in MAPS if field == "label" or field in self._dataset.maps)
 
     @property
     def problems(self) -> list[Problem]:
         """The problems that do not concern the labels of the data set itself."""
-        return [problem for problem in getattr(self._dataset, "problems", ()) if problem.field != "label"]
+        return [problem for problem in self._dataset.problems if problem.field != "label"]
 
-    def lacking(self, field: str) -> list[str]:
-        return [] if field == "label" else lacking(self._dataset, field)
+    def missing(self, field: str) -> list[str]:
+        return [] if field == "label" else self._dataset.missing(field)
 
-    def read(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
-        example = read_frame(self._dataset, index, [field for field in fields if field != "label"])
+    def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
+        example = super().read(index, [field for field in fields if field != "label"])
         if "label" in fields:
             example["label"] = self._label(example)
         return example
 
+    def stored(self, index: int, fields: Collection[str]) -> dict[str, Any]:
+        return self.read(index, fields)
+
+    def files(self, index: int) -> Mapping[str, File]:
+        return {**super().files(index), "label": self._file(self.name(index))}
+
     def label_files(self) -> list[File]:
-        return [self._file(self.name(index)) for index in range(len(self))]
+        return [self._file(name) for name in self.names()]
 
     def _file(self, name: str) -> File:
-        return File(self._folder / f"{name}.png")
+        return File(self._labels / f"{name}.png")
 
     def _label(self, example: dict[str, Any]) -> np.ndarray:
         file = self._file(example["name"])
@@ -167,7 +168,97 @@ class Relabelled:
         return label
 
 
-class Mixture:
+class Neighbours(View):
+    """A video with the frames before and after as further images of each frame.
+
+    Frames are neighbours if they are as many frames of the recording apart as the offset says: their numbers (see
+    `Dataset.sequence`) differ by that many steps, where a step is the smallest difference of two numbers in the
+    recording. Frames without a neighbour, such as the first and the last, are left out.
+
+    Args:
+      dataset: the video.
+      offsets: {map to add: frames that the neighbour lies ahead, negative before}, such as {"image_previous": -1}.
+
+    Raises:
+      UserError: no frame has its neighbours.
+    """
+
+    def __init__(self, dataset: Dataset, offsets: Mapping[str, int]):
+        super().__init__(dataset)
+        self._offsets = dict(offsets)
+        self._rows = _neighbours(dataset, tuple(offsets.values()))
+        if not self._rows:
+            raise UserError(
+                f"no frame has neighbours in time for {', '.join(offsets)}; expected names that number the frames of a "
+                "recording, such as drive/000017"
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        return tuple(field for field in MAPS if field in self._offsets or field in self._dataset.maps)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems of the frames that are shown, and of the images of their neighbours."""
+        shown = set(self.names())
+        beside = {self._dataset.name(position) for _, *others in self._rows for position in others}
+        return [
+            problem
+            for problem in self._dataset.problems
+            if problem.frame is None or problem.frame in shown or (problem.frame in beside and problem.field == "image")
+        ]
+
+    def missing(self, field: str) -> list[str]:
+        if field in self._offsets:
+            return []
+        shown = set(self.names())
+        return [name for name in self._dataset.missing(field) if name in shown]
+
+    def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
+        return super().read(index, self._own(fields)) | self._beside(index, fields)
+
+    def stored(self, index: int, fields: Collection[str]) -> dict[str, Any]:
+        return super().stored(index, self._own(fields)) | self._beside(index, fields)
+
+    def _own(self, fields: Collection[str]) -> list[str]:
+        return [field for field in fields if field not in self._offsets]
+
+    def _beside(self, index: int, fields: Collection[str]) -> dict[str, np.ndarray]:
+        """Returns the images of the neighbours that `fields` asks for."""
+        positions = dict(zip(self._offsets, self._rows[index][1:], strict=True))
+        return {
+            field: self._dataset.read(position, ("image",))["image"]
+            for field, position in positions.items()
+            if field in fields
+        }
+
+    def _position(self, index: int) -> int:
+        return self._rows[index][0]
+
+
+def _neighbours(dataset: Dataset, offsets: Sequence[int]) -> list[tuple[int, ...]]:
+    """Returns (position, positions of its neighbours) of each frame that has all of them, in order."""
+    moments = [dataset.sequence(position) for position in range(len(dataset))]
+    recordings: dict[str, dict[int, int]] = {}
+    for position, moment in enumerate(moments):
+        if moment is not None:
+            recordings.setdefault(moment[0], {})[moment[1]] = position
+    steps = {}
+    for recording, positions in recordings.items():
+        numbers = sorted(positions)
+        steps[recording] = min((later - number for number, later in itertools.pairwise(numbers)), default=1)
+    rows = []
+    for position, moment in enumerate(moments):
+        if moment is not None:
+            found = [recordings[moment[0]].get(moment[1] + offset * steps[moment[0]]) for offset in offsets]
+            rows += [(position, *found)] if None not in found else []
+    return rows
+
+
+class Mixture(Dataset):
     """Several data sets as one: their frames one after the other, named "<key>/<frame>".
 
     Args:
@@ -182,11 +273,12 @@ class Mixture:
       UserError: their label spaces differ.
     """
 
-    def __init__(self, parts: Mapping[str, Sequence[dict[str, Any]]], path: str):
+    def __init__(self, parts: Mapping[str, Dataset], path: str):
         self.parts = tuple(parts.values())
         self.starts = (0, *itertools.accumulate(len(part) for part in self.parts[:-1]))
         self._keys = tuple(parts)
         self.label_space = self.parts[0].label_space
+        self.label_size = self.parts[0].label_size
         for key, part in zip(self._keys[1:], self.parts[1:], strict=True):
             if part.label_space.names != self.label_space.names:
                 raise UserError(
@@ -197,130 +289,28 @@ class Mixture:
     def __len__(self) -> int:
         return self.starts[-1] + len(self.parts[-1])
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.read(index, MAPS)
-
     def name(self, index: int) -> str:
-        number, place = self._place(index)
-        return f"{self._keys[number]}/{self.parts[number].name(place)}"
+        number, position = self._position(index)
+        return f"{self._keys[number]}/{self.parts[number].name(position)}"
 
-    def lacking(self, field: str) -> list[str]:
-        found = zip(self._keys, (lacking(part, field) for part in self.parts), strict=True)
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps that any part has."""
+        return tuple(field for field in MAPS if any(field in part.maps for part in self.parts))
+
+    def missing(self, field: str) -> list[str]:
+        found = zip(self._keys, (part.missing(field) for part in self.parts), strict=True)
         return [f"{key}/{name}" for key, names in found for name in names]
 
-    def read(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
-        number, place = self._place(index)
-        return read_frame(self.parts[number], place, fields) | {
+    def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
+        number, position = self._position(index)
+        return self.parts[number].read(position, fields) | {
             "name": self.name(index),
             "index": range(len(self))[index],
         }
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _position(self, index: int) -> tuple[int, int]:
         """Returns which part holds a frame, and where."""
         index = range(len(self))[index]
         number = max(k for k, start in enumerate(self.starts) if start <= index)
         return number, index - self.starts[number]
-
-
-def random_positions(names: Sequence[str], count: int, seed: int) -> list[int]:
-    """Chooses `count` of some names at random, the same ones on every machine.
-
-    The names, sorted, are permuted by the order of as many raw draws of PCG64, whose stream NumPy promises never to
-    change, and the first are taken: a smaller count chooses some of the frames of a larger one.
-
-    Returns:
-      Their positions, in increasing order.
-
-    Raises:
-      UserError: there are fewer names.
-    """
-    if count > len(names):
-        raise UserError(f"count: expected at most the {len(names)} frames of the split, got {count}")
-    ordered = sorted(range(len(names)), key=lambda k: names[k])
-    permutation = np.argsort(np.random.PCG64(seed).random_raw(len(names)), kind="stable")
-    return sorted(ordered[k] for k in permutation[:count])
-
-
-def listed_positions(path: str, names: Sequence[str]) -> list[int]:
-    """Finds the frames that a text file lists, one per line.
-
-    A line is a frame's name, or a row of a list as papers publish them, of whose columns, set apart by tabs or spaces,
-    the first one counts: a file's path, whose folders and endings are dropped as far as the names do without them.
-
-    Args:
-      path: the text file.
-      names: of all frames.
-
-    Returns:
-      Positions of the listed frames, in the order of the lines.
-
-    Raises:
-      UserError: the file cannot be read or lists nothing; a line fits no frame, several, or one of an earlier line.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"names_file: cannot read {path}: {error}") from None
-    index = _NameIndex(names)
-    chosen: dict[int, None] = {}
-    for number, line in enumerate(lines, start=1):
-        if not (line := line.strip()):
-            continue
-        where = f"names_file: {path}, line {number}"
-        found = index.find(line)
-        if not found:
-            raise UserError(f"{where}: no frame '{printable(line)}' in the split{index.hint(line)}")
-        if len(found) > 1:
-            raise UserError(f"{where}: '{printable(line)}' fits {' and '.join(found[:2])}; write the whole name")
-        position = index.positions[found[0]]
-        if position in chosen:
-            raise UserError(f"{where}: frame '{found[0]}' is listed twice; remove one line")
-        chosen[position] = None
-    if not chosen:
-        raise UserError(f"names_file: {path} lists no frame; write one name per line")
-    return list(chosen)
-
-
-class _NameIndex:
-    """Frames by name and by the last part of their names."""
-
-    def __init__(self, names: Iterable[str]):
-        self.positions = {name: k for k, name in enumerate(names)}
-        self._by_last: dict[str, list[str]] = {}
-        for name in self.positions:
-            self._by_last.setdefault(name.rpartition("/")[2], []).append(name)
-
-    def find(self, line: str) -> list[str]:
-        """Returns the names that a line may mean, best first; several only if they fit equally well."""
-        column = line.split("\t")[0].strip()
-        path = column.split()[0]
-        for name in (line, column, path):
-            if name in self.positions:
-                return [name]
-        *folders, last = [part for part in path.split("/") if part] or [path]
-        for stem in _stems(last):
-            parts = [*folders, stem]
-            # A list may name more folders than the data set does, or fewer.
-            fitting = {name: _shared(name.split("/"), parts) for name in self._by_last.get(stem, ())}
-            best = max(fitting.values(), default=0)
-            if best:
-                return [name for name, length in fitting.items() if length == best]
-        return []
-
-    def hint(self, line: str) -> str:
-        """Returns what else the line may have meant."""
-        close = difflib.get_close_matches(line, self.positions, n=1)
-        return f"; did you mean '{close[0]}'?" if close else "; the file may belong to another split"
-
-
-def _stems(last: str) -> list[str]:
-    """Returns what a file's name may be as the name of a frame."""
-    ending = next((ending for ending in IMAGE_ENDINGS if last.lower().endswith(ending)), "")
-    stem = last[: len(last) - len(ending)]
-    return [last, stem, *(stem.removesuffix(suffix) for suffix in _SUFFIXES if stem.endswith(suffix))]
-
-
-def _shared(name: Sequence[str], path: Sequence[str]) -> int:
-    """Returns how many parts the shorter has if it is the end of the longer, else 0."""
-    length = min(len(name), len(path))
-    return length if list(name[-length:]) == list(path[-length:]) else 0

@@ -33,17 +33,19 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from uda_jax.data import open_dataset, raise_first, reader, require_sound
-from uda_jax.data.frames import MAPS
+from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.io import atomic
 from uda_jax.data.io.archives import printable
+from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pipeline import transforms
-from uda_jax.data.pipeline.views import Selection, listed_positions
+from uda_jax.data.pipeline.frame_lists import listed_positions
+from uda_jax.data.pipeline.views import Selection
 from uda_jax.data.prepare import records
 from uda_jax.data.prepare.prepared import FORMAT, MANIFEST, journal, plain, read_manifest, tfds_split
 from uda_jax.data.prepare.records import Encoder
-from uda_jax.data.prepare.shards import WRITER_OPTIONS, Shard, Spoilt, mapped
+from uda_jax.data.prepare.shards import WRITER_OPTIONS, Shard, Unreadable, write_shard
 from uda_jax.errors import UserError
 
 SHARD_BYTES = 256 << 20
@@ -81,7 +83,7 @@ class _Source(NamedTuple):
         """The label space that the reader prefers."""
         return inspect.signature(reader(self.dataset)).parameters["label_space"].default
 
-    def open(self, label_space: str | None = None) -> Sequence[dict[str, Any]]:
+    def open(self, label_space: str | None = None) -> Dataset:
         """Opens it with a label space."""
         return open_dataset(self.dataset, self.root, self.split, label_space or self.label_space, **self.options)
 
@@ -123,7 +125,7 @@ def prepare(
       What was done.
 
     Raises:
-      UserError: anything wrong with the data or the arguments. Spoilt frames are listed on stderr once all shards
+      UserError: anything wrong with the data or the arguments. Unreadable frames are listed on stderr once all shards
         without one are finished; a manifest is written only if there is none.
       OSError: the disk is full.
     """
@@ -135,8 +137,8 @@ def prepare(
     if not positions:
         raise_first(opened.problems, dataset)
     if names_file is not None:
-        positions = listed_positions(names_file, [opened.name(position) for position in positions])
-    fields = _fields(opened, positions, fields)
+        positions = listed_positions(names_file, opened.names())
+    fields = _fields(opened, fields)
     view = opened if names_file is None else Selection(opened, positions)
     require_sound(view, dataset, fields)
     settings = {
@@ -204,17 +206,22 @@ class _Run:
         finished = {shard["file"]: Shard(**shard) for shard in self._progress["shards"]}
         jobs = [(path, part, finished.get(path.name)) for path, part in self._jobs]
         bar = progress_bar(f"{self._settings['dataset']}: preparing {self._split}", len(jobs), "shards")
-        written, spoilt = 0, []
-        with contextlib.closing(bar), mapped(self._encoder, jobs, workers) as results:
+        written, unreadable = 0, []
+        with (
+            contextlib.closing(bar),
+            parallel_map(
+                write_shard, jobs, workers, shared=(self._encoder,), ordered=False, chunk=1, few=2, title="prepare"
+            ) as results,
+        ):
             for shard, fresh, bad in results:
-                spoilt += bad
+                unreadable += bad
                 if fresh:
                     written += 1
                     finished[shard.file] = shard
                     self._write_journal(finished.values())
                 bar.update()
-        if spoilt:
-            self._refuse(spoilt)
+        if unreadable:
+            self._refuse(unreadable)
         return [finished[path.name] for path, _ in self._jobs], written
 
     def write_manifest(self, shards: Sequence[Shard], entry: Mapping[str, Any]) -> None:
@@ -266,7 +273,7 @@ class _Run:
         try:
             writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
             for position in sample:
-                # Spoilt frames are reported when their shard is written.
+                # Unreadable frames are reported when their shard is written.
                 with contextlib.suppress(UserError):
                     record = self._encoder.record(position)
                     with atomic.disk_full_errors(path):
@@ -283,25 +290,20 @@ class _Run:
         if self._split not in self._manifest["splits"]:
             atomic.write(self._journal, json.dumps(self._progress, indent=1))
 
-    def _refuse(self, spoilt: Sequence[Spoilt]) -> None:
+    def _refuse(self, unreadable: Sequence[Unreadable]) -> None:
         """Lists the frames that cannot be read, and raises a UserError about them."""
-        for frame in sorted(spoilt):
+        for frame in sorted(unreadable):
             print(f"{printable(frame.name)}: {frame.message}", file=sys.stderr)
         raise UserError(
-            f"{self._settings['dataset']}: {len(spoilt)} frames cannot be read, the first is "
-            f"'{printable(min(spoilt).name)}'; mend them and run the same command again, or leave them out with "
+            f"{self._settings['dataset']}: {len(unreadable)} frames cannot be read, the first is "
+            f"'{printable(min(unreadable).name)}'; fix them and run the same command again, or leave them out with "
             f"--names-file FILE from 'uda check {self._settings['dataset']} --fix-list FILE' and a new --out"
         )
 
 
-def _fields(
-    opened: Sequence[dict[str, Any]], positions: Sequence[int], fields: Sequence[str] | None
-) -> tuple[str, ...]:
+def _fields(opened: Dataset, fields: Sequence[str] | None) -> tuple[str, ...]:
     """Returns the maps to store, in the order of `MAPS`, after checking that the frames have them."""
-    if hasattr(opened, "lacking"):
-        present = {field for field in MAPS if len(opened.lacking(field)) < len(opened)}
-    else:
-        present = set(MAPS) & set(opened[positions[0]])
+    present = {field for field in MAPS if opened.has(field)}
     if fields is None:
         return tuple(field for field in MAPS if field in present)
     for field in fields:
@@ -314,15 +316,14 @@ def _fields(
     return tuple(field for field in MAPS if field in fields)
 
 
-def _entry(
-    source: _Source, opened: Sequence[dict[str, Any]], positions: Sequence[int], fields: Sequence[str]
-) -> dict[str, Any]:
+def _entry(source: _Source, opened: Dataset, positions: Sequence[int], fields: Sequence[str]) -> dict[str, Any]:
     """Returns what a manifest says about the frames and labels of a split."""
     names = [opened.name(position) for position in positions]
-    absent = {field: set(opened.lacking(field)) if hasattr(opened, "lacking") else set() for field in fields}
-    lacking = {field: [name for name in names if name in without] for field, without in absent.items()}
-    spaces = {source.label_space: (opened.label_space, getattr(opened, "table", _identity(opened.label_space)))}
-    if "label" in fields and hasattr(opened, "table"):
+    absent = {field: set(opened.missing(field)) for field in fields}
+    missing = {field: [name for name in names if name in without] for field, without in absent.items()}
+    table = _identity(opened.label_space) if opened.table is None else opened.table
+    spaces = {source.label_space: (opened.label_space, table)}
+    if "label" in fields and opened.table is not None:
         for protocol in ("own", *label_spaces.PROTOCOLS):
             # Not every data set has labels that every protocol can use.
             with contextlib.suppress(UserError):
@@ -331,12 +332,11 @@ def _entry(
     elif "label" in fields and source.label_space == "19":
         for protocol in label_spaces.PROTOCOLS:
             spaces[protocol] = (label_spaces.label_space(protocol), label_spaces.train19_table(protocol))
-    known = getattr(opened, "known", (*range(len(opened.label_space.names)), opened.label_space.ignore))
     return {
         "frames": names,
-        "lacking": {field: listed for field, listed in lacking.items() if listed},
+        "lacking": {field: listed for field, listed in missing.items() if listed},
         "labelled": "label" in fields,
-        "known": sorted(known),
+        "known": sorted(opened.known),
         "label_spaces": {
             key: {"names": space.names, "colours": space.colours, "table": table.tobytes().hex()}
             for key, (space, table) in spaces.items()

@@ -11,14 +11,15 @@ import inspect
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from uda_jax.data.frames import MAPS, fitted
-from uda_jax.data.io.archives import Bytes, Problem, printable
+from uda_jax.data.base import MAPS, Dataset
+from uda_jax.data.frames import fitted
+from uda_jax.data.io.archives import Bytes, printable
 from uda_jax.data.io.images import read_floats, read_image, read_label
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import LabelSpace
@@ -29,7 +30,6 @@ MANIFEST = "manifest.json"
 # What the manifest's key "format" says; a later layout gets another number.
 FORMAT = "uda_jax prepared data 1"
 AGAIN = "run the same 'uda prepare' again"
-_DECODERS = {"image": read_image, "label": read_label, "depth": read_floats, "disparity": read_floats}
 
 
 def is_prepared(root: str | os.PathLike | None) -> bool:
@@ -67,8 +67,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-class Prepared:
-    """One split of a prepared folder: a random-access sequence as `uda_jax.data` describes it.
+class Prepared(Dataset):
+    """One split of a prepared folder: a data set of its records.
 
     Args:
       dataset: name of the data set that was prepared.
@@ -83,14 +83,12 @@ class Prepared:
       table: uint8 `[256]` from stored ids to classes.
       known: the stored ids that the data set defines.
       resized: "size", None or [height, width], and the `Domain` fields that say by what rules frames got that size.
-      problems: none; what was wrong was found when preparing.
+      maps: those that were stored.
 
     Raises:
       UserError: the folder holds another data set, does not have the split or label space, is unfinished, was
         prepared with other options, or lacks a shard.
     """
-
-    problems: tuple[Problem, ...] = ()
 
     def __init__(
         self,
@@ -114,9 +112,10 @@ class Prepared:
         _check_options(dataset, reader, options, manifest["options"], self._folder)
         entry = manifest["splits"][split]
         self.resized = {key: manifest[key] for key in ("size", "image_resampling", "disparity_resampling", "fit")}
-        self._fields = tuple(manifest["fields"])
+        self.maps = tuple(manifest["fields"])
         self._names = tuple(entry["frames"])
-        self._lacking = {field: frozenset(names) for field, names in entry["lacking"].items()}
+        # The manifest's key is older than the word that is used elsewhere.
+        self._missing = {field: frozenset(names) for field, names in entry["lacking"].items()}
         self.known = frozenset(entry["known"])
         self.label_space, self.table = _labels(dataset, entry, label_space, self._folder)
         self._shards = tuple((shard["file"], shard["frames"]) for shard in entry["shards"])
@@ -139,14 +138,14 @@ class Prepared:
         """Returns the name of frame `index` without reading it."""
         return self._names[index]
 
-    def lacking(self, field: str) -> list[str]:
+    def missing(self, field: str) -> list[str]:
         """Returns the names of the frames that do not have a map."""
-        if field not in self._fields:
+        if field not in self.maps:
             return list(self._names)
-        without = self._lacking.get(field, frozenset())
+        without = self._missing.get(field, frozenset())
         return [name for name in self._names if name in without]
 
-    def read(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+    def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
         """Decodes frame `index`, of its maps only those named in `fields` and present.
 
         Raises:
@@ -158,21 +157,21 @@ class Prepared:
             example["label"] = self.table.take(example["label"])
         return example
 
-    def stored(self, index: int, fields: Iterable[str]) -> dict[str, Any]:
+    def stored(self, index: int, fields: Collection[str]) -> dict[str, Any]:
         """Decodes as `read` does, but leaves the label as the ids that the data set stores."""
         index = range(len(self))[index]
         name = self._names[index]
         example: dict[str, Any] = {"name": name, "index": index}
-        present = [field for field in self._fields if name not in self._lacking.get(field, ())]
+        present = [field for field in self.maps if name not in self._missing.get(field, ())]
         wanted = [field for field in MAPS if field in fields and field in present]
         if wanted:
             shard = self._folder / self._shards[bisect.bisect_right(self._ends, index)][0]
-            for field, data in self._record(index, shard, wanted).items():
-                example[field] = _DECODERS[field](Bytes(f"{shard}: {field} of '{printable(name)}'", data))
+            for field, content in self._record(index, shard, wanted).items():
+                example[field] = _decoded(field, content, f"{shard}: {field} of '{printable(name)}'")
         return example
 
-    def _record(self, index: int, shard: Path, fields: Iterable[str]) -> dict[str, bytes]:
-        """Returns the encoded maps of a frame."""
+    def _record(self, index: int, shard: Path, fields: Iterable[str]) -> dict[str, Any]:
+        """Returns the maps of a frame as they are encoded."""
         # Both imports take long, and whoever only lists a split needs neither.
         from array_record.python.array_record_data_source import ArrayRecordDataSource
         from tensorflow_datasets.proto import tf_example_pb2
@@ -182,7 +181,7 @@ class Prepared:
                 # With the numbers of frames given, no shard is opened before it is read.
                 self._source = ArrayRecordDataSource([f"{self._folder / file}[0:{n}]" for file, n in self._shards])
             features = tf_example_pb2.Example.FromString(self._source[index]).features.feature
-            return {field: features[field].bytes_list.value[0] for field in fields}
+            return {field: _content(field, features[field]) for field in fields}
         except Exception as error:  # array_record raises bare exceptions of several kinds for a damaged file
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"{shard}: missing or damaged ({reason}); {AGAIN}, which writes it anew") from None
@@ -192,6 +191,25 @@ def tfds_split(split: str) -> str:
     """Returns the name of a split for TFDS, whose split names are letters, digits, "_" and "-", and never "all"."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in split)
     return f"{safe}_" if safe.lower() == "all" else safe
+
+
+def _content(field: str, feature: Any) -> bytes | np.ndarray:
+    """Returns what a feature of a record holds: an encoded raster, or the numbers of another map."""
+    spec = MAPS[field]
+    if spec.is_raster:
+        return feature.bytes_list.value[0]
+    return np.array(feature.float_list.value, spec.dtype).reshape(spec.channels)
+
+
+def _decoded(field: str, content: bytes | np.ndarray, where: str) -> np.ndarray:
+    """Returns a map from what a record holds of it."""
+    spec = MAPS[field]
+    if not spec.is_raster:
+        return content
+    source = Bytes(where, content)
+    if spec.dtype != np.uint8:
+        return read_floats(source)
+    return read_image(source) if spec.channels else read_label(source)
 
 
 def _labels(dataset: str, entry: Mapping[str, Any], label_space: str, folder: Path) -> tuple[LabelSpace, np.ndarray]:

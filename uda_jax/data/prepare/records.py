@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from uda_jax.data.frames import MAPS, FrameFiles
+from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.io import atomic
 from uda_jax.data.io.archives import Bytes, File
-from uda_jax.data.io.images import header, is_whole, read_label, write_floats, write_png
-from uda_jax.data.labels import label_spaces
+from uda_jax.data.io.images import header, is_complete, read_label, write_floats, write_png
 from uda_jax.data.pipeline import transforms
-from uda_jax.data.pipeline.views import read_frame
 from uda_jax.errors import UserError
 
 
@@ -35,7 +33,7 @@ class Encoder:
       recode: without a size, whether to store pixels as `write_png` does in place of the files' bytes.
     """
 
-    dataset: Sequence[dict[str, Any]]
+    dataset: Dataset
     fields: tuple[str, ...]
     size: tuple[int, int] | None
     resampling: transforms.Resampling = transforms.Resampling()
@@ -48,18 +46,20 @@ class Encoder:
         Raises:
           UserError: the frame cannot be read.
         """
-        example = _stored(self.dataset, position, self.fields)
+        example = self.dataset.stored(position, self.fields)
         if self.size is None:
-            files = {} if self.recode else _files(self.dataset, position)
+            files = {} if self.recode else self.dataset.files(position)
             maps = {
                 field: _copied(field, example[field], files.get(field)) for field in self.fields if field in example
             }
         else:
-            example = transforms.resize(example, self.size, maps=MAPS, resampling=self.resampling, fit=self.fit)
-            maps = {field: _encoded(example[field]) for field in self.fields if field in example}
+            example = transforms.resize(example, self.size, resampling=self.resampling, fit=self.fit)
+            maps = {field: _encoded(field, example[field]) for field in self.fields if field in example}
         for field in self.fields:
             if field not in maps:
-                maps[field] = _encoded(_nothing(field, example["image"].shape[:2]))
+                # TFDS needs a value where a frame has none: records of one folder all have the same maps.
+                spec = MAPS[field]
+                maps[field] = _encoded(field, np.full(spec.shape(example["image"].shape[:2]), spec.fill, spec.dtype))
         name = example["name"].encode("utf-8", "surrogateescape")
         # Without `deterministic`, protobuf orders the maps anew in each process.
         return _serializer(self.fields).get_tf_example(maps | {"name": name}).SerializeToString(deterministic=True)
@@ -67,15 +67,17 @@ class Encoder:
 
 def features(fields: Sequence[str]) -> "tfds.features.FeaturesDict":
     """Returns the TFDS features of records with some maps."""
-    kinds = {
-        "image": tfds.features.Image(shape=(None, None, 3), doc="RGB"),
-        "label": tfds.features.Image(shape=(None, None, 1), doc="ids as the data set stores them"),
-        "depth": tfds.features.Image(shape=(None, None, 1), dtype=np.float32, doc="metres, 0 = invalid"),
-        "disparity": tfds.features.Image(
-            shape=(None, None, 1), dtype=np.float32, doc="relative inverse depth, larger = nearer, 0 = invalid"
-        ),
-    }
-    return tfds.features.FeaturesDict({field: kinds[field] for field in fields} | {"name": tfds.features.Text()})
+    return tfds.features.FeaturesDict({field: _feature(field) for field in fields} | {"name": tfds.features.Text()})
+
+
+def _feature(field: str) -> "tfds.features.FeatureConnector":
+    """Returns the TFDS feature of a map."""
+    spec = MAPS[field]
+    if not spec.is_raster:
+        return tfds.features.Tensor(shape=spec.channels, dtype=spec.dtype, doc=spec.description)
+    # The manifest holds the way from these ids to classes.
+    doc = "ids as the data set stores them" if field == "label" else spec.description
+    return tfds.features.Image(shape=(None, None, *(spec.channels or (1,))), dtype=spec.dtype, doc=doc)
 
 
 def write_metadata(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -119,46 +121,27 @@ def _serializer(fields: tuple[str, ...]) -> "tfds.core.example_serializer.Exampl
     return tfds.core.example_serializer.ExampleSerializer(features(fields).get_serialized_info())
 
 
-def _stored(dataset: Sequence[dict[str, Any]], position: int, fields: Sequence[str]) -> dict[str, Any]:
-    """Returns a frame with labels as stored ids where the data set can tell them, else as classes."""
-    if hasattr(dataset, "stored"):
-        return dataset.stored(position, fields)
-    return read_frame(dataset, position, fields)
-
-
-def _files(dataset: Sequence[dict[str, Any]], position: int) -> dict[str, File]:
-    """Returns the files of a frame whose bytes may be copied."""
-    if not isinstance(dataset, FrameFiles) or type(dataset).stored is not FrameFiles.stored:
-        return {}
-    frame = dataset.frames[position]
-    return {field: getattr(frame, field) for field in ("image", "label") if getattr(frame, field) is not None}
-
-
 def _copied(field: str, array: np.ndarray, file: File | None) -> bytes:
     """Returns a file's bytes where they plainly hold an array, else the array as a new PNG."""
-    if file is None:
-        return _encoded(array)
+    if file is None or MAPS[field].dtype != np.uint8:
+        return _encoded(field, array)
     try:
         data = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot read it ({error}); copy it again") from None
-    if not is_whole(data):
+    if not is_complete(data):
         raise UserError(f"{file}: damaged: its end is missing, or a checksum is wrong; copy it again")
-    if field == "image":
+    if MAPS[field].channels:
         # TFDS takes the channels of a file as they come, where this library makes them three.
-        return data if header(data)[0] == "RGB" else _encoded(array)
+        return data if header(data)[0] == "RGB" else _encoded(field, array)
     with contextlib.suppress(UserError):
         if np.array_equal(read_label(Bytes(str(file), data)), array):
             return data
-    return _encoded(array)
+    return _encoded(field, array)
 
 
-def _encoded(array: np.ndarray) -> bytes:
+def _encoded(field: str, array: np.ndarray) -> bytes | np.ndarray:
+    """Returns a map as TFDS' serialisation takes it: a raster as a PNG, other maps as they are."""
+    if not MAPS[field].is_raster:
+        return np.asarray(array)
     return write_png(array) if array.dtype == np.uint8 else write_floats(array)
-
-
-def _nothing(field: str, size: tuple[int, int]) -> np.ndarray:
-    """Returns what TFDS shows where a frame lacks a map: records of one folder all have the same maps."""
-    if field == "label":
-        return np.full(size, label_spaces.IGNORE, np.uint8)
-    return np.zeros(size, np.float32)

@@ -1,0 +1,205 @@
+"""What a frame may hold, and what a data set offers: the one table of maps, and the base class of all data sets."""
+
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from uda_jax.data.io.archives import File, Problem, printable
+from uda_jax.data.labels.label_spaces import IGNORE, LabelSpace
+from uda_jax.errors import UserError
+from uda_jax.schema import did_you_mean
+
+
+class MapSpec(NamedTuple):
+    """One thing that a frame may hold.
+
+    Attributes:
+      dtype: of its values.
+      channels: its shape behind height and width; the whole shape of what is no raster.
+      geometry: "raster", cropped, scaled and mirrored with the image; "camera", a matrix `[3, 3]` from points in space
+        to pixels of the image, the centre of whose first pixel is (0, 0): a crop moves the principal point, a scale
+        also multiplies the focal lengths, and a mirrored image shows the mirrored scene, whose principal point is
+        mirrored; or "none", which stays as it is.
+      resampling: the rule by which a raster is resized: one of `transforms.RULES`, or "image" or "disparity", the rule
+        that a domain's `image_resampling` or `disparity_resampling` names.
+      fill: its value where there is nothing: outside of the frame, and in the frames that fill up a batch.
+      per_image: whether a raster of 1x1 beside a larger image is one value for all of it, without geometry.
+      description: what it is, with its unit.
+    """
+
+    dtype: type[np.generic]
+    channels: tuple[int, ...]
+    geometry: str
+    resampling: str
+    fill: float
+    description: str
+    per_image: bool = False
+
+    @property
+    def is_raster(self) -> bool:
+        """Whether the map has a height and a width."""
+        return self.geometry == "raster"
+
+    @property
+    def belongs_to_image(self) -> bool:
+        """Whether networks read it, so that it always has the image's size; the others may keep theirs to score on."""
+        return self.geometry == "camera" or self.resampling == "image"
+
+    def shape(self, size: tuple[int, int], batch: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Returns the shape of the map in frames of a size (height, width), or in a batch of them."""
+        return (*batch, *(size if self.is_raster else ()), *self.channels)
+
+
+def _picture(description: str) -> MapSpec:
+    return MapSpec(np.uint8, (3,), "raster", "image", 0, description)
+
+
+# Everything that a frame may hold, in the order in which it is listed and stored. A new map is a new row; data sets
+# yield it under its name, domains ask for it in `fields`, and what lies between reads this table.
+MAPS: dict[str, MapSpec] = {
+    "image": _picture("RGB"),
+    "label": MapSpec(
+        np.uint8, (), "raster", "nearest", IGNORE, "classes of the label space, 255 = ignore", per_image=True
+    ),
+    "depth": MapSpec(np.float32, (), "raster", "nearest", 0, "metres, 0 = invalid"),
+    "disparity": MapSpec(
+        np.float32, (), "raster", "disparity", 0, "relative inverse depth, larger = nearer, 0 = invalid"
+    ),
+    "image_previous": _picture("RGB, the frame before in time"),
+    "image_next": _picture("RGB, the frame after in time"),
+    # Mirroring a frame mirrors both images; the camera of this one is then to the left.
+    "image_right": _picture("RGB, the rectified view from the right"),
+    "intrinsics": MapSpec(np.float32, (3, 3), "camera", "none", 0, "camera matrix in pixels of the image"),
+    "baseline": MapSpec(np.float32, (), "none", "none", 0, "distance of the right camera, metres"),
+    "distrust": MapSpec(np.float32, (), "raster", "nearest", 1, "0 = a label to rely on, 1 = one to leave out"),
+}
+# What a frame holds besides maps.
+KEYS = ("name", "index")
+
+
+def map_names(example: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Returns the names of the maps that an example holds, in the order of `MAPS`.
+
+    Args:
+      example: what a data set gives for a frame.
+      where: starts the message.
+
+    Raises:
+      UserError: it holds something that `MAPS` does not list.
+    """
+    for key in example:
+        if key not in MAPS and key not in KEYS:
+            raise UserError(
+                f"{where}: frame '{printable(str(example.get('name')))}' holds the unknown map '{key}'"
+                f"{did_you_mean(key, MAPS)}; a new map needs a row in uda_jax.data.base.MAPS"
+            )
+    return tuple(name for name in MAPS if name in example)
+
+
+def check_map(name: str, array: Any, where: str) -> None:
+    """Raises a UserError for a map whose type or channels are not those of its row in `MAPS`."""
+    spec, array = MAPS[name], np.asarray(array)
+    channels = array.shape[2:] if spec.is_raster and array.ndim >= 2 else array.shape
+    if array.dtype != spec.dtype or channels != spec.channels or (spec.is_raster and array.ndim < 2):
+        words = "x".join(["H", "W"] * spec.is_raster + [str(n) for n in spec.channels]) or "one value"
+        got = "x".join(map(str, array.shape)) or "one value"
+        raise UserError(f"{where}: expected {np.dtype(spec.dtype)} of {words}, got {array.dtype} of {got}")
+
+
+def is_value_of_image(name: str, shape: tuple[int, ...], image_shape: tuple[int, ...]) -> bool:
+    """Returns whether a map of some shape is one value for the whole of a larger image, as in classification."""
+    return MAPS[name].per_image and shape[:2] == (1, 1) and image_shape[:2] != (1, 1)
+
+
+class Dataset(Sequence):
+    """A random-access sequence of frames (the contract of `uda_jax.data`).
+
+    A subclass sets `label_space` and defines `__len__`, `name`, and either `__getitem__` or `read`; the other follows
+    from it. All else has defaults, which say the least.
+
+    Attributes:
+      label_space: names and colours of the label values.
+      label_size: (height, width) of labels that are no maps of their image; (1, 1): classes of whole images.
+      table: uint8 `[256]` from stored ids to classes; None where `stored` gives classes.
+      known: stored ids that are defined; others in a label are a sign of damage.
+      problems: what is wrong with the files.
+      folder: where the data lies, unless that is its root.
+      resized: what `uda prepare` resized it to: "size", None or [height, width], and the fields of a `Domain` that
+        name the rules; None if it was not prepared.
+    """
+
+    label_space: LabelSpace
+    label_size: tuple[int, int] | None = None
+    table: np.ndarray | None = None
+    problems: Sequence[Problem] = ()
+    folder: Path | None = None
+    resized: Mapping[str, Any] | None = None
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if cls.read is Dataset.read and cls.__getitem__ is Dataset.__getitem__:
+            raise TypeError(f"{cls.__name__} must define __getitem__ or read")
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.read(index, MAPS)
+
+    def name(self, index: int) -> str:
+        """Returns the name of frame `index` without decoding it."""
+        raise NotImplementedError
+
+    def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
+        """Returns frame `index` with the maps in `fields` at most, sparing the decoding of others where it can.
+
+        Raises:
+          UserError: a file is missing or damaged; the frame holds a map that `MAPS` does not list.
+        """
+        example = self[index]
+        maps = map_names(example, type(self).__name__)
+        return {key: value for key, value in example.items() if key in fields or key not in maps}
+
+    def stored(self, index: int, fields: Collection[str]) -> dict[str, Any]:
+        """Returns frame `index` as `read` does, but its label as the ids that the data set stores."""
+        return self.read(index, fields)
+
+    @functools.cached_property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps that the data set has; by default those of its first frame."""
+        return map_names(self[0], type(self).__name__)
+
+    @functools.cached_property
+    def known(self) -> frozenset[int]:
+        """The stored ids that are defined; by default the classes and "ignore"."""
+        return frozenset((*range(len(self.label_space.names)), self.label_space.ignore))
+
+    def missing(self, field: str) -> list[str]:
+        """Returns the names of the frames without a map; by default, all frames have the same maps."""
+        return [] if field in self.maps else self.names()
+
+    def has(self, field: str) -> bool:
+        """Returns whether any frame has a map."""
+        return len(self.missing(field)) < len(self)
+
+    def names(self) -> list[str]:
+        """Returns the names of all frames, in order."""
+        return [self.name(index) for index in range(len(self))]
+
+    def files(self, index: int) -> Mapping[str, File]:
+        """Returns {map: its file} of frame `index`; empty if the maps do not lie in files of their own."""
+        del index
+        return {}
+
+    def label_files(self) -> list[File | None] | None:
+        """Returns the label file of each frame; None if labels do not lie in files of their own."""
+        return None
+
+    def sequence(self, index: int) -> tuple[str, int] | None:
+        """Returns (which recording frame `index` belongs to, its number there); None if frames have no order in time.
+
+        By default, the number is what a name ends with, and the recording what precedes it: folders, a city.
+        """
+        name = self.name(index)
+        recording = name.rstrip("0123456789")
+        return (recording, int(name[len(recording) :])) if recording != name else None
