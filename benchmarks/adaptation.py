@@ -21,6 +21,7 @@ from typing import Any
 
 from uda_jax import config, report
 from uda_jax.data.io import atomic
+from uda_jax.training.layout import RunFiles
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -90,7 +91,7 @@ def main() -> int:
                 copy_stages(references[label], seed, others, workdir)
             if status := subprocess.run([sys.executable, "-m", "uda_jax.cli", *words]).returncode:
                 return status
-            merge(target, json.loads((workdir / "result.json").read_text()))
+            merge(target, json.loads(RunFiles(workdir).result.read_text()))
     print(report.markdown(report.read_rows(target)))
     return 0
 
@@ -102,9 +103,12 @@ def copy_stages(reference: str, seed: int, others: Iterable[Path], workdir: Path
     """
     wanted = config.to_plain(config.experiment(config.load(reference, [f"--config.seed={seed}"])))
     for other in others:
-        if not (other / "result.json").exists():
+        files = RunFiles(other)
+        if not files.result.exists():
             continue
-        found = json.loads((other / "config.json").read_text())
+        found = json.loads(files.config.read_text())
+        if found.get("format") != config.FORMAT:  # of a version whose stages go on nowhere
+            continue
         for name, done in zip(wanted["recipe"], found.get("recipe", ()), strict=False):
             if name != done or _settings(wanted, name) != _settings(found, name):
                 break
@@ -114,10 +118,9 @@ def copy_stages(reference: str, seed: int, others: Iterable[Path], workdir: Path
 
 def _settings(plain: Mapping[str, Any], stage: str) -> tuple:
     """Returns what a stage of an experiment depends on besides the stages before it."""
-    plan = plain["stages"][stage]
-    inherited = {key: plan[key] or plain[key] for key in ("method", "data", "train")}
-    rank = plain["rank"] if plan["run"] == "rank" else None
-    return plan | inherited, rank, plain["seed"], plain["init_from"], plain["evaluation"]
+    section = plain["stages"][stage]
+    inherited = {key: section[key] or plain[key] for key in ("method", "data", "train")}
+    return section | inherited, plain["seed"], plain["init_from"], plain["evaluation"]
 
 
 def merge(target: Path, rows: list[dict]) -> None:

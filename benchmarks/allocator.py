@@ -53,7 +53,7 @@ def measure(reference: str, *, keep: bool) -> float:
     from uda_jax.runs import stages
 
     experiment = config.experiment(config.load(reference))
-    (stage,) = stages.recipe(experiment, {"train": None}, num_classes=19)
+    (stage,) = stages.recipe(experiment, num_classes=19)
     random = np.random.default_rng(0)
     frames = {
         "image": random.integers(0, 256, (4, 96, 192, 3), np.uint8),

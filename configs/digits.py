@@ -27,13 +27,16 @@ from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks
 
 from uda_jax import config
-from uda_jax.config import Evaluation, Experiment, Rank, StagePlan, Train
+from uda_jax.config import Evaluation, Experiment, StageConfig, Train
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.methods.adda import Adda, ScoreDiscriminator
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.source_only import SourceOnly
+from uda_jax.runs.kinds.rank import Rank
+from uda_jax.runs.stages import WORKDIR
 from uda_jax.schema import did_you_mean
+from uda_jax.training.layout import RunFiles
 from uda_jax.training.optimisers import Adam
 from uda_jax.training.schedules import Schedule
 
@@ -112,37 +115,41 @@ def get_config(setting: str = "mnist_usps") -> ConfigDict:
     if row == "oracle":
         experiment = dataclasses.replace(experiment, data={"labelled_target": _shifted(pair, "target")})
     else:
-        plans = _stages(pair, experiment)
+        stages = _stages(pair, experiment, easy=1.0 if row == "self_training" else EASY)
         experiment = dataclasses.replace(
             experiment,
-            rank=Rank(fraction=1.0 if row == "self_training" else EASY, batch_size=500) if "rank" in recipe else None,
             recipe=recipe,
-            stages={stage: plans[stage] for stage in recipe},
+            stages={stage: stages[stage] for stage in recipe},
         )
     return config.with_method(experiment, *_method(pair, recipe[-1]))
 
 
-def _stages(pair: Pair, experiment: Experiment) -> dict[str, StagePlan]:
-    """Returns every stage of the recipe. Those that adapt see no labels."""
+def _stages(pair: Pair, experiment: Experiment, easy: float) -> dict[str, StageConfig]:
+    """Returns every stage; the ranking calls the share `easy` of the frames easy. Those that adapt see no labels."""
+    files = RunFiles(WORKDIR).stage("rank")
     source, target = experiment.data["source"], experiment.data["target"]
-    easy = dataclasses.replace(target, names_file="{workdir}/rank/easy.txt")
-    labelled = dataclasses.replace(easy, fields=("image", "label"), labels_from="{workdir}/rank/pseudo_labels")
-    hard = dataclasses.replace(target, names_file="{workdir}/rank/hard.txt")
+    easier = dataclasses.replace(target, names_file=str(files.easy))
+    labelled = dataclasses.replace(easier, fields=("image", "label"), labels_from=str(files.pseudo_labels))
+    harder = dataclasses.replace(target, names_file=str(files.hard))
     unlabelled = dataclasses.replace(source, fields=benchmarks.IMAGE_ONLY)
     whole = _domain(pair, "target", fields=benchmarks.IMAGE_ONLY)
 
-    def plan(stage: str, data: dict[str, Domain], start: str | None = None) -> StagePlan:
+    def stage_config(stage: str, data: dict[str, Domain], start: str | None = None) -> StageConfig:
         name, method = _method(pair, stage)
         section = config.with_method(experiment, name, method).method
         start_from = start and {"segmenter": start, "source_segmenter": f"{start}.segmenter"}
-        return StagePlan(method=section, data=data, train=_train(pair, stage), start_from=start_from)
+        return StageConfig(method=section, data=data, train=_train(pair, stage), start_from=start_from)
 
     return {
-        "source": plan("source", {"source": source}),
-        "inter": plan("inter", {"source": unlabelled, "target": target}, "source"),
-        "rank": StagePlan(run="rank", data={"target": whole}, start_from={"segmenter": "inter"}),
-        "easy": plan("easy", {"source": labelled}),
-        "intra": plan("intra", {"source": easy, "target": hard}, "easy"),
+        "source": stage_config("source", {"source": source}),
+        "inter": stage_config("inter", {"source": unlabelled, "target": target}, "source"),
+        "rank": StageConfig(
+            kind=config.named("rank", Rank(fraction=easy, batch_size=500)),
+            data={"target": whole},
+            start_from={"segmenter": "inter"},
+        ),
+        "easy": stage_config("easy", {"source": labelled}),
+        "intra": stage_config("intra", {"source": easier, "target": harder}, "easy"),
     }
 
 

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax import config
-from uda_jax.config import Experiment, InitFrom, StagePlan
+from uda_jax.config import Experiment, InitFrom, StageConfig
 from uda_jax.errors import UserError
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.gio_ada import GIOAda, Translator
@@ -174,9 +174,9 @@ def _with_warm_ups(experiment: Experiment, method: GIOAda) -> Experiment:
         for name, fields in changes.items()
     }
     stages = {
-        "task": StagePlan(method=sections["task"], data={"source": experiment.data["source"]}, train=trains["task"]),
-        "image": StagePlan(method=sections["image"], train=trains["image"], start_from={"segmenter": "task"}),
-        "joint": StagePlan(
+        "task": StageConfig(method=sections["task"], data={"source": experiment.data["source"]}, train=trains["task"]),
+        "image": StageConfig(method=sections["image"], train=trains["image"], start_from={"segmenter": "task"}),
+        "joint": StageConfig(
             start_from={"segmenter": "task", "translator": "image", "image_discriminator": "image"},
         ),
     }

@@ -1,14 +1,14 @@
 """IntraDA (Pan et al., CVPR 2020): inter-domain training, ranking of the target, intra-domain training.
 
     uda train --config intrada:streets --workdir runs/intrada
-    uda train --config intrada:streets,adaptsegnet --workdir runs/intrada_adaptsegnet --config.rank.fraction=0.5
+    uda train --config intrada:streets,adaptsegnet --workdir runs/half --config.stages.rank.kind.fraction=0.5
 
 Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes, as far as
 the first stage has them. The variant names that stage, AdvEnt where there is none: minent, adaptsegnet, ass, plca,
 dacs, dacs_plca, corda, dada, gio_ada or source_only; the last stage trains the same network on, and needs no depth.
 `,from_inter` starts the last stage from the first one's network where the released code starts from ImageNet again;
-without weights to start from, every setting does. lambda is `--config.rank.fraction`, the rare-class factor on the
-score `--config.rank.normalise=True`.
+without weights to start from, every setting does. lambda is `--config.stages.rank.kind.fraction`, the rare-class
+factor on the score `--config.stages.rank.kind.normalise=True`.
 
 On the papers' benchmarks the settings hold the released code's values, published 46.3 mIoU on GTA5 -> Cityscapes (47.0
 with the factor) and 54.2 on Synscapes -> Cityscapes, where both stages are AdaptSegNet's.
@@ -20,10 +20,13 @@ from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax import config
-from uda_jax.config import Experiment, InitFrom, Rank, StagePlan
+from uda_jax.config import Experiment, InitFrom, StageConfig
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.intrada import IntraDA
+from uda_jax.runs.kinds.rank import Rank
+from uda_jax.runs.stages import WORKDIR
 from uda_jax.schema import from_mapping
+from uda_jax.training.layout import RunFiles
 from uda_jax.training.optimisers import Sgd
 
 # Per variant: config and variant of the first stage, and whether the last stage starts from its network.
@@ -67,17 +70,18 @@ def get_config(setting: str = "streets") -> ConfigDict:
         experiment,
         train=intra,
         init_from=first_weights,
-        rank=Rank() if published else SCRATCH_RANK,
         recipe=("inter", "rank", "intra"),
         stages={
-            "inter": StagePlan(
+            "inter": StageConfig(
                 method=inter.method,
                 data=inter.data,
                 train=dataclasses.replace(inter.train, steps=inter_steps),
                 init_from=None if inter.init_from == first_weights else inter.init_from,
             ),
-            "rank": StagePlan(run="rank", start_from={"segmenter": "inter"}),
-            "intra": StagePlan(data=_easy_and_hard(experiment), start_from=start_from),
+            "rank": StageConfig(
+                kind=config.named("rank", Rank() if published else SCRATCH_RANK), start_from={"segmenter": "inter"}
+            ),
+            "intra": StageConfig(data=_easy_and_hard(experiment), start_from=start_from),
         },
     )
     return config.with_method(experiment, "intrada", _method(benchmark, steps, inter))
@@ -93,11 +97,11 @@ def _first_weights(inter: Experiment) -> dict[str, InitFrom]:
 
 def _easy_and_hard(experiment: Experiment) -> dict:
     """Returns the domains of the last stage, from the lists that the ranking writes."""
-    target, folder = experiment.data["target"], "{workdir}/rank"
-    labels = {"fields": ("image", "label"), "labels_from": f"{folder}/pseudo_labels"}
+    target, rank = experiment.data["target"], RunFiles(WORKDIR).stage("rank")
+    labels = {"fields": ("image", "label"), "labels_from": str(rank.pseudo_labels)}
     return {
-        "source": dataclasses.replace(target, names_file=f"{folder}/easy.txt", **labels),
-        "target": dataclasses.replace(target, names_file=f"{folder}/hard.txt"),
+        "source": dataclasses.replace(target, names_file=str(rank.easy), **labels),
+        "target": dataclasses.replace(target, names_file=str(rank.hard)),
     }
 
 

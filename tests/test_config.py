@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import json
 
 import pytest
 from uda_jax.configs.common import benchmarks
@@ -11,7 +10,7 @@ from uda_jax import config
 from uda_jax.data.pipeline import streams
 from uda_jax.errors import UserError
 from uda_jax.runs import stages, train
-from uda_jax.runs.results import Origin
+from uda_jax.runs.results import Invocation
 from uda_jax.schema import to_dict
 
 
@@ -42,7 +41,7 @@ IMPOSSIBLE = [f"{name}:{setting}{variant}" for name, setting, variant in ALL if 
 def test_config_is_valid(reference):
     experiment = config.experiment(config.load(reference))
     assert experiment.label and experiment.benchmark
-    for stage in stages.recipe(experiment, {}, num_classes=19):
+    for stage in stages.recipe(experiment, num_classes=19):
         assert stage.method.num_classes == 19
         assert hash(stage.method) == hash(dataclasses.replace(stage.method))  # jit can take it as static
 
@@ -61,7 +60,7 @@ def test_labels_are_hidden_from_adaptation():
 
 def test_published_settings_are_the_specification():
     experiment = config.experiment(config.load("advent:gta5_cityscapes"))
-    (stage,) = stages.recipe(experiment, {"train": None}, num_classes=19)
+    (stage,) = stages.recipe(experiment, num_classes=19)
     method = stage.method
     assert (experiment.train.steps, experiment.train.batch_size) == (120_000, 1)
     assert (experiment.data["source"].size, experiment.data["target"].size) == ((720, 1280), (512, 1024))
@@ -85,16 +84,16 @@ def test_overrides_and_json_round_trip():
     experiment = config.experiment(config.load("advent:streets", words))
     assert (experiment.init_from["segmenter"].path, experiment.init_from["segmenter"].fresh[1]) == ("a.pth", "aux_head")
     assert (experiment.train.steps, experiment.evaluation.final.size) == (12, (10, 20))
-    again = config.experiment(json.loads(config.to_json(experiment)))
+    again = config.experiment(config.to_plain(experiment))
     assert to_dict(again) == to_dict(experiment)
 
 
 def test_a_schedule_without_a_horizon_ends_with_the_stage():
     words = ["--config.train.steps=70", "--config.method.schedule.warmup=7"]
-    (stage,) = stages.recipe(config.experiment(config.load("advent:streets", words)), {"train": None}, num_classes=19)
+    (stage,) = stages.recipe(config.experiment(config.load("advent:streets", words)), num_classes=19)
     assert (stage.method.schedule.horizon, stage.method.schedule.warmup) == (70, 7)
     words = ["--config.method.schedule.horizon=90"]
-    (stage,) = stages.recipe(config.experiment(config.load("advent:streets", words)), {"train": None}, num_classes=19)
+    (stage,) = stages.recipe(config.experiment(config.load("advent:streets", words)), num_classes=19)
     assert stage.method.schedule.horizon == 90
 
 
@@ -139,28 +138,28 @@ def test_config_of_a_users_own_file(tmp_path):
 def test_mistakes_are_named_in_one_line(reference, words, message):
     with pytest.raises(UserError) as caught:
         experiment = config.experiment(config.load(reference, words))
-        stages.recipe(experiment, {"train": None}, num_classes=19)
+        stages.recipe(experiment, num_classes=19)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_stage_can_only_start_from_an_earlier_one():
     experiment = config.experiment(config.load("advent:smoke"))
-    plans = {"first": config.StagePlan(), "second": config.StagePlan(start_from={"segmenter": "third"})}
+    plans = {"first": config.StageConfig(), "second": config.StageConfig(start_from={"segmenter": "third"})}
     with pytest.raises(UserError, match="config.stages.second.start_from.segmenter: expected an earlier stage"):
-        stages.recipe(dataclasses.replace(experiment, stages=plans, recipe=tuple(plans)), {}, num_classes=19)
+        stages.recipe(dataclasses.replace(experiment, stages=plans, recipe=tuple(plans)), num_classes=19)
 
 
 def test_stages_that_do_not_fit_end_before_anything_is_written(tmp_path):
     experiment = config.experiment(config.load("gio_ada:smoke,staged", ["--config.method.translator.width=6"]))
     message = "config.stages.joint.start_from.translator: .* of stage joint are other ones in stage image, such as "
     with pytest.raises(UserError, match=message + r"block_0/conv1/bias: \(6,\) against \(4,\); give both") as caught:
-        train.run(experiment, tmp_path / "run", Origin("gio_ada:smoke,staged", (), "test"))
+        train.run(experiment, tmp_path / "run", Invocation("gio_ada:smoke,staged", (), "test"))
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
     without = ["--config.method.input_level=none", "--config.method.train_on_untranslated=False"]
     experiment = config.experiment(config.load("gio_ada:smoke,staged", without))
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="start_from.*: stage joint has no network '.*', only"):
-        train.run(experiment, tmp_path / "run", Origin("gio_ada:smoke,staged", (), "test"))
+        train.run(experiment, tmp_path / "run", Invocation("gio_ada:smoke,staged", (), "test"))
     assert not list((tmp_path / "run").iterdir())
 
 
@@ -171,5 +170,5 @@ def test_fields_set_elsewhere_are_refused_in_the_method_section():
 
 
 def test_every_domain_field_is_described():
-    for cls in (config.Experiment, config.Train, config.Evaluation, config.StagePlan, streams.Domain):
+    for cls in (config.Experiment, config.Train, config.Evaluation, config.StageConfig, streams.Domain):
         assert all(field.metadata["text"] for field in dataclasses.fields(cls))

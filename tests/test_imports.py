@@ -32,12 +32,13 @@ ALLOWED = {
     | {"config", "data", "inference", "losses", "methods", "networks", "ops", "report", "training", "weights"},
     "cli": BASE | {"config", "data", "inference", "methods", "networks", "report", "runs", "training", "weights"},
     "__init__": set(),
+    "__main__": {"cli"},
 }
 OUTSIDE = {"data": {"jax", "flax", "optax", "orbax"}, "report": {"jax", "flax", "optax", "orbax"}}
 # Heavy or absent packages that nothing in the library may need.
 NOWHERE = {"torch", "tensorflow", "matplotlib", "cv2"}
 # The modules that may lie beside the subpackages.
-TOP_LEVEL = {"__init__", "config", "errors", "overrides", "schema"}
+TOP_LEVEL = {"__init__", "__main__", "config", "errors", "overrides", "schema"}
 
 
 def part_of(path: Path) -> str:

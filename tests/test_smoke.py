@@ -9,7 +9,7 @@ import pytest
 from uda_jax import config
 from uda_jax.cli import main
 from uda_jax.runs import stages
-from uda_jax.runs import workdir as workdirs
+from uda_jax.runs.workdir import Workdir
 
 
 def references():
@@ -36,8 +36,8 @@ def cache(tmp_path_factory, monkeypatch):
 def build(reference):
     """Returns the experiment of a config, its stages and the classes of its evaluation split."""
     experiment = config.experiment(config.load(reference))
-    space = workdirs.label_space(experiment)
-    return experiment, stages.recipe(experiment, {}, len(space.names)), space.names
+    space = stages.label_space(experiment)
+    return experiment, stages.recipe(experiment, len(space.names)), space.names
 
 
 def shapes(stage, network):
@@ -58,16 +58,16 @@ def check_step(stage):
 @pytest.mark.parametrize("reference", references())
 def test_every_variant_builds(reference):
     experiment, recipe, classes = build(reference)
-    assert recipe[-1].kind == "train" and recipe[-1].method.num_classes == len(classes)
+    assert recipe[-1].kind.TRAINS and recipe[-1].method.num_classes == len(classes)
     assert experiment.label and experiment.benchmark == "smoke"
     assert [stage.name for stage in recipe] == list(experiment.recipe or ["train"])
     for stage in recipe:
-        if stage.kind != "train":
+        if not stage.kind.TRAINS:
             continue
         for network, origin in stage.start_from.items():
             assert shapes(stage, network) <= shapes(origin.stage, origin.network)
         # Variants that differ in their data alone have one step, and the first stage of IntraDA is another config's.
-        step = (stage.method, *sorted(stage.streams))
+        step = (stage.method, *sorted(stage.domains))
         if reference not in RUN and stage.name != "inter" and step not in TRACED:
             TRACED.add(step)
             check_step(stage)
@@ -77,11 +77,12 @@ def test_every_variant_builds(reference):
 def test_smoke(reference, tmp_path):
     workdir = tmp_path / "run"
     assert main(["train", "--config", reference, "--workdir", str(workdir)]) == 0
-    (row,) = json.loads((workdir / "result.json").read_text())
+    files = Workdir(workdir)
+    (row,) = json.loads(files.result.read_text())
     experiment, recipe, classes = build(reference)
     assert row["config"] == reference and row["label"] == experiment.label and tuple(row["iou"]) == classes
-    assert row["steps"] == sum(stage.train.steps for stage in recipe if stage.kind == "train")
+    assert row["steps"] == sum(stage.train.steps for stage in recipe if stage.kind.TRAINS)
     assert row["protocol"] == experiment.evaluation.protocol and 0 <= row["miou"][row["protocol"]] <= 1
     assert row["best_miou"] is not None
-    assert len(list((workdir / "pictures").iterdir())) == experiment.evaluation.pictures
-    assert all((stage.folder(workdir) / "finished.json").exists() for stage in recipe)
+    assert len(list(files.pictures.iterdir())) == experiment.evaluation.pictures
+    assert all(files.stage(stage.name).finished.exists() for stage in recipe)

@@ -11,6 +11,8 @@ import importlib.util
 import inspect
 import json
 import pkgutil
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ from uda_jax.errors import UserError
 from uda_jax.inference.options import Evaluation
 from uda_jax.overrides import as_config, one_line
 from uda_jax.schema import config_field, did_you_mean, from_mapping, to_dict
+
+# The number in config.json. It rises when fields are renamed or moved, so that no older run is misread.
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +49,27 @@ class Train:
     keep_latest: int = config_field(
         2, "Checkpoints kept, counted from the last; the best on dev is kept besides.", low=1
     )
+    profile: str | None = config_field(
+        None, "First and last step of a trace by jax.profiler, such as 10:12; None = no trace."
+    )
+
+    @property
+    def profiled_steps(self) -> range:
+        """The steps of the trace, which may be none."""
+        first, _, last = (self.profile or "1:0").partition(":")
+        return range(int(first), int(last) + 1)
 
     def check(self, path: str) -> None:
         if self.steps % self.accumulation:
             raise UserError(f"{path}.accumulation: expected a divisor of steps ({self.steps}), got {self.accumulation}")
+        if self.profile is None:
+            return
+        steps = self.profiled_steps if re.fullmatch("[0-9]+:[0-9]+", self.profile) else range(0)
+        if not (steps and 1 <= steps[0] and steps[-1] <= self.steps):
+            raise UserError(
+                f"{path}.profile: expected the first and the last step of a trace within 1:{self.steps}, such as "
+                f"10:12, got {self.profile!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,46 +92,21 @@ class InitFrom:
 
 
 @dataclasses.dataclass(frozen=True)
-class StagePlan:
+class StageConfig:
     """One stage of a recipe; what it leaves out it takes from the experiment."""
 
-    run: str = config_field(
-        "train", "What the stage does: train, or rank the target's frames by entropy.", choices=("train", "rank")
+    kind: dict[str, Any] = config_field(
+        {"name": "train"}, "What the stage does, a file of uda_jax/runs/kinds by its name, and that kind's own fields."
     )
     method: dict[str, Any] | None = config_field(None, "The stage's own method section.")
     data: dict[str, Domain] | None = config_field(None, "The stage's own domains.")
     train: Train | None = config_field(None, "The stage's own train section.")
     init_from: dict[str, InitFrom] | None = config_field(None, "The stage's own files of first weights.")
     start_from: dict[str, str] | None = config_field(
-        None, "Network name -> earlier stage (or stage.network) whose weights it starts from."
+        None,
+        "Network name -> earlier stage whose weights it starts from: stage, stage.network, or either followed by @best "
+        "or by @ and a step that was kept; without it the last step.",
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Rank:
-    """How a stage that ranks splits the target into easy and hard frames (IntraDA)."""
-
-    fraction: float = config_field(0.67, "lambda, the share of easy frames; 1 = all, which is self-training.", high=1.0)
-    normalise: bool = config_field(False, "Multiply the score by the rare-class factor of IntraDA's released code.")
-    rare_classes: tuple[str, ...] | None = config_field(
-        None, "Names of the rare classes; None = IntraDA's eleven, as far as the label space has them."
-    )
-    # Not in the paper: batch norm's running averages hold both domains, which a network trained from scratch pays for.
-    statistics: str = config_field(
-        "training",
-        "Batch statistics that the ranked predictions are normalised by: the running averages of training, as the "
-        "released code, or averages over the target's frames alone.",
-        choices=("training", "target"),
-    )
-    batch_size: int = config_field(8, "Frames that are scored at once.", low=1)
-    pictures: int = config_field(3, "Easiest and hardest frames that are kept for the report, of each so many.", low=0)
-
-    def check(self, path: str) -> None:
-        if not self.fraction > 0:
-            raise UserError(
-                f"{path}.fraction: expected a share above 0, since without easy frames nothing can be learnt, got "
-                f"{self.fraction!r}"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +123,7 @@ class Experiment:
     init_from: dict[str, InitFrom] = config_field(
         {"segmenter": InitFrom()}, "Network name -> file of weights that it starts from."
     )
-    rank: Rank | None = config_field(None, "For a recipe with a stage that ranks.")
-    stages: dict[str, StagePlan] | None = config_field(None, "Stages by name; left out for a single one.")
+    stages: dict[str, StageConfig] | None = config_field(None, "Stages by name; left out for a single one.")
     # Config files keep their sections in no order.
     recipe: tuple[str, ...] = config_field((), "Names of the stages in the order in which they run.")
 
@@ -172,9 +168,15 @@ def override(config: ConfigDict, words: Sequence[str]) -> None:
 
 def with_method(experiment: Experiment, name: str, method: Any) -> ConfigDict:
     """Returns the config of a benchmark with a method, less the fields that the data and the loop decide."""
-    section = as_config(method, without=("num_classes", "precision", "accumulation"))
-    section.name = name
+    section = named(name, method, without=("num_classes", "precision", "accumulation"))
     return as_config(dataclasses.replace(experiment, method=section))
+
+
+def named(name: str, section: Any, *, without: Sequence[str] = ()) -> ConfigDict:
+    """Returns a section beside its name, as the fields `method` and `kind` hold it."""
+    entries = as_config(section, without=without)
+    entries.name = name
+    return entries
 
 
 def experiment(config: ConfigDict | Mapping[str, Any]) -> Experiment:
@@ -183,24 +185,37 @@ def experiment(config: ConfigDict | Mapping[str, Any]) -> Experiment:
 
 
 def to_json(value: Experiment) -> str:
-    """Returns the experiment as readable JSON, the text of `config.json`."""
-    return json.dumps(to_dict(value), indent=1, sort_keys=True) + "\n"
+    """Returns the experiment as readable JSON, the text of `config.json`: its fields and the format's number."""
+    return json.dumps({"format": FORMAT} | to_dict(value), indent=1, sort_keys=True) + "\n"
 
 
 def to_plain(value: Experiment) -> dict[str, Any]:
     """Returns the experiment as plain JSON values, in which two of them can be compared."""
-    return json.loads(to_json(value))
+    return json.loads(json.dumps(to_dict(value)))
 
 
 def from_json(path: Path) -> Experiment:
-    """Reads a `config.json` back."""
+    """Reads a `config.json` back; raises UserError for another file, or one of another version's format."""
     try:
-        return from_mapping(Experiment, json.loads(Path(path).read_text()), path=str(path))
-    except (OSError, json.JSONDecodeError) as error:
+        stored = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
         found = error.strerror.lower() if isinstance(error, OSError) else one_line(error)
         raise UserError(
             f"{path}: expected the config of a run, found {found}; is this a workdir of uda train?"
         ) from error
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: expected the config of a run, found {stored!r}; is this a workdir of uda train?")
+    check_format(stored.pop("format", 1), path)
+    return from_mapping(Experiment, stored, path=str(path))
+
+
+def check_format(found: Any, path: Path) -> None:
+    """Raises a UserError unless this version of the library reads what another version may have written."""
+    if found != FORMAT:
+        raise UserError(
+            f"{path}: expected format {FORMAT}, got {found}, of another version of uda_jax, whose fields have other "
+            "names; train anew in another workdir, or use the version that wrote it"
+        )
 
 
 def names() -> list[str]:
@@ -215,6 +230,9 @@ def _module(name: str) -> Any:
             raise UserError(f"--config {name}: no such file")
         spec = importlib.util.spec_from_file_location(f"uda_jax_user_config_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
+        # The file may import its neighbours and name a method of theirs, which is found when the stages are built.
+        if str(path.parent.resolve()) not in sys.path:
+            sys.path.append(str(path.parent.resolve()))
         spec.loader.exec_module(module)
         if not inspect.isfunction(getattr(module, "get_config", None)):
             raise UserError(f"--config {name}: expected a function get_config(setting) in it, found none")
@@ -222,3 +240,26 @@ def _module(name: str) -> Any:
     if name not in names():
         raise UserError(f"--config {name}: no packaged config of this name{did_you_mean(name, names())}")
     return importlib.import_module(f"uda_jax.configs.{name}")
+
+
+def with_overrides(value: Experiment, words: Sequence[str], allowed_fields: Sequence[str], what: str) -> Experiment:
+    """Returns the experiment of a finished run with some fields changed that still have an effect.
+
+    Args:
+      value: what the run was trained with.
+      words: overrides such as "--config.evaluation.batch_size=2".
+      allowed_fields: the fields and sections that have an effect, such as "evaluation.batch_size".
+      what: what they have an effect on, for messages.
+
+    Raises:
+      UserError: an unknown field, a wrong value, or a field that has no effect.
+    """
+    stored = as_config(value)
+    for word in words:
+        override(stored, [word])
+        name = word.partition("=")[0].removeprefix("--config.")
+        if not any(name == field or name.startswith(f"{field}.") for field in allowed_fields):
+            known = " or ".join(f"config.{field}" for field in allowed_fields)
+            remedy = f"set {known}, or leave it out" if known else "leave it out"
+            raise UserError(f"config.{name}: {what} cannot change with it any more; {remedy}")
+    return experiment(stored)

@@ -15,7 +15,7 @@ from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import Ensemble
 from uda_jax.ops import confusion_matrix
-from uda_jax.runs import workdir as workdirs
+from uda_jax.runs import states
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def mean_scores(runs, frames):
     """Half of each run's logits at the size of the labels, from its own method and state."""
     total = 0
     for folder in runs:
-        method, state, _ = workdirs.restore(folder)
+        method, state, _ = states.restore(folder)
         total += 0.5 * np.asarray(jax.jit(method.predict, static_argnums=2)(state, frames[1], (32, 64))["scores"])
     return total
 
@@ -56,7 +56,7 @@ def evaluate(capsys, *folders):
 def test_a_run_with_itself_is_the_run(runs, capsys):
     alone = evaluate(capsys, runs[0])
     assert evaluate(capsys, runs[0], runs[0]) == alone != evaluate(capsys, runs[1])
-    method, state, space = workdirs.restore(runs[0])
+    method, state, space = states.restore(runs[0])
     twice = Ensemble([("a", method, space), ("b", method, space)])
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
     ours, theirs = (

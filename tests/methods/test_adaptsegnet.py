@@ -182,7 +182,7 @@ def test_unused_branches_stay_bit_for_bit(played, batch, flat):
 def test_published_settings(benchmark, variant, kind, levels, weights):
     """The released code's table of weights and schedules; lambda_seg has no effect on a single level."""
     experiment = config.experiment(config.load(f"adaptsegnet:{benchmark}{variant}"))
-    (stage,) = stages.recipe(experiment, {}, num_classes=19)
+    (stage,) = stages.recipe(experiment, num_classes=19)
     method = stage.method
     assert (method.aux_weight, method.target_aux_weight, method.target_weight) == weights
     assert method.discriminator == Discriminator(

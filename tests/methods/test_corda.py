@@ -264,7 +264,7 @@ def test_a_network_without_depth_heads_is_refused():
 
 def stage(reference):
     experiment = config.experiment(config.load(reference))
-    (found,) = stages.recipe(experiment, {}, num_classes=19)
+    (found,) = stages.recipe(experiment, num_classes=19)
     return experiment, found
 
 

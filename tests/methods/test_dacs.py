@@ -142,7 +142,7 @@ def test_nothing_labelled_in_the_source(stepped, batch):
 
 def stage(reference):
     experiment = config.experiment(config.load(reference))
-    (found,) = stages.recipe(experiment, {}, num_classes=19)
+    (found,) = stages.recipe(experiment, num_classes=19)
     return experiment, found
 
 

@@ -212,7 +212,7 @@ def test_wrong_fields(fields, message):
 
 def test_published_settings_are_the_specification():
     experiment = config.experiment(config.load("dada:synthia_cityscapes"))
-    (stage,) = stages.recipe(experiment, {}, num_classes=16)
+    (stage,) = stages.recipe(experiment, num_classes=16)
     method = stage.method
     assert experiment.train.steps == method.schedule.horizon == 90_000 and method.schedule.power == 0.9
     assert experiment.train.batch_size == 1

@@ -452,7 +452,7 @@ def test_frames_that_do_not_fit_are_named(batch, with_depth, played):
 def test_published_settings_are_the_specification(setting):
     experiment = config.experiment(config.load(f"gio_ada:{setting}"))
     synthia = setting == "synthia_cityscapes"
-    (stage,) = stages.recipe(experiment, {}, num_classes=16 if synthia else 10)
+    (stage,) = stages.recipe(experiment, num_classes=16 if synthia else 10)
     method, domains = stage.method, experiment.data
     assert experiment.train.steps == method.schedule.horizon == (90_000 if synthia else 60_000)
     assert (domains["source"].size, domains["target"].size) == (
@@ -484,12 +484,12 @@ def test_published_settings_are_the_specification(setting):
 
 def test_staged_rows_hand_on_what_they_learnt():
     experiment = config.experiment(config.load("gio_ada:synthia_cityscapes,staged"))
-    task, image, joint = stages.recipe(experiment, {}, num_classes=16)
+    task, image, joint = stages.recipe(experiment, num_classes=16)
     assert [stage.train.steps for stage in (task, image, joint)] == [20_000, 10_000, 90_000]
     assert [stage.method.schedule.horizon for stage in (task, image, joint)] == [20_000, 10_000, 90_000]
-    assert set(task.streams) == {"source"} and task.method.adapted == ("segmenter",)
+    assert set(task.domains) == {"source"} and task.method.adapted == ("segmenter",)
     assert image.method.adapted == ("translator",) and joint.method.adapted == ("segmenter", "translator")
     origins = {network: origin.stage.name for network, origin in joint.start_from.items()}
     assert origins == {"segmenter": "task", "translator": "image", "image_discriminator": "image"}
     streets = config.experiment(config.load("gio_ada:streets,staged"))
-    assert sum(stage.train.steps for stage in stages.recipe(streets, {}, num_classes=19)) == 1000
+    assert sum(stage.train.steps for stage in stages.recipe(streets, num_classes=19)) == 1000

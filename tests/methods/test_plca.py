@@ -282,7 +282,7 @@ def test_mistakes_are_named(fields, message):
 )
 def test_published_settings_are_the_specification(setting, steps, horizon):
     experiment = config.experiment(config.load(f"plca:{setting}"))
-    (stage,) = stages.recipe(experiment, {"train": None}, num_classes=19)
+    (stage,) = stages.recipe(experiment, num_classes=19)
     method, train = stage.method, experiment.train
     assert (train.steps, train.batch_size, train.accumulation, method.schedule.horizon) == (steps, 4, 2, horizon)
     assert method.association.reduction_group == 2

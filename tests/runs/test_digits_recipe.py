@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 from uda_jax import config
-from uda_jax.cli.main import _print_result, main
+from uda_jax.cli import main
+from uda_jax.cli.training import result_line
 from uda_jax.configs import digits
 from uda_jax.data import get_dataset
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import protocols, summarise
-from uda_jax.runs import stages
-from uda_jax.runs import workdir as workdirs
+from uda_jax.runs import stages, states
+from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
 
 SPACE = get_dataset("digits", None, "train", "own", which="segments", limit=1).label_space
@@ -32,18 +33,17 @@ def test_accuracy_by_hand():
     assert summarise(np.zeros((10, 10), np.int64), SPACE)["miou"] == {"accuracy": None}
 
 
-def test_the_last_line_of_a_run_names_the_measure(capsys):
+def test_the_last_line_of_a_run_names_the_measure():
     row = {"label": "mnist_usps/inter", "protocol": "accuracy", "split": "digits/test", "steps": 8, "seconds": 3.2}
-    _print_result(row | {"miou": {"accuracy": 0.91234}})
-    assert capsys.readouterr().out == "mnist_usps/inter: accuracy 91.23 on digits/test after 8 steps, 3 s\n"
-    _print_result(row | {"protocol": "19", "miou": {"19": 0.5}})
-    assert "mIoU 50.00" in capsys.readouterr().out
+    line = result_line(row | {"miou": {"accuracy": 0.91234}})
+    assert line == "mnist_usps/inter: accuracy 91.23 on digits/test after 8 steps, 3 s"
+    assert "mIoU 50.00" in result_line(row | {"protocol": "19", "miou": {"19": 0.5}})
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_config_is_valid_and_hides_the_target(reference):
     experiment = config.experiment(config.load(f"digits:{reference}"))
-    recipe = stages.recipe(experiment, {}, num_classes=10)
+    recipe = stages.recipe(experiment, num_classes=10)
     setting, _, variant = reference.partition(",")
     assert experiment.label == f"{setting}/{variant or 'intra'}"
     assert experiment.evaluation.protocol == "accuracy" and experiment.evaluation.final.split == "test"
@@ -51,7 +51,7 @@ def test_config_is_valid_and_hides_the_target(reference):
     target = digits.SETTINGS[setting].target
     for stage in recipe:
         assert hash(stage.method)  # jit can take it as static
-        for domain in stage.streams.values():
+        for domain in stage.domains.values():
             assert domain.split == "train"
             if domain.options["which"] == target and variant != "oracle":
                 assert "label" not in domain.fields or domain.labels_from == "{workdir}/rank/pseudo_labels"
@@ -61,7 +61,7 @@ def test_config_is_valid_and_hides_the_target(reference):
 def test_every_stage_that_adapts_starts_both_networks_from_one():
     experiment = config.experiment(config.load("digits:mnist_usps"))
     origins = {}
-    for stage in stages.recipe(experiment, {}, num_classes=10):
+    for stage in stages.recipe(experiment, num_classes=10):
         origins[stage.name] = {name: (start.stage.name, start.network) for name, start in stage.start_from.items()}
     both = lambda stage: dict.fromkeys(("segmenter", "source_segmenter"), (stage, "segmenter"))  # noqa: E731
     rank = {"segmenter": ("inter", "segmenter")}
@@ -71,7 +71,7 @@ def test_every_stage_that_adapts_starts_both_networks_from_one():
 def test_the_published_schedule_of_the_docstring_is_that_of_the_specification():
     words = [word for word in digits.__doc__.split() if word.startswith("--config.")]
     experiment = config.experiment(config.load("digits:mnist_usps", words))
-    source, inter = stages.recipe(experiment, {}, num_classes=10)[:2]
+    source, inter = stages.recipe(experiment, num_classes=10)[:2]
     assert source.train.batch_size == inter.train.batch_size == 128
     # 100 epochs of MNIST, 200 epochs of as many images as USPS has.
     assert source.train.steps == 100 * 60_000 // 128 and inter.train.steps == round(200 * 7291 / 128)
@@ -88,8 +88,8 @@ def test_unknown_settings_name_the_known_ones():
 
 
 def last_networks(workdir, stage, experiment):
-    (found,) = [s for s in stages.recipe(experiment, {}, num_classes=10) if s.name == stage]
-    return workdirs.last_state(found, workdir, sharding.data_mesh()).params
+    (found,) = [s for s in stages.recipe(experiment, num_classes=10) if s.name == stage]
+    return states.load(found, Workdir(workdir), sharding.data_mesh()).params
 
 
 @pytest.mark.parametrize("variant", ["", "self_training"])

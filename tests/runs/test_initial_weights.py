@@ -15,10 +15,10 @@ from uda_jax.cli import main
 from uda_jax.config import InitFrom
 from uda_jax.errors import UserError
 from uda_jax.runs import initial_weights, stages, train
-from uda_jax.runs.results import Origin
+from uda_jax.runs.results import Invocation
 from uda_jax.weights import files
 
-ORIGIN = Origin("tiny", (), "test")
+ORIGIN = Invocation("tiny", (), "test")
 
 
 def random_variables(name, num_classes, channels=3, **options):
@@ -130,7 +130,7 @@ def test_convert_refuses(source, tmp_path, capsys):
 
 def started(experiment, **init):
     """Returns the state that a run of the tiny experiment starts with."""
-    (stage,) = stages.recipe(experiment, {"train": None}, num_classes=3)
+    (stage,) = stages.recipe(experiment, num_classes=3)
     state = jax.jit(stage.initialise)(jax.random.key(0))
     return state, initial_weights.start(state, dataclasses.replace(stage, init_from={"segmenter": InitFrom(**init)}))
 
@@ -182,7 +182,7 @@ def test_start_keeps_fresh_parts(tiny_experiment, source):
     ],
 )
 def test_start_refuses(tiny_experiment, source, fields, init, message):
-    (stage,) = stages.recipe(with_segmenter(tiny_experiment, **fields), {"train": None}, num_classes=3)
+    (stage,) = stages.recipe(with_segmenter(tiny_experiment, **fields), num_classes=3)
     init_from = {"segmenter": InitFrom(**{"path": str(source[0]), **init})}
     with pytest.raises(UserError, match=f"^config.init_from.segmenter.*{message}"):
         shapes = jax.eval_shape(stage.initialise, jax.random.key(0))
@@ -190,7 +190,7 @@ def test_start_refuses(tiny_experiment, source, fields, init, message):
 
 
 def test_unknown_network(tiny_experiment):
-    (stage,) = stages.recipe(tiny_experiment, {"train": None}, num_classes=3)
+    (stage,) = stages.recipe(tiny_experiment, num_classes=3)
     stage = dataclasses.replace(stage, init_from={"translator": InitFrom(path="x")})
     with pytest.raises(UserError, match=r"config.init_from.translator: the method has no such network, only"):
         initial_weights.start(jax.eval_shape(stage.initialise, jax.random.key(0)), stage)
@@ -221,8 +221,8 @@ def test_published_settings_take_the_files_they_name(tmp_path, setting):
     vgg = ("deeplab_v2_vgg16", "caffe_vgg16", ("encoder",), "")
     file = init_file(tmp_path, *(vgg if "gio_ada" in setting else resnet))
     experiment = config.experiment(config.load(setting))
-    recipe = stages.recipe(experiment, {"train": None, "rank": None}, num_classes=16)
-    trained = [stage for stage in recipe if stage.kind == "train"]
+    recipe = stages.recipe(experiment, num_classes=16)
+    trained = [stage for stage in recipe if stage.kind.TRAINS]
     for stage in trained:
         init = dataclasses.replace(stage.init_from["segmenter"], path=str(file))
         segmenter = dataclasses.replace(stage.method.segmenter, width=2)

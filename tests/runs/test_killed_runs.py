@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from uda_jax import config
-from uda_jax.runs import stages, train
-from uda_jax.runs import workdir as workdirs
+from uda_jax.data.labels import label_spaces
+from uda_jax.runs import stages, states, train
 from uda_jax.runs.checkpoints import Checkpoints
+from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
 
 WORDS = ["--config.train.steps=6", "--config.train.log_every=1", "--config.train.evaluate_every=0"]
@@ -41,10 +42,11 @@ def finish(reference, words, workdir):
     """Trains the only stage to its end, or on to it, and returns its last state with its key as numbers."""
     experiment = config.experiment(config.load(reference, words))
     experiment = dataclasses.replace(experiment, evaluation=dataclasses.replace(experiment.evaluation, dev=None))
-    (stage,) = stages.recipe(experiment, {}, num_classes=19)
+    (stage,) = stages.recipe(experiment, num_classes=19)
     stage, mesh = dataclasses.replace(stage, method=Unscored(stage.method)), sharding.data_mesh()
-    train.train_stage(stage, workdir, train.Context(experiment, mesh, np.zeros((19, 3), np.uint8), lambda: False))
-    state = workdirs.last_state(stage, workdir, mesh)
+    space = label_spaces.label_space("19")
+    train.train_stage(stage, Workdir(workdir), stages.Context(experiment, mesh, space, lambda: False))
+    state = states.load(stage, Workdir(workdir), mesh)
     return state.replace(key=jax.random.key_data(state.key))
 
 
@@ -61,7 +63,7 @@ def killed_and_not(tmp_path):
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         process.stderr.close()
-        assert Checkpoints(workdir / "train" / "checkpoints").latest_step() in (2, 4)
+        assert Checkpoints(Workdir(workdir).stage("train")).latest_step() in (2, 4)
         ours, theirs = finish(reference, words, workdir), finish(reference, words, tmp_path / "undisturbed")
         for (path, leaf), other in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_array_equal(leaf, other, err_msg=jax.tree_util.keystr(path))

@@ -18,8 +18,8 @@ from PIL import Image
 
 from uda_jax import config, ops
 from uda_jax.errors import UserError
-from uda_jax.runs import ranking, results, stages, train
-from uda_jax.runs import workdir as workdirs
+from uda_jax.runs import results, stages, states, train
+from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
 from uda_jax.training.logging import read_metrics
 
@@ -28,7 +28,8 @@ RECIPE_CONFIG = """\
 import dataclasses
 
 from uda_jax import config
-from uda_jax.config import Rank, StagePlan
+from uda_jax.config import StageConfig
+from uda_jax.runs.kinds.rank import Rank
 
 
 def get_config():
@@ -40,9 +41,13 @@ def get_config():
     )
     hard = dataclasses.replace(target, names_file=rank + "/hard.txt")
     stages = {{
-        "inter": StagePlan(method=tiny.method),
-        "rank": StagePlan(run="rank", start_from={{"segmenter": "inter"}}),
-        "intra": StagePlan(data={{"source": easy, "target": hard}}, start_from={{"segmenter": "inter"}}),
+        "inter": StageConfig(method=tiny.method),
+        # Eight frames in threes: the last batch is padded.
+        "rank": StageConfig(
+            kind=config.named("rank", Rank(fraction=0.67, batch_size=3, pictures=1)),
+            start_from={{"segmenter": "inter"}},
+        ),
+        "intra": StageConfig(data={{"source": easy, "target": hard}}, start_from={{"segmenter": "inter"}}),
     }}
     return config.as_config(
         dataclasses.replace(
@@ -50,8 +55,6 @@ def get_config():
             method=tiny.method | {{"name": "intrada"}},
             data=tiny.data | {{"target": target}},
             train=dataclasses.replace(tiny.train, steps=4, evaluate_every=0),
-            # Eight frames in threes: the last batch is padded.
-            rank=Rank(fraction=0.67, batch_size=3, pictures=1),
             recipe=tuple(stages),
             stages=stages,
         )
@@ -77,12 +80,14 @@ def experiment(recipe_config):
 def uninterrupted(experiment, tmp_path_factory):
     """The workdir of a run of all three stages that nobody disturbed."""
     workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    train.run(experiment, workdir, results.Origin())
+    train.run(experiment, workdir, results.Invocation())
     return workdir
 
 
 def with_rank(experiment, **changes):
-    return dataclasses.replace(experiment, rank=dataclasses.replace(experiment.rank, **changes))
+    section = experiment.stages["rank"]
+    section = dataclasses.replace(section, kind=section.kind | changes)
+    return dataclasses.replace(experiment, stages=experiment.stages | {"rank": section})
 
 
 def until(stage, uninterrupted, experiment, workdir):
@@ -96,10 +101,11 @@ def until(stage, uninterrupted, experiment, workdir):
 
 def rank(experiment, workdir):
     """Runs the second stage alone and returns what its marker would say."""
-    space = workdirs.label_space(experiment)
-    ranker = ranking.Ranker(experiment.rank, space, sharding.data_mesh(), lambda: False)
-    recipe = stages.recipe(experiment, {"rank": ranker.run}, len(space.names))
-    return recipe[1].run(recipe[1], workdir)
+    space = stages.label_space(experiment)
+    stage = stages.recipe(experiment, len(space.names))[1]
+    return stage.kind.run(
+        stage, Workdir(workdir), stages.Context(experiment, sharding.data_mesh(), space, lambda: False)
+    )
 
 
 def ranked(workdir):
@@ -135,11 +141,11 @@ def test_frames_are_sorted_and_split(uninterrupted):
 
 def test_scores_and_labels_are_those_of_the_first_stages_network(uninterrupted, experiment):
     """Recomputed frame by frame from its last checkpoint."""
-    inter = stages.recipe(experiment, {}, num_classes=3)[0]
-    state = workdirs.last_state(inter, uninterrupted, sharding.data_mesh())
+    inter = stages.recipe(experiment, num_classes=3)[0]
+    state = states.load(inter, Workdir(uninterrupted), sharding.data_mesh())
     images = Path(experiment.data["target"].root) / "val" / "images"
     predict = jax.jit(lambda image: inter.method.predict(state, image, (32, 64))["scores"])
-    palette = np.array(workdirs.label_space(experiment).palette)
+    palette = np.array(stages.label_space(experiment).palette)
     shown = set()
     for frame in ranked(uninterrupted)["frames"]:
         scores = predict(np.asarray(Image.open(images / f"{frame['name']}.png"))[None])
@@ -159,8 +165,8 @@ def test_the_targets_own_statistics_come_from_one_pass_over_its_whole_batches(un
     changed = with_rank(experiment, statistics="target", batch_size=3)
     workdir = until("rank", uninterrupted, changed, tmp_path / "run")
     rank(changed, workdir)
-    inter = stages.recipe(experiment, {}, num_classes=3)[0]
-    state = workdirs.last_state(inter, uninterrupted, sharding.data_mesh())
+    inter = stages.recipe(experiment, num_classes=3)[0]
+    state = states.load(inter, Workdir(uninterrupted), sharding.data_mesh())
     folder = Path(experiment.data["target"].root) / "val" / "images"
     images = np.stack([np.asarray(Image.open(folder / f"{i:03}.png")) for i in range(8)])
     stats = state.model_state["segmenter"]
@@ -196,7 +202,7 @@ def test_without_hard_frames_the_last_stage_trains_itself(uninterrupted, experim
     """The empty list of hard frames, which would be an error to read, is not opened."""
     everything = with_rank(experiment, fraction=1.0)
     workdir = until("rank", uninterrupted, everything, tmp_path / "run")
-    train.run(everything, workdir, results.Origin())
+    train.run(everything, workdir, results.Invocation())
     assert len(listed(workdir, "easy")) == 8 and listed(workdir, "hard") == []
     terms = lambda run: {name for row in read_metrics(run / "intra" / "metrics.jsonl") for name in row}  # noqa: E731
     assert "loss/adversarial" in terms(uninterrupted) and "loss/segmentation" in terms(workdir)
@@ -215,7 +221,7 @@ def test_the_last_stage_reads_neither_the_source_nor_labels_of_the_target(uninte
         data=experiment.data | {"source": dataclasses.replace(experiment.data["source"], root=str(source))},
     )
     workdir = until("rank", uninterrupted, blind, tmp_path / "run")
-    train.run(blind, workdir, results.Origin())
+    train.run(blind, workdir, results.Invocation())
     assert ranked(workdir) == ranked(uninterrupted)
     losses_of = lambda run: [row.get("loss/total") for row in read_metrics(run / "intra" / "metrics.jsonl")]  # noqa: E731
     assert losses_of(workdir) == losses_of(uninterrupted)
@@ -250,14 +256,20 @@ def test_an_interrupted_ranking_goes_on_after_the_last_whole_batch(uninterrupted
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fraction": 0.1}, r"config.rank.fraction: expected at least 0.125, one of the 8 target frames, got 0.1"),
-        ({"rare_classes": ("wall", "tram")}, r"config.rank.rare_classes: expected classes of .*'thing'.* got {'tram'}"),
-        ({"normalise": True, "rare_classes": ()}, r"config.rank.normalise: expected False"),
+        (
+            {"fraction": 0.1},
+            r"config.stages.rank.kind.fraction: expected at least 0.125, one of the 8 target frames, got 0.1",
+        ),
+        (
+            {"rare_classes": ("wall", "tram")},
+            r"config.stages.rank.kind.rare_classes: expected classes of .*'thing'.* got {'tram'}",
+        ),
+        ({"normalise": True, "rare_classes": ()}, r"config.stages.rank.kind.normalise: expected False"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused_before_anything_is_written(experiment, tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as caught:
-        train.run(with_rank(experiment, **changes), tmp_path / "run", results.Origin())
+        train.run(with_rank(experiment, **changes), tmp_path / "run", results.Invocation())
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
@@ -267,14 +279,15 @@ def test_padded_frames_are_not_ranked(experiment, tmp_path):
         train.run(
             dataclasses.replace(experiment, data=experiment.data | {"target": target}),
             tmp_path / "run",
-            results.Origin(),
+            results.Invocation(),
         )
     assert not (tmp_path / "run").exists()
 
 
 def test_without_easy_frames_there_is_no_recipe(recipe_config):
-    with pytest.raises(UserError, match="config.rank.fraction: expected a share above 0, .* got 0.0"):
-        config.experiment(config.load(recipe_config, ["--config.rank.fraction=0.0"]))
+    with pytest.raises(UserError, match="config.stages.rank.kind.fraction: expected a share above 0, .* got 0.0"):
+        words = ["--config.stages.rank.kind.fraction=0.0"]
+        stages.recipe(config.experiment(config.load(recipe_config, words)), num_classes=3)
 
 
 # The second stage alone, in a process of its own or in one of several.
@@ -286,13 +299,14 @@ workdir, port, process = sys.argv[1:]
 if port != "0":
     jax.distributed.initialize(f"localhost:{port}", 2, int(process))
 from uda_jax import config
-from uda_jax.runs import ranking, stages, workdir as workdirs
+from uda_jax.runs import stages
+from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
-experiment = config.from_json(Path(workdir) / "config.json")
-space = workdirs.label_space(experiment)
-ranker = ranking.Ranker(experiment.rank, space, sharding.data_mesh(), lambda: False)
-stage = stages.recipe(experiment, {"rank": ranker.run}, len(space.names))[1]
-stage.run(stage, Path(workdir))
+experiment = Workdir(workdir).experiment()
+space = stages.label_space(experiment)
+context = stages.Context(experiment, sharding.data_mesh(), space, lambda: False)
+stage = stages.recipe(experiment, len(space.names))[1]
+stage.kind.run(stage, Workdir(workdir), context)
 """
 
 
@@ -330,7 +344,7 @@ def test_more_devices_and_processes_rank_alike(uninterrupted, experiment, tmp_pa
 
 
 def last_state(workdir):
-    _, state, _ = workdirs.restore(workdir)
+    _, state, _ = states.restore(workdir)
     state = state.replace(key=jax.random.key_data(state.key))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 

@@ -19,9 +19,9 @@ from uda_jax import config
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import protocols
-from uda_jax.runs import results, stages, train
-from uda_jax.runs import workdir as workdirs
+from uda_jax.runs import results, stages, states, train
 from uda_jax.runs.checkpoints import Checkpoints
+from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
 from uda_jax.training.guard import NonFiniteLoss
 from uda_jax.training.logging import read_metrics
@@ -33,12 +33,12 @@ def with_train(experiment, **changes):
 
 
 def run(experiment, workdir):
-    return train.run(experiment, workdir, results.Origin())
+    return train.run(experiment, workdir, results.Invocation())
 
 
 def leaves(workdir):
     """Returns {path: array} of a run's last state."""
-    _, state, _ = workdirs.restore(workdir)
+    _, state, _ = states.restore(workdir)
     state = state.replace(key=jax.random.key_data(state.key))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 
@@ -86,7 +86,7 @@ def test_a_run_leaves_what_the_report_reads(uninterrupted):
     assert steps == [1, 2, 3, 4, 5, 6]
     assert [entry["step"] for entry in logged(workdir) if "evaluation/miou" in entry] == [3, 6]
     assert len(list((workdir / "pictures").glob("*/prediction.png"))) == 1  # a split of one batch has one picture
-    last = Checkpoints(workdir / "train" / "checkpoints").latest_step()
+    last = Checkpoints(Workdir(workdir).stage("train")).latest_step()
     assert last == 6 and (workdir / "train" / "finished.json").exists()
 
 
@@ -172,7 +172,7 @@ def test_an_unreadable_checkpoint_is_named(uninterrupted, tiny_experiment, tmp_p
         if path.is_file():
             path.write_bytes(b"")
     with pytest.raises(UserError, match=r"checkpoints/6: cannot be read as a checkpoint of this run") as caught:
-        workdirs.restore(workdir)
+        states.restore(workdir)
     assert "\n" not in str(caught.value)
 
 
@@ -183,7 +183,7 @@ def test_a_non_finite_loss_names_the_term_and_the_frames(tiny_experiment, tmp_pa
     written = json.loads((tmp_path / "run" / "train" / "nonfinite.json").read_text())
     assert written["step"] == 1 and sorted(written["frames"]) == ["source", "target"]
     assert sorted(written["frames"]["source"]) == [f"{i:03}" for i in range(8)]
-    assert Checkpoints(tmp_path / "run" / "train" / "checkpoints").latest_step() is None
+    assert Checkpoints(Workdir(tmp_path / "run").stage("train")).latest_step() is None
 
 
 def test_a_batch_the_devices_cannot_share_is_refused(tiny_experiment, monkeypatch, tmp_path):
@@ -230,16 +230,17 @@ def test_a_full_disk_ends_with_one_line(tiny_config, small_disk, moment):
 def test_a_recipe_hands_networks_on_and_skips_finished_stages(tiny_experiment, tmp_path):
     short = dataclasses.replace(tiny_experiment.train, steps=2, evaluate_every=0)
     plans = {
-        "warm_up": config.StagePlan(train=short),
-        "adapt": config.StagePlan(start_from={"segmenter": "warm_up"}, train=dataclasses.replace(short, steps=1)),
+        "warm_up": config.StageConfig(train=short),
+        "adapt": config.StageConfig(start_from={"segmenter": "warm_up"}, train=dataclasses.replace(short, steps=1)),
     }
     experiment = dataclasses.replace(tiny_experiment, stages=plans, recipe=tuple(plans))
     workdir = tmp_path / "recipe"
     run(experiment, workdir)
-    (first, second) = stages.recipe(experiment, {"train": None}, num_classes=3)
-    handed_on = workdirs.last_state(first, workdir, sharding.data_mesh())
+    (first, second) = stages.recipe(experiment, num_classes=3)
+    mesh = sharding.data_mesh()
+    handed_on = states.load(first, Workdir(workdir), mesh)
     fresh = jax.jit(second.initialise)(jax.random.key(0))
-    started = train._start_from(second, fresh, workdir)
+    started = states.initial(second, Workdir(workdir), 0, mesh)
     for network, expected in (("segmenter", handed_on), ("discriminator", fresh)):
         for ours, theirs in zip(
             jax.tree.leaves(started.params[network]), jax.tree.leaves(expected.params[network]), strict=True
@@ -250,7 +251,7 @@ def test_a_recipe_hands_networks_on_and_skips_finished_stages(tiny_experiment, t
     (workdir / "adapt" / "finished.json").unlink()
     run(experiment, workdir)
     assert (workdir / "warm_up" / "metrics.jsonl").stat().st_mtime_ns == before
-    assert int(workdirs.last_state(second, workdir, sharding.data_mesh()).step) == 1
+    assert int(states.load(second, Workdir(workdir), mesh).step) == 1
 
 
 def test_accumulation_of_equal_batches_is_one_larger_step(tiny_experiment):

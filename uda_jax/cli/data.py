@@ -1,4 +1,4 @@
-"""The commands `uda check` and `uda prepare`: looking after data sets before training on them."""
+"""The commands `uda datasets`, `uda check` and `uda prepare`: looking after data sets before training on them."""
 
 import argparse
 import errno
@@ -10,7 +10,7 @@ from uda_jax.errors import UserError
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds both commands by `command(name, run, text)`, which returns a command's parser."""
+    """Adds the commands by `command(name, run, text)`, which returns a command's parser."""
     check = command("check", _check, "decode all of a data set and list what is wrong with it")
     check.add_argument("dataset", help="a name that `uda datasets` lists")
     check.add_argument("--root", type=Path, help="folder of the data set, or an archive")
@@ -34,6 +34,20 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     prepare.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
     prepare.add_argument("--names-file", metavar="FILE", help="store these frames only, as from uda check --fix-list")
     prepare.add_argument("--workers", type=int, help="processes that write; by default one per core")
+
+    command("datasets", _datasets, "list the data sets")
+
+
+def _datasets(options: argparse.Namespace) -> int:
+    del options
+    import importlib
+
+    from uda_jax import data
+
+    for name in data.dataset_names():
+        summary = importlib.import_module(f"uda_jax.data.datasets.{name}").__doc__.splitlines()[0]
+        print(f"{name:12} {summary}")
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -1,7 +1,6 @@
 """Result rows: reading, checking, grouping over seeds, and README's tables.
 
-A row says how one run ended; its keys are `KEYS` and, where known, `best_miou`, `pixel_accuracy`, `split` (the
-evaluation split's name) and `note` (why it differs from the other rows of its file).
+A row says how one run ended; `rows.KEYS` lists what it holds.
 """
 
 import dataclasses
@@ -16,26 +15,7 @@ from typing import Any
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.report.published import counterpart
-
-# Key to the types it may have.
-KEYS: dict[str, tuple[type, ...]] = {
-    "label": (str,),
-    "benchmark": (str,),
-    "method": (str,),
-    "config": (str,),
-    "overrides": (dict, list),
-    "seed": (int,),
-    "steps": (int,),
-    "batch": (int,),
-    "head_classes": (int,),
-    "commit": (str,),
-    "command": (str,),
-    "hardware": (str,),
-    "seconds": (int, float),
-    "protocol": (str,),
-    "miou": (dict,),
-    "iou": (dict,),
-}
+from uda_jax.report.rows import KEYS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +80,10 @@ def check_rows(rows: Any, source: str) -> None:
         raise UserError(f"{source}: expected a list of result rows (objects), got {type(rows).__name__}")
     for number, row in enumerate(rows, 1):
         where = f"{source}: row {number} ({row.get('label', 'no label')})"
-        for key, types in KEYS.items():
+        for key, (types, _, required) in KEYS.items():
             if key not in row:
+                if not required:
+                    continue
                 raise UserError(f"{where}: key '{key}' is missing; evaluate the run again or add it")
             if not isinstance(row[key], types) or isinstance(row[key], bool):
                 expected = " or ".join(kind.__name__ for kind in types)

@@ -10,17 +10,15 @@ from uda_jax.data.io import atomic
 from uda_jax.methods.base import SHOWN_IMAGES, Pairs
 from uda_jax.report import pictures
 
-FOLDER = "illustrations"
-
 
 class Illustrator:
     """Draws `method.illustrate`, which is compiled once, for the log and for the report.
 
     Args:
       method: a method, with or without illustrations.
-      folder: the stage's folder; the pictures of the last call lie in its `illustrations/<name>/<i>.png`.
+      folder: the pictures of the last call lie in its `<name>/<i>.png`.
       palette: uint8 [C, 3], the classes' colours.
-      batch_sharding, everywhere: of batches, and of the state and everything that is drawn.
+      batch_sharding, replicated: of batches, and of the state and everything that is drawn.
       write: whether this process writes the files (the first one does).
     """
 
@@ -31,13 +29,13 @@ class Illustrator:
         palette: np.ndarray,
         *,
         batch_sharding: jax.sharding.Sharding,
-        everywhere: jax.sharding.Sharding,
+        replicated: jax.sharding.Sharding,
         write: bool,
     ):
-        self._folder, self._palette, self._write = folder / FOLDER, palette, write
+        self._folder, self._palette, self._write = folder, palette, write
         self._compute = None
         if function := getattr(method, "illustrate", None):
-            self._compute = jax.jit(function, in_shardings=(everywhere, batch_sharding), out_shardings=everywhere)
+            self._compute = jax.jit(function, in_shardings=(replicated, batch_sharding), out_shardings=replicated)
 
     def draw(self, state: Any, batch: Any) -> dict[str, np.ndarray]:
         """Draws a batch and writes the pictures; every process has to call it.

@@ -10,7 +10,7 @@ state dict does not say (branches, the encoder's style, the images' normalisatio
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uda_jax import networks, weights
+from uda_jax.config import InitFrom
 from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
 from uda_jax.runs import checkpoints
@@ -139,14 +140,14 @@ def export(variables: Mapping[str, Any], file: Path, dialect: str) -> int:
     return len(state_dict)
 
 
-def start(state: Any, stage: Any, say: Any = None) -> Any:
+def start(state: Any, stage: Any, log: Callable[[str], None] | None = None) -> Any:
     """Replaces networks of a fresh state by those of the files that a config names.
 
     Args:
       state: the stage's TrainState, or its shapes, in which case only the check matters.
       stage: gives `init_from`, network -> file; `start_from`, whose networks are left alone; and the method, whose
         section of the network's name says what the images look like.
-      say: told one text per network, if given.
+      log: called with one text per network, if given.
 
     Returns:
       The state, its new leaves placed like the old ones.
@@ -156,29 +157,42 @@ def start(state: Any, stage: Any, say: Any = None) -> Any:
     """
     for network, init in stage.init_from.items():
         where = f"config.init_from.{network}"
-        if network not in state.params:
-            raise UserError(f"{where}: the method has no such network, only {sorted(state.params)}")
+        if network not in (known := state.params.keys() | state.frozen.keys()):
+            raise UserError(f"{where}: the method has no such network, only {sorted(known)}")
         if not init.path or network in stage.start_from:
             continue
-        section = getattr(stage.method, network, None)
-        options = getattr(section, "options", None)
-        path = Path(init.path)
-        if not path.exists():
-            raise UserError(f"{where}.path: {path}: no such file; {_fitting(getattr(section, 'name', None))}")
-        branches, heads = getattr(options, "aspp_branches", None), "head" not in init.fresh
-        choices = {"dialect": init.dialect, "which": init.which, "domain": init.domain}
-        found = read(path, branches=branches, heads=heads, **choices)
-        _check_facts(found.dialect, section, options, where, heads=heads)
-        expected = {"params": state.params[network], **state.model_state[network]}
-        merged, report = weights.fit(found.variables, expected, fresh=init.fresh, where=f"{where}: {path}")
-        if say:
-            say(f"{where}: {path} ({found.dialect})\n{report}")
-        merged = jax.tree.map(_like, merged, expected)
-        state = state.replace(
-            params={**state.params, network: merged["params"]},
-            model_state={**state.model_state, network: {k: v for k, v in merged.items() if k != "params"}},
-        )
+        frozen = network not in state.params
+        old = state.frozen[network]["params"] if frozen else state.params[network]
+        collections = state.frozen[network]["model_state"] if frozen else state.model_state[network]
+        expected = {"params": old, **collections}
+        merged = jax.tree.map(_like, _read_for(stage.method, network, init, expected, where, log), expected)
+        params, model_state = merged["params"], {k: v for k, v in merged.items() if k != "params"}
+        if frozen:
+            state = state.replace(frozen={**state.frozen, network: {"params": params, "model_state": model_state}})
+        else:
+            state = state.replace(
+                params={**state.params, network: params}, model_state={**state.model_state, network: model_state}
+            )
     return state
+
+
+def _read_for(
+    method: Any, network: str, init: InitFrom, expected: Mapping[str, Any], where: str, log: Callable | None
+) -> dict[str, Any]:
+    """Reads a file's variables for a network of a method, in place of the `expected` ones."""
+    section = getattr(method, network, None)
+    options = getattr(section, "options", None)
+    path = Path(init.path)
+    if not path.exists():
+        raise UserError(f"{where}.path: {path}: no such file; {_fitting(getattr(section, 'name', None))}")
+    branches, heads = getattr(options, "aspp_branches", None), "head" not in init.fresh
+    choices = {"dialect": init.dialect, "which": init.which, "domain": init.domain}
+    found = read(path, branches=branches, heads=heads, **choices)
+    _check_facts(found.dialect, section, options, where, heads=heads)
+    merged, report = weights.fit(found.variables, expected, fresh=init.fresh, where=f"{where}: {path}")
+    if log:
+        log(f"{where}: {path} ({found.dialect})\n{report}")
+    return merged
 
 
 def describe(found: Pretrained, branches: int | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from uda_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Origin:
+class Invocation:
     """How a run was asked for.
 
     Attributes:
@@ -31,36 +31,39 @@ class Origin:
 
 
 def row(
-    experiment: Experiment, summary: Mapping[str, Any], said: Sequence[Mapping[str, Any]], origin: Origin
+    experiment: Experiment,
+    summary: Mapping[str, Any],
+    stage_results: Sequence[Mapping[str, Any]],
+    invocation: Invocation,
 ) -> dict[str, Any]:
-    """Returns the result row of a run that is finished and scored.
+    """Returns the result row of a run that is finished and scored; `report.rows.KEYS` says what each key means.
 
     Args:
       experiment: its config.
       summary: the final step's figures on the evaluation split, from `evaluate.summarise`.
-      said: the stages' markers in order: "seconds", and "step" and "best_miou" of those that train. Steps and seconds
-        of a row are those of all its stages.
-      origin: how it was asked for.
+      stage_results: the stages' markers in order: "seconds", and "step" and "best_miou" of those that train. Steps and
+        seconds of a row are those of all its stages.
+      invocation: how it was asked for.
     """
     headline(summary, experiment.evaluation.protocol)
     return {
         "label": experiment.label,
         "benchmark": experiment.benchmark,
         "method": experiment.method["name"],
-        "config": origin.config,
-        "overrides": list(origin.overrides),
+        "config": invocation.config,
+        "overrides": list(invocation.overrides),
         "seed": experiment.seed,
-        "steps": sum(stage.get("step", 0) for stage in said),
+        "steps": sum(stage.get("step", 0) for stage in stage_results),
         "batch": experiment.train.batch_size,
         "head_classes": len(summary["iou"]),
         "commit": commit(),
-        "command": origin.command,
+        "command": invocation.command,
         "hardware": hardware(),
-        "seconds": round(sum(stage["seconds"] for stage in said), 1),
+        "seconds": round(sum(stage["seconds"] for stage in stage_results), 1),
         "protocol": experiment.evaluation.protocol,
         "split": f"{experiment.evaluation.final.dataset}/{experiment.evaluation.final.split}",
         "miou": summary["miou"],
-        "best_miou": said[-1]["best_miou"],
+        "best_miou": stage_results[-1]["best_miou"],
         "pixel_accuracy": summary["pixel_accuracy"],
         "iou": summary["iou"],
     }

@@ -1,4 +1,4 @@
-"""A recipe is a list of stages; a stage is one training (or one ordinary function) with a folder of its own.
+"""A recipe is a list of stages; a stage is one training (or another kind of work) with a folder of its own.
 
 Each stage's step, schedule and optimisers start at 0. A finished stage leaves a marker, so that the same
 command, run again, goes on at the first unfinished one.
@@ -6,7 +6,7 @@ command, run again, goes on at the first unfinished one.
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,29 +14,69 @@ import jax
 import numpy as np
 
 from uda_jax import methods
-from uda_jax.config import Experiment, InitFrom, StagePlan, Train
+from uda_jax.config import Experiment, InitFrom, StageConfig, Train
 from uda_jax.data.base import MAPS
 from uda_jax.data.io import atomic
+from uda_jax.data.labels.label_spaces import LabelSpace
+from uda_jax.data.pipeline import domains
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
+from uda_jax.runs import kinds
+from uda_jax.runs.kinds.base import Kind
+from uda_jax.runs.workdir import Workdir
 from uda_jax.schema import from_mapping
-
-MARKER = "finished.json"
 
 # In a domain of a stage, the folder of the run: what an earlier stage wrote is only found there.
 WORKDIR = "{workdir}"
-HARD_LIST = "hard.txt"
 
 
 class Stopped(Exception):
     """The run was asked to stop (SIGTERM) and has saved its state."""
 
 
-class Start(NamedTuple):
-    """Where a network's first weights come from: an earlier stage's network, which may bear another name."""
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What the stages of one run share.
+
+    Attributes:
+      experiment: the validated config.
+      mesh: the device mesh.
+      space: the label space of the data.
+      stop: whether the run was asked to stop.
+      evaluators: by stage and domain, opened and compiled once.
+      trained: the last state of the stage that ran last, by the stage's name, if it trained in this process.
+    """
+
+    experiment: Experiment
+    mesh: jax.sharding.Mesh
+    space: LabelSpace
+    stop: Callable[[], bool]
+    evaluators: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
+    trained: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The classes' colours, uint8 [C, 3]."""
+        return self.space.palette
+
+    @property
+    def first_process(self) -> bool:
+        """Whether this process writes the logs."""
+        return jax.process_index() == 0
+
+
+class StartFrom(NamedTuple):
+    """Where a network's first weights come from.
+
+    Attributes:
+      stage: an earlier stage.
+      network: its network, which may bear another name.
+      step: which of its checkpoints, "last", "best" or a step.
+    """
 
     stage: "Stage"
     network: str
+    step: str | int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,36 +85,30 @@ class Stage:
 
     Attributes:
       name: its folder within the workdir.
-      kind: what it does, see `StagePlan.run`.
-      run: does the work: run(stage, workdir); returns what the marker shall say.
+      kind: what it does, with the fields of that kind.
       method: the method, built from its config section.
-      streams: training domains by name; see `domains`.
+      domains: training domains by name; see `domains_in`.
       init_from: network -> the file of weights that it starts from, unless an earlier stage gives them.
-      start_from: network -> the network of an earlier stage whose final weights it starts from.
+      start_from: network -> the network of an earlier stage whose weights it starts from.
       train: steps, batch size and the rest of the loop's section.
     """
 
     name: str
-    kind: str
-    run: Callable[["Stage", Path], dict[str, Any]] | None
+    kind: Kind
     method: Any
-    streams: Mapping[str, Domain]
+    domains: Mapping[str, Domain]
     init_from: Mapping[str, InitFrom]
-    start_from: Mapping[str, Start]
+    start_from: Mapping[str, StartFrom]
     train: Train
 
-    def folder(self, workdir: Path) -> Path:
-        """Returns the stage's folder in a workdir."""
-        return Path(workdir) / self.name
-
-    def domains(self, workdir: Path) -> dict[str, Domain]:
-        """Returns the streams' domains with the files of earlier stages found in a workdir."""
-        place = lambda path: path and path.replace(WORKDIR, str(workdir))  # noqa: E731
+    def domains_in(self, workdir: Workdir) -> dict[str, Domain]:
+        """Returns the domains with the files of earlier stages found in a workdir."""
+        found = lambda path: path and path.replace(WORKDIR, str(workdir.path))  # noqa: E731
         return {
             name: dataclasses.replace(
-                domain, names_file=place(domain.names_file), labels_from=place(domain.labels_from)
+                domain, names_file=found(domain.names_file), labels_from=found(domain.labels_from)
             )
-            for name, domain in self.streams.items()
+            for name, domain in self.domains.items()
         }
 
     def initialise(self, key: jax.Array) -> Any:
@@ -84,7 +118,7 @@ class Stage:
     def example(self) -> dict[str, dict[str, np.ndarray]]:
         """Returns a batch of this stage's shapes with every map that a frame may have, all zeros."""
         example = {}
-        for name, domain in self.streams.items():
+        for name, domain in self.domains.items():
             # Networks whose parameters depend on the image's size have domains that fix it.
             size, batch = domain.crop or domain.size or (64, 64), (self.train.batch_size,)
             maps = {field: np.zeros(spec.shape(size, batch), spec.dtype) for field, spec in MAPS.items()}
@@ -92,54 +126,71 @@ class Stage:
         return example
 
 
-def recipe(experiment: Experiment, runners: Mapping[str, Callable], num_classes: int) -> list[Stage]:
+def recipe(experiment: Experiment, num_classes: int) -> list[Stage]:
     """Returns the stages of an experiment, a single one called "train" unless its config lists several.
 
     Args:
       experiment: the validated config.
-      runners: the function behind each `run` of a plan; none are needed to open what a run has left.
       num_classes: classes of the data's label space, which sizes every head.
 
     Raises:
-      UserError: a method field that is unknown or wrong, `start_from` naming no earlier stage, a recipe that ends
-        without training or ranks without a rank section.
+      UserError: a field of a method or kind that is unknown or wrong, `start_from` naming no earlier stage, a recipe
+        that ends without training.
     """
-    plans = {name: experiment.stages[name] for name in experiment.recipe} or {"train": StagePlan()}
     stages: list[Stage] = []
-    for name, plan in plans.items():
+    scored = bool(experiment.evaluation.splits("dev"))
+    for name, stage_config in (_configs(experiment) or {"train": StageConfig()}).items():
         path = f"config.stages.{name}" if experiment.stages else "config"
-        start_from = {
-            network: _start(origin, network, stages, f"{path}.start_from")
-            for network, origin in (plan.start_from or {}).items()
-        }
-        if plan.run == "rank" and (experiment.rank is None or "segmenter" not in start_from):
-            missing = "config.rank" if experiment.rank is None else f"{path}.start_from.segmenter"
-            raise UserError(f"{missing}: expected a value, since stage {name} ranks frames, got None")
-        train = plan.train or experiment.train
-        method = build_method(plan.method or experiment.method, num_classes, train, f"{path}.method")
-        domains = dict(plan.data or experiment.data)
-        if experiment.rank and experiment.rank.fraction == 1:
-            # No frame is hard then, and what is left of the adaptation is self-training.
-            domains = {key: domain for key, domain in domains.items() if not _is_hard_split(domain)}
-        runner = runners.get(plan.run)
-        init_from = experiment.init_from if plan.init_from is None else plan.init_from
-        stages.append(Stage(name, plan.run, runner, method, domains, init_from or {}, start_from, train))
-    if stages[-1].kind != "train":
-        raise UserError(f"config.stages.{stages[-1].name}.run: expected 'train' in the last stage, got {plan.run!r}")
+        kind = dict(stage_config.kind)
+        kind_class = kinds.get(kind.pop("name", "train"), f"{path}.kind")
+        train = stage_config.train or experiment.train
+        init_from = experiment.init_from if stage_config.init_from is None else stage_config.init_from
+        stages.append(
+            Stage(
+                name=name,
+                kind=from_mapping(kind_class, kind, f"{path}.kind"),
+                method=build_method(stage_config.method or experiment.method, num_classes, train, f"{path}.method"),
+                domains=_domains_with_frames(stage_config.data or experiment.data, stages),
+                init_from=init_from or {},
+                start_from={
+                    network: _start_from(text, network, stages, f"{path}.start_from", scored=scored)
+                    for network, text in (stage_config.start_from or {}).items()
+                },
+                train=train,
+            )
+        )
+    if not stages[-1].kind.TRAINS:
+        raise UserError(
+            f"config.stages.{stages[-1].name}.kind.name: expected 'train' in the last stage, got "
+            f"{experiment.stages[stages[-1].name].kind['name']!r}"
+        )
     return stages
 
 
-def _start(origin: str, network: str, earlier: list[Stage], path: str) -> Start:
-    """Finds what "stage" or "stage.network" names."""
-    stage_name, _, other = origin.partition(".")
-    trained = {stage.name: stage for stage in earlier if stage.kind == "train"}
+def _configs(experiment: Experiment) -> dict[str, StageConfig]:
+    return {name: experiment.stages[name] for name in experiment.recipe}
+
+
+def _start_from(text: str, network: str, earlier: Sequence[Stage], path: str, *, scored: bool) -> StartFrom:
+    """Finds what "stage", "stage.network" or either of them followed by "@step" names."""
+    name, at, step = text.partition("@")
+    stage_name, _, other = name.partition(".")
+    trained = {stage.name: stage for stage in earlier if stage.kind.TRAINS}
     if stage_name not in trained:
-        raise UserError(f"{path}.{network}: expected an earlier stage that trains, of {list(trained)}, got {origin!r}")
-    return Start(trained[stage_name], other or network)
+        raise UserError(f"{path}.{network}: expected an earlier stage that trains, of {list(trained)}, got {text!r}")
+    if at and not (step in ("last", "best") or step.isdecimal()):
+        raise UserError(f"{path}.{network}: expected last, best or a step after '@', got {text!r}")
+    if step == "best" and not scored:
+        raise UserError(
+            f"{path}.{network}: the best checkpoint is chosen on config.evaluation.dev, which is None; set it"
+        )
+    return StartFrom(trained[stage_name], other or network, int(step) if step.isdecimal() else step or "last")
 
 
-def _is_hard_split(domain: Domain) -> bool:
-    return bool(domain.names_file) and WORKDIR in domain.names_file and Path(domain.names_file).name == HARD_LIST
+def _domains_with_frames(data: Mapping[str, Domain], earlier: Sequence[Stage]) -> dict[str, Domain]:
+    """Returns the domains less those whose frames an earlier stage is known to list in an empty file."""
+    empty = {f"{WORKDIR}/{stage.name}/{file}" for stage in earlier for file in stage.kind.empty_lists()}
+    return {name: domain for name, domain in data.items() if domain.names_file not in empty}
 
 
 def build_method(section: Mapping[str, Any], num_classes: int, train: Train, path: str) -> Any:
@@ -164,24 +215,49 @@ def build_method(section: Mapping[str, Any], num_classes: int, train: Train, pat
     return from_mapping(cls, fields | decided, path)
 
 
-def run_recipe(stages: list[Stage], workdir: Path, *, write: bool) -> dict[str, dict[str, Any]]:
-    """Runs the stages that are not finished yet, in order.
+def label_space(experiment: Experiment) -> LabelSpace:
+    """Returns the label space that the evaluation split and all training domains with labels must share."""
+    # Scored or not, see `Evaluator.labelled`.
+    final = dataclasses.replace(experiment.evaluation.final, fields=("image",))
+    space = domains.open_domain(final, "config.evaluation.final").label_space
+    sections = [experiment.data, *(stage.data for stage in _configs(experiment).values() if stage.data)]
+    opened: list[Domain] = []
+    for name, domain in (item for section in sections for item in section.items()):
+        if domain in opened:  # the stages of a recipe share their domains
+            continue
+        opened.append(domain)
+        found = domains.open_domain(_before_the_run(domain), f"config.data.{name}").label_space
+        # A video knows no classes but those that it is given.
+        space = space if space.names else found
+        if "label" in domain.fields and found.names != space.names:
+            raise UserError(
+                f"config.data.{name}: expected the classes of config.evaluation.final {list(space.names)}, "
+                f"got {list(found.names)}; give both the same label_space"
+            )
+    return space
 
-    Args:
-      stages: from `recipe`.
-      workdir: holds one folder per stage.
-      write: whether this process writes markers (the first one does).
+
+def _before_the_run(domain: Domain) -> Domain:
+    """Returns a domain without the lists and labels that earlier stages of the run are still to write."""
+    late = [name for name in ("names_file", "labels_from") if WORKDIR in (getattr(domain, name) or "")]
+    fields = tuple(field for field in domain.fields if field != "label" or "labels_from" not in late)
+    return dataclasses.replace(domain, fields=fields, **dict.fromkeys(late))
+
+
+def run_recipe(recipe: Sequence[Stage], workdir: Workdir, context: Context) -> dict[str, dict[str, Any]]:
+    """Runs the stages that are not finished yet, in order.
 
     Returns:
       What each stage's marker says, by the stage's name.
     """
-    said: dict[str, dict[str, Any]] = {}
-    for stage in stages:
-        marker = stage.folder(workdir) / MARKER
+    results: dict[str, dict[str, Any]] = {}
+    for stage in recipe:
+        marker: Path = workdir.stage(stage.name).finished
         if marker.exists():
-            said[stage.name] = json.loads(marker.read_text())
+            results[stage.name] = json.loads(marker.read_text())
             continue
-        said[stage.name] = stage.run(stage, workdir)
-        if write:
-            atomic.write(marker, json.dumps(said[stage.name]) + "\n")
-    return said
+        context.trained.clear()  # Its memory is the next stage's.
+        results[stage.name] = stage.kind.run(stage, workdir, context)
+        if context.first_process:
+            atomic.write(marker, json.dumps(results[stage.name]) + "\n")
+    return results

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -275,7 +274,7 @@ def test_mixtures_and_rare_classes_in_config_files_and_overrides(tmp_path):
     member = experiment.data["source"].mix["synthia"]
     assert isinstance(member, Domain) and (member.weight, member.root) == (0.3, "c")
     assert member.rare_classes == RareClasses(min_pixels=50, crop_share=2.0) and experiment.data["source"].count == 7
-    assert config.experiment(json.loads(config.to_json(experiment))) == experiment
+    assert config.experiment(config.to_plain(experiment)) == experiment
     with pytest.raises(UserError, match="config.data.source.mix.sinthia: unknown field; did you mean 'synthia'"):
         config.load(str(path), ["--config.data.source.mix.sinthia.weight=1.0"])
     # A section as a plain mapping, as other programs write it, builds the same.

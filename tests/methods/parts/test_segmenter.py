@@ -25,7 +25,7 @@ def fields(section):
 
 def method_of(reference, *words):
     experiment = config.experiment(config.load(reference, words))
-    return stages.recipe(experiment, {"train": None}, num_classes=3)[-1].method
+    return stages.recipe(experiment, num_classes=3)[-1].method
 
 
 def test_fields_are_the_networks_own():
@@ -135,7 +135,7 @@ def test_words_of_the_command_line():
         name="deeplab_v2_vgg16", input_norm="imagenet_rgb", encoder_init="he", width=6
     )
     experiment = config.experiment(loaded)
-    assert config.to_plain(config.experiment(json.loads(config.to_json(experiment)))) == config.to_plain(experiment)
+    assert config.to_plain(config.experiment(config.to_plain(experiment))) == config.to_plain(experiment)
 
 
 def test_a_stages_network_may_have_another_name():

@@ -1,0 +1,80 @@
+"""The commands `uda demo` and `uda train`."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from uda_jax.cli.environment import prepare_jax
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds both commands by `command(name, run, text)`, which returns a command's parser."""
+    demo = command("demo", _demo, "render the built-in data, train without and with adaptation, write a report")
+    demo.add_argument("--workdir", type=Path, default=Path("runs/demo"))
+
+    train = command("train", _train, "train a config, or go on where it stopped", takes_overrides=True)
+    train.add_argument("--config", required=True, help="advent:streets, or path/to/file.py:setting")
+    train.add_argument("--workdir", type=Path, required=True, help="folder of the run; the same command resumes it")
+    train.add_argument("--coordinator", help="host:port of process 0 of several; auto on TPU pods and SLURM")
+    train.add_argument("--num-processes", type=int, help="how many processes there are, unless auto")
+    train.add_argument("--process-id", type=int, help="which one this is, from 0, unless auto")
+
+
+def _train(options: argparse.Namespace) -> int:
+    prepare_jax()
+    import jax
+
+    from uda_jax import config
+    from uda_jax.runs import results, train
+
+    if options.coordinator == "auto":
+        jax.distributed.initialize()
+    elif options.coordinator:
+        jax.distributed.initialize(options.coordinator, options.num_processes, options.process_id)
+    experiment = config.experiment(config.load(options.config, options.overrides))
+    command = "uda " + shlex.join(options.words)
+    try:
+        row = train.run(experiment, options.workdir, results.Invocation(options.config, options.overrides, command))
+    except train.Stopped as stopped:
+        print(f"uda: {stopped}", file=sys.stderr)
+        return 0
+    if jax.process_index() == 0 and row is None:
+        print(f"{experiment.label}: trained; nothing to score on, see the predictions in {options.workdir}/pictures")
+    elif jax.process_index() == 0:
+        print(result_line(row))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    prepare_jax()
+    from uda_jax import config, report
+    from uda_jax.runs import results, train
+    from uda_jax.runs.workdir import Workdir
+
+    folders = []
+    for reference in ("source_only:streets", "advent:streets"):
+        experiment = config.experiment(config.load(reference))
+        folder = options.workdir / experiment.label
+        command = f"uda train --config {reference} --workdir {folder}"
+        print(f"demo: {command}", file=sys.stderr)
+        try:
+            row = train.run(experiment, folder, results.Invocation(reference, (), command))
+        except train.Stopped as stopped:
+            print(f"uda: {stopped}", file=sys.stderr)
+            return 0
+        print(result_line(row))
+        folders.append(folder)
+    page = report.write(folders, options.workdir / "report.html")
+    print(report.markdown([row for folder in folders for row in report.read_rows(Workdir(folder).result)]))
+    print(f"report: {page}")
+    return 0
+
+
+def result_line(row: Mapping[str, Any]) -> str:
+    """Returns the line that ends a run."""
+    measure = "accuracy" if row["protocol"] == "accuracy" else "mIoU"
+    score = 100 * row["miou"][row["protocol"]]
+    return f"{row['label']}: {measure} {score:.2f} on {row['split']} after {row['steps']} steps, {row['seconds']:.0f} s"

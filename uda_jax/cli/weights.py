@@ -1,0 +1,57 @@
+"""The command `uda convert`: weights from PyTorch, and to it."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from uda_jax.cli.environment import add_step, prepare_jax
+from uda_jax.errors import UserError
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the command by `command(name, run, text)`, which returns its parser."""
+    convert = command("convert", _convert, "read a PyTorch checkpoint into a folder for init_from, or write one")
+    convert.add_argument("--from", dest="source", type=Path, required=True, help="checkpoint; with --to-torch a folder")
+    convert.add_argument("--to", type=Path, required=True, help="new folder; with --to-torch a .safetensors file")
+    convert.add_argument(
+        "--to-torch", action="store_true", help="write PyTorch's names, from a converted folder or run"
+    )
+    convert.add_argument("--dialect", help="family of the checkpoint, if its names do not tell")
+    convert.add_argument("--branches", type=int, choices=(2, 4), help="convolutions that its classifiers sum")
+    convert.add_argument("--fresh", default="", help="parts to leave out, as in head,aux_head for other classes")
+    convert.add_argument(
+        "--which", choices=("student", "teacher"), default="student", help="network of a file with two"
+    )
+    convert.add_argument("--domain", choices=("source", "target"), help="batch norms of a file with one set per domain")
+    convert.add_argument("--cast", action="store_true", help="turn float16, bfloat16 and float64 into float32")
+    add_step(convert)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    prepare_jax()
+    from uda_jax.runs import initial_weights
+
+    if options.to_torch:
+        return _to_torch(options)
+    fresh = tuple(part for part in options.fresh.split(",") if part)
+    choices = {name: getattr(options, name) for name in ("dialect", "branches", "which", "domain", "cast")}
+    print(initial_weights.convert(options.source, options.to, fresh=fresh, **choices))
+    print(f"{options.to}: written; start a run from it with --config.init_from.segmenter.path={options.to}")
+    return 0
+
+
+def _to_torch(options: argparse.Namespace) -> int:
+    """Writes a run's network, or that of a converted folder."""
+    from uda_jax.runs import initial_weights, states
+    from uda_jax.runs.workdir import Workdir
+
+    if Workdir(options.source).config.exists():
+        if options.dialect is None:
+            raise UserError("--dialect: say in which family's names to write a run's network, such as advent")
+        _, state, _ = states.restore(options.source, step=options.step)
+        variables = {"params": state.params["segmenter"], **state.model_state["segmenter"]}
+    else:
+        variables, dialect = initial_weights.read(options.source, dialect=options.dialect)
+    count = initial_weights.export(variables, options.to, options.dialect or dialect)
+    print(f"{options.to}: {count} tensors")
+    return 0

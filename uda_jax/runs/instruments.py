@@ -1,0 +1,92 @@
+"""What tells how a training step does: its compilation, a trace of some steps, the parameters of its networks."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from clu import parameter_overview
+
+
+class TrainStep:
+    """A training step that is compiled once.
+
+    Args:
+      function: (state, batch) -> (state, metrics), pure; the state that it is called with is donated.
+      replicated: sharding of the state and the metrics.
+      split: sharding of the batch.
+
+    Attributes:
+      traces: how often the function was traced, which is once unless shapes or types changed in between.
+      compile_seconds: what the first call took, which returns when the step is compiled and under way; None before it.
+    """
+
+    def __init__(self, function: Callable, replicated: jax.sharding.Sharding, split: jax.sharding.Sharding):
+        def traced(state, batch):
+            self.traces += 1
+            return function(state, batch)
+
+        self.traces, self.compile_seconds = 0, None
+        self._step = jax.jit(
+            traced, donate_argnums=0, in_shardings=(replicated, split), out_shardings=(replicated, replicated)
+        )
+
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+        """Returns the next state and the step's metrics."""
+        if self.compile_seconds is not None:
+            return self._step(state, batch)
+        began = time.monotonic()
+        found = self._step(state, batch)
+        self.compile_seconds = time.monotonic() - began
+        return found
+
+
+class Profile:
+    """A trace of some steps by jax.profiler, for TensorBoard, Perfetto or XProf.
+
+    Args:
+      steps: the steps, of which a resumed run traces what is left; none where they are empty.
+      folder: where every process writes its own.
+    """
+
+    def __init__(self, steps: range, folder: Path):
+        self._steps, self._folder, self._tracing = steps, folder, False
+
+    def before(self, step: int) -> None:
+        """Starts the trace if the step is the first of it."""
+        if step in self._steps and not self._tracing:
+            jax.profiler.start_trace(self._folder)
+            self._tracing = True
+
+    def after(self, step: int, metrics: Any) -> None:
+        """Ends the trace once the metrics of its last step are there."""
+        if self._tracing and step == self._steps[-1]:
+            jax.block_until_ready(metrics)
+            self.close()
+
+    def close(self) -> None:
+        """Ends a trace that is under way."""
+        if self._tracing:
+            jax.profiler.stop_trace()
+            self._tracing = False
+
+
+def parameter_counts(params: dict[str, Any]) -> dict[str, int]:
+    """Returns network -> number of its parameters."""
+    return {name: int(parameter_overview.count_parameters(tree)) for name, tree in params.items()}
+
+
+def parameter_line(params: dict[str, Any]) -> str:
+    """Returns one line, "1,234 parameters: segmenter 1,200, discriminator 34"."""
+    counts = parameter_counts(params)
+    networks = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"{sum(counts.values()):,} parameters: {networks}"
+
+
+def parameter_table(params: dict[str, Any]) -> str:
+    """Returns a table of the name, shape, type and size of every parameter, network by network."""
+    tables = []
+    for name, tree in params.items():
+        tables.append(f"{name}\n{parameter_overview.get_parameter_overview(tree, include_stats=False)}\n")
+    return "\n".join(tables)

@@ -1,0 +1,39 @@
+"""What a kind of stage is."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What the stages of one kind do; a subclass is a config section with the fields that it needs.
+
+    Attributes:
+      TRAINS: whether its stages leave checkpoints of a state, which later stages can start from.
+    """
+
+    TRAINS: ClassVar[bool] = False
+
+    def validate(self, stage: Any, context: Any) -> None:
+        """Raises a UserError if the stage cannot run; called for all stages before anything is written.
+
+        Args:
+          stage: the `stages.Stage`, whose `kind` this is.
+          context: the run's `stages.Context`.
+        """
+
+    def run(self, stage: Any, workdir: Any, context: Any) -> dict[str, Any]:
+        """Does the work and returns what the stage's marker says, "seconds" among it.
+
+        Args:
+          stage, context: as in `validate`.
+          workdir: the run's `workdir.Workdir`.
+
+        Raises:
+          Stopped: SIGTERM arrived, and the same command goes on from there.
+        """
+        raise NotImplementedError
+
+    def empty_lists(self) -> tuple[str, ...]:
+        """Returns the file names of its lists of frames that will be empty; domains that read one are left out."""
+        return ()

@@ -1,0 +1,161 @@
+"""States of stages: the first one, and those that checkpoints hold.
+
+The state that a stage trains on comes, in this order, from: fresh initialisation; the files of weights named in
+`init_from`; the networks of earlier stages named in `start_from`; the stage's own last checkpoint, which replaces all
+of them.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from uda_jax import config
+from uda_jax.data.labels.label_spaces import LabelSpace
+from uda_jax.errors import UserError
+from uda_jax.runs import initial_weights, stages
+from uda_jax.runs.checkpoints import Checkpoints
+from uda_jax.runs.stages import Stage, StartFrom
+from uda_jax.runs.workdir import Workdir
+from uda_jax.training import sharding
+
+
+def initial(stage: Stage, workdir: Workdir, seed: int, mesh: jax.sharding.Mesh, log: Callable | None = None) -> Any:
+    """Returns the state before a stage's first step, replicated over the mesh.
+
+    Args:
+      stage: a stage that trains.
+      workdir: holds the earlier stages.
+      seed: of fresh initialisation, and of everything that the method draws.
+      mesh: the device mesh.
+      log: called with one text per file of weights, if given.
+    """
+    initialise = jax.jit(stage.initialise, out_shardings=sharding.replicated(mesh))
+    state = initial_weights.start(initialise(jax.random.key(seed)), stage, log)
+    for network, origin in stage.start_from.items():
+        state = _with_network(state, network, _stored_network(workdir, origin, _network(state, network)))
+    return state
+
+
+def check_initial(recipe: Sequence[Stage]) -> None:
+    """Raises a UserError if first weights do not fit, a file's or an earlier stage's, before anything is written."""
+    shapes = {}
+    # A stage that does not train has no state of its own, only the network of one that does.
+    for stage in (stage for stage in recipe if stage.kind.TRAINS):
+        files = any(init.path for init in stage.init_from.values())
+        if files or len(recipe) > 1:
+            shapes[stage.name] = state = jax.eval_shape(stage.initialise, jax.random.key(0))
+        if files:
+            initial_weights.start(state, stage)
+        for network, origin in stage.start_from.items():
+            _check_start(network, stage, state, origin, shapes[origin.stage.name])
+
+
+def load(stage: Stage, workdir: Workdir, mesh: jax.sharding.Mesh, step: str | int = "last") -> Any:
+    """Returns the state of one of a stage's checkpoints, replicated over the mesh.
+
+    Args:
+      stage: a stage that trains.
+      workdir: the run's.
+      mesh: the device mesh.
+      step: "last", "best" on the dev domain, or a step.
+
+    Raises:
+      UserError: there is no such checkpoint; the message names those that there are.
+    """
+    with _opened(stage, workdir) as checkpoints:
+        return checkpoints.restore(checkpoints.resolve(step), abstract(stage, mesh))
+
+
+def abstract(stage: Stage, mesh: jax.sharding.Mesh) -> Any:
+    """Returns the shapes and types of a stage's state, replicated over the mesh: what checkpoints are restored to."""
+    return sharding.abstract(jax.eval_shape(stage.initialise, jax.random.key(0)), sharding.replicated(mesh))
+
+
+def restore(
+    workdir: str | Path, overrides: Sequence[str] = (), step: str | int = "last"
+) -> tuple[Any, Any, LabelSpace]:
+    """Opens a run for evaluation, prediction or a notebook; needs none of the data it was trained on.
+
+    Args:
+      workdir: the folder of the run.
+      overrides: words such as "--config.method.test_aggregation=True", for the fields that the last stage's method
+        lists as its `PREDICTION_FIELDS`: they act in `predict` alone, and the state stays what it is.
+      step: which checkpoint of the last stage, "last", "best" on the dev domain, or a step.
+
+    Returns:
+      The last stage's method, its state, and the label space of its classes.
+
+    Raises:
+      UserError: the workdir holds no run, no such checkpoint, or one that cannot be read; an override of another field.
+    """
+    workdir = Workdir(workdir)
+    experiment, space = workdir.experiment(), workdir.classes()
+    last = stages.recipe(experiment, len(space.names))[-1]
+    if overrides:
+        own = bool(experiment.stages) and experiment.stages[last.name].method is not None
+        section = f"stages.{last.name}.method" if own else "method"
+        allowed = [f"{section}.{field}" for field in getattr(last.method, "PREDICTION_FIELDS", ())]
+        experiment = config.with_overrides(experiment, overrides, allowed, f"the predictions of {workdir.path}")
+        last = stages.recipe(experiment, len(space.names))[-1]
+    return last.method, load(last, workdir, sharding.data_mesh(), step), space
+
+
+@contextlib.contextmanager
+def _opened(stage: Stage, workdir: Workdir) -> Iterator[Checkpoints]:
+    files = workdir.stage(stage.name)
+    if not files.checkpoints.is_dir():
+        raise UserError(f"{files.path}: no checkpoint yet; train it first")
+    with contextlib.closing(Checkpoints(files)) as checkpoints:
+        yield checkpoints
+
+
+def _network(state: Any, name: str) -> dict[str, Any]:
+    """Returns {"params", "model_state"} of a network of a state, whether it learns or not."""
+    if name in state.params:
+        return {"params": state.params[name], "model_state": state.model_state[name]}
+    return state.frozen[name]
+
+
+def _with_network(state: Any, name: str, found: dict[str, Any]) -> Any:
+    """Returns the state with another network in place of one of its own."""
+    if name not in state.params:
+        return state.replace(frozen=state.frozen | {name: found})
+    return state.replace(
+        params=state.params | {name: found["params"]}, model_state=state.model_state | {name: found["model_state"]}
+    )
+
+
+def _stored_network(workdir: Workdir, origin: StartFrom, like: dict[str, Any]) -> dict[str, Any]:
+    """Reads a network of an earlier stage, from a checkpoint or, if it never learnt, from beside them."""
+    placement = jax.tree.leaves(like)[0].sharding
+    shapes = jax.eval_shape(origin.stage.initialise, jax.random.key(0))
+    with _opened(origin.stage, workdir) as checkpoints:
+        if origin.network in shapes.frozen:
+            return checkpoints.restore_frozen(sharding.abstract(shapes.frozen, placement))[origin.network]
+        target = {part: {origin.network: tree} for part, tree in sharding.abstract(like, placement).items()}
+        found = checkpoints.restore_networks(checkpoints.resolve(origin.step), target)
+    return {part: found[part][origin.network] for part in like}
+
+
+def _check_start(network: str, stage: Stage, state: Any, origin: StartFrom, earlier: Any) -> None:
+    """Raises a UserError unless an earlier stage's network has every array of a stage's, with its shape."""
+    where = f"config.stages.{stage.name}.start_from.{network}"
+    for name, networks, owner in ((network, state, stage), (origin.network, earlier, origin.stage)):
+        if name not in (known := networks.params.keys() | networks.frozen.keys()):
+            raise UserError(f"{where}: stage {owner.name} has no network '{name}', only {sorted(known)}")
+    wanted, given = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+        for leaves in (
+            jax.tree_util.tree_leaves_with_path([found["params"], found["model_state"]])
+            for found in (_network(state, network), _network(earlier, origin.network))
+        )
+    )
+    if wrong := [path for path, shape in wanted.items() if given.get(path) != shape]:
+        path = wrong[0]
+        raise UserError(
+            f"{where}: {len(wrong)} arrays of stage {stage.name} are other ones in stage {origin.stage.name}, such as "
+            f"{path[2:]}: {wanted[path]} against {given.get(path, 'none')}; give both stages the same network"
+        )

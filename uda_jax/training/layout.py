@@ -1,0 +1,68 @@
+"""The names of the files that a run keeps, for those who write them and for those who read them."""
+
+import os
+from pathlib import Path
+
+
+class StageFiles:
+    """The files of one stage; none of them need exist.
+
+    Attributes:
+      path: the stage's folder.
+      checkpoints: folder of the checkpoints, one per step kept.
+      frozen: folder of the networks that never learn, written once.
+      finished: the marker of a stage that is done, and its results.
+      metrics: rows of logged scalars; TensorBoard's events lie beside it.
+      parameters: table of the parameters of every network.
+      nonfinite: the frames of a batch with an infinite or NaN loss.
+      illustrations: folder of pictures of a training batch, `<name>/<i>.png`.
+      profile: folder of the trace that `train.profile` asks for.
+      ranking: what a ranking was made with, and every frame with its score, from easy to hard.
+      easy, hard: names of the easy and of the hard frames.
+      scores: the frames' scores as far as a ranking has come.
+      pseudo_labels: folder of the labels that were predicted, `<frame name>.png`.
+      easiest, hardest: folders of pictures of a few ranked frames.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.frozen = self.path / "frozen"
+        self.finished = self.path / "finished.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.parameters = self.path / "parameters.txt"
+        self.nonfinite = self.path / "nonfinite.json"
+        self.illustrations = self.path / "illustrations"
+        self.profile = self.path / "profile"
+        self.ranking = self.path / "ranking.json"
+        self.easy, self.hard = self.path / "easy.txt", self.path / "hard.txt"
+        self.scores = self.path / "scores.jsonl"
+        self.pseudo_labels = self.path / "pseudo_labels"
+        self.easiest, self.hardest = self.path / "easiest", self.path / "hardest"
+
+
+class RunFiles:
+    """The files of a run; none of them need exist.
+
+    Attributes:
+      path: the workdir.
+      config: the experiment.
+      label_space: the classes, their colours and the label that is ignored.
+      result: the result row, once everything is done.
+      pictures: folder of predictions on the evaluation split.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.label_space = self.path / "label_space.json"
+        self.result = self.path / "result.json"
+        self.pictures = self.path / "pictures"
+
+    def stage(self, name: str) -> StageFiles:
+        """Returns the files of a stage."""
+        return StageFiles(self.path / name)
+
+    def stages(self) -> list[StageFiles]:
+        """Returns the folders that may be stages', in the order of their names."""
+        return [StageFiles(path) for path in sorted(self.path.glob("*/")) if path != self.pictures]
