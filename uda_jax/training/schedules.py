@@ -19,14 +19,15 @@ class Schedule:
 
     name: str = config_field(
         "poly",
-        "poly: base (1 - i / horizon)^power; constant: base; constant_linear: base, over the second half down to 0",
+        "Rate at step i: base (1 - i / horizon)^power (poly), base (constant), or base and, over the second half, down "
+        "to 0 (constant_linear).",
         choices=("poly", "constant", "constant_linear"),
     )
     horizon: int | None = config_field(
-        250_000, "step at which the rate reaches 0; may lie beyond the last one; None = the stage's last step", low=1
+        250_000, "Step at which the rate reaches 0; may lie beyond the last one; None = the stage's last step.", low=1
     )
-    power: float = config_field(0.9, "exponent of poly", low=0.0)
-    warmup: int = config_field(0, "steps over which the rate is ramped up linearly, on top of its decay", low=0)
+    power: float = config_field(0.9, "Exponent of poly.", low=0.0)
+    warmup: int = config_field(0, "Steps over which the rate is ramped up linearly, on top of its decay.", low=0)
 
     def check(self, path: str) -> None:
         """Raises a UserError if the warm-up does not fit into the horizon."""

@@ -1,0 +1,52 @@
+"""SGD in PyTorch's form."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class TorchSgdState(NamedTuple):
+    """State of `torch_sgd`: updates so far (int32 scalar) and the momentum buffers (like the parameters)."""
+
+    count: jax.Array
+    momentum: Any
+
+
+def torch_sgd(
+    rate: optax.Schedule, *, momentum: float, weight_decay: float, nesterov: bool = False, repeats: int = 1
+) -> optax.GradientTransformation:
+    """SGD in PyTorch's form, which can apply one gradient several times.
+
+    One repetition is d = g + weight_decay p; buf = momentum buf + d; p = p - rate buf (with Nesterov momentum
+    p - rate (d + momentum buf)). The gradient g and the rate stay fixed over the repetitions, p and buf do not. The
+    rate multiplies the buffer, so that a change of it acts at once.
+
+    Args:
+      rate: learning rate of each update.
+      momentum: share of the buffer that is kept.
+      weight_decay: L2 penalty.
+      nesterov: whether the step looks one repetition ahead.
+      repeats: repetitions per update.
+
+    Returns:
+      The transformation; its update needs the parameters.
+    """
+
+    def init(params: Any) -> TorchSgdState:
+        return TorchSgdState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradients: Any, state: TorchSgdState, params: Any = None) -> tuple[Any, TorchSgdState]:
+        if params is None:
+            raise ValueError(optax.NO_PARAMS_MSG)
+        now = rate(state.count)
+        moved, buffer = jax.tree.map(jnp.zeros_like, params), state.momentum
+        for _ in range(repeats):
+            decayed = jax.tree.map(lambda g, p, m: g + weight_decay * (p + m), gradients, params, moved)
+            buffer = jax.tree.map(lambda b, d: momentum * b + d, buffer, decayed)
+            step = jax.tree.map(lambda b, d: d + momentum * b, buffer, decayed) if nesterov else buffer
+            moved = jax.tree.map(lambda m, s: m - now * s, moved, step)
+        return moved, TorchSgdState(optax.safe_increment(state.count), buffer)
+
+    return optax.GradientTransformation(init, update)
