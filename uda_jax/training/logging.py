@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary as summaries
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from uda_jax.data.io import json_lines
 from uda_jax.data.io.progress import StatusLine
@@ -40,12 +43,17 @@ class MetricWriter:
     """
 
     def __init__(self, folder: str | os.PathLike, *, stage: str = "", active: bool = True):
-        self._folder, self._stage, self._active = pathlib.Path(folder), stage, active
-        self._path = self._folder / "metrics.jsonl"
-        self._purge_step: int | None = None
-        self._summaries: SummaryWriter | None = None
+        self._path, self._stage = pathlib.Path(folder) / "metrics.jsonl", stage
+        self._flush_at, self._closed = 0.0, False
+        self._events: EventsWriter | None = None
         if active:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # TensorBoard reads the files of a folder in name order, which begins with the second of their making; two
+            # writers of one second would write into the same file without a suffix.
+            suffix = f".{os.getpid()}.{next(_WRITERS_OF_THIS_PROCESS)}"
+            # Not tensorboardX's SummaryWriter, which writes from a thread: once that has failed, as on a full disk,
+            # the next values wait for it for ever.
+            self._events = EventsWriter(str(self._path.with_name("events")), suffix)
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes one row.
@@ -55,25 +63,23 @@ class MetricWriter:
           scalars: flat names ("loss/total") to anything that `float` takes, device scalars included. What is
             not finite becomes null in metrics.jsonl, which JSON can hold, and stays as it is in TensorBoard.
         """
-        if not self._active:
+        if self._events is None:
             return
         values = {name: float(value) for name, value in scalars.items()}
         row = {"step": int(step), "stage": self._stage}
         row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         json_lines.append(self._path, [row])
-        events = self._events()
-        for name, value in values.items():
-            events.add_scalar(name, value, int(step))
+        self._write(step, [summaries.scalar(name, value) for name, value in values.items()])
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes images, uint8 RGB `[H, W, 3]`, or `[N, H, W, 3]`, which become the tags `tag/0`, `tag/1` and so on."""
-        if not self._active:
+        if self._events is None:
             return
+        single = {}
         for tag, image in images.items():
             image = np.asarray(image)
-            single = {f"{tag}/{i}": each for i, each in enumerate(image)} if image.ndim == 4 else {tag: image}
-            for name, each in single.items():
-                self._events().add_image(name, each, int(step), dataformats="HWC")
+            single |= {f"{tag}/{i}": each for i, each in enumerate(image)} if image.ndim == 4 else {tag: image}
+        self._write(step, [summaries.image(tag, image, dataformats="HWC") for tag, image in single.items()])
 
     def resume_at(self, step: int) -> None:
         """Forgets what was logged beyond `step`, so that a resumed run leaves the rows of an uninterrupted one.
@@ -83,31 +89,28 @@ class MetricWriter:
             that a killed process left unfinished. The file is replaced in one move. TensorBoard hides what earlier
             event files hold beyond the step.
         """
-        if not self._active:
+        if self._events is None:
             return
-        self.close()
-        self._purge_step = int(step) + 1
+        restart = SessionLog(status=SessionLog.START)
+        self._events.write_event(Event(wall_time=time.time(), step=int(step) + 1, session_log=restart))
         if self._path.exists():
             rows = read_metrics(self._path)
             kept = [row for row in rows if row.get("stage") != self._stage or row["step"] <= step]
             json_lines.write(self._path, kept)
 
     def close(self) -> None:
-        """Writes what TensorBoard lacks and closes its file."""
-        if self._summaries is not None:
-            self._summaries.close()
-            self._summaries = None
+        """Flushes and closes the file of TensorBoard's events; a second call does nothing."""
+        if self._events is not None and not self._closed:
+            self._closed = True
+            self._events.close()
 
-    def _events(self) -> SummaryWriter:
-        """The writer of the event file, which is made with its first event, when the step to resume at is known."""
-        if self._summaries is None:
-            # TensorBoard reads the files of a folder in name order, which begins with the second of their making; two
-            # writers of one second would write into the same file without a suffix.
-            suffix = f".{os.getpid()}.{next(_WRITERS_OF_THIS_PROCESS)}"
-            self._summaries = SummaryWriter(
-                str(self._folder), purge_step=self._purge_step, flush_secs=_FLUSH_SECONDS, filename_suffix=suffix
-            )
-        return self._summaries
+    def _write(self, step: int, parts: list[Summary]) -> None:
+        """Writes summaries of one value each as one event."""
+        together = Summary(value=[value for part in parts for value in part.value])
+        self._events.write_event(Event(wall_time=time.time(), step=int(step), summary=together))
+        if time.monotonic() >= self._flush_at:
+            self._events.flush()
+            self._flush_at = time.monotonic() + _FLUSH_SECONDS
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -42,7 +42,8 @@ class StatusLine:
         if not self._stream.isatty():
             print(text, file=self._stream, flush=True)
         elif self._bar is None:
-            self._bar = tqdm(desc=text, bar_format="{desc}", file=self._stream, dynamic_ncols=True)
+            # Without a total the bar is blank: it only makes tqdm fill the line up to the terminal's width, or cut it.
+            self._bar = tqdm(desc=text, bar_format="{desc}{bar}", file=self._stream, dynamic_ncols=True)
         else:
             self._bar.set_description_str(text)
 
