@@ -60,5 +60,5 @@ def assert_map_close(value: Any, expected: Any, **tolerance: float) -> None:
 
 
 def relative_error(value: Any, expected: Any) -> float:
-    """Returns the largest difference over the largest expected magnitude."""
-    return np.abs(np.asarray(value) - expected).max() / np.abs(expected).max()
+    """Returns the largest difference over the largest expected magnitude; 0 where both are 0 everywhere."""
+    return np.abs(np.asarray(value) - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny)

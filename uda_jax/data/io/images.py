@@ -1,7 +1,7 @@
 """Decoding image files with Pillow: exact values out, or one line that names the file.
 
 A source is a path, or anything with `read_bytes()` whose `str()` names it, such as a file inside an archive
-(`files.File`). Pillow's `ImageFile.LOAD_TRUNCATED_IMAGES` stays False: half a picture is an error, never grey rows.
+(`archives.File`). Pillow's `ImageFile.LOAD_TRUNCATED_IMAGES` stays False: half a picture is an error, never grey rows.
 
 What Pillow would change without a word is refused or undone here: 16-bit colour, which it cuts to 8 bits, and grey
 values of fewer than 8 bits, which it stretches.
