@@ -88,7 +88,7 @@ def test_cases_name_networks_and_dialects_of_the_library(networks):
 
     for case in networks.CASES:
         library.build(case.network, case.classes, **case.shape, **case.options)
-        assert case.dialect is None or weights.facts(case.dialect)
+        assert case.dialect is None or weights.checkpoint_info(case.dialect)
     labels = [networks.label(case) for case in networks.CASES]
     assert len(set(labels)) == len(labels)
 

@@ -215,8 +215,8 @@ def test_init_files_are_told_apart():
     """Caffe's encoder comes with a head of 21 classes, torchvision's with `fc`; they need other images."""
     caffe = weights.detect(weights.unwrap(prefixed("Scale.", names(HEAD5))))
     torchvision = weights.detect(names("fc.weight"))
-    assert weights.facts(caffe)[2:4] == ("caffe", "caffe_bgr")
-    assert weights.facts(torchvision)[2:4] == ("torchvision", "imagenet_rgb")
+    assert weights.checkpoint_info(caffe)[2:4] == ("caffe", "caffe_bgr")
+    assert weights.checkpoint_info(torchvision)[2:4] == ("torchvision", "imagenet_rgb")
 
 
 def test_unknown_family():

@@ -203,7 +203,7 @@ def test_dialect_is_detected(case):
         return
     # AdaptSegNet's two levels and ADVENT's have the same names: the branches tell them apart.
     two_level = "layer6.conv2d_list.0.weight" in case.shapes and case.dialect != "dada"
-    branches = weights.facts(case.dialect).aspp_branches if two_level else None
+    branches = weights.checkpoint_info(case.dialect).aspp_branches if two_level else None
     found = weights.detect(case.shapes, branches)
     assert found == ("dacs" if case.shapes is SINGLE else case.dialect)
 
@@ -332,15 +332,15 @@ def test_a_size_that_nothing_tells_stays_a_name():
 
 
 def test_facts():
-    branches = {name: weights.facts(name).aspp_branches for name in weights.dialects()}
+    branches = {name: weights.checkpoint_info(name).aspp_branches for name in weights.dialects()}
     assert {name for name, count in branches.items() if count == 2} == {"adaptsegnet", "corda", "dacs", "vgg16"}
     assert {name for name, count in branches.items() if count == 4} == {"advent", "dada", "plca"}
     for name in weights.dialects():
-        facts = weights.facts(name)
-        assert facts.network in networks.names()
+        info = weights.checkpoint_info(name)
+        assert info.network in networks.names()
         style = "torchvision" if name.startswith("torchvision") else "caffe"
-        assert facts.encoder_style == (style if "resnet" in facts.network else None)
-        if facts.network not in ("translator", "patch_discriminator"):
-            segments = "resnet" in facts.network or "vgg" in facts.network
+        assert info.encoder_style == (style if "resnet" in info.network else None)
+        if info.network not in ("translator", "patch_discriminator"):
+            segments = "resnet" in info.network or "vgg" in info.network
             norm = "imagenet_rgb" if name.startswith("torchvision") else "caffe_bgr"
-            assert facts.input_norm == (norm if segments else None)
+            assert info.input_norm == (norm if segments else None)

@@ -114,7 +114,7 @@ def convert(
         "source": source.name,
         "sha256": _sha256(source),
         "network": network,
-        "input_norm": weights.facts(found.dialect).input_norm,
+        "input_norm": weights.checkpoint_info(found.dialect).input_norm,
         "left_out": sorted(fresh),
         "missing": list(report.missing),
         "unused": list(report.unused),
@@ -197,15 +197,15 @@ def _read_for(
 
 def describe(found: Pretrained, branches: int | None = None) -> dict[str, Any]:
     """Returns {"name", "num_classes", "options"} for `networks.build`, read off the arrays and the dialect."""
-    facts, params = weights.facts(found.dialect), found.variables["params"]
-    name, options, classes = facts.network, {}, 1
+    info, params = weights.checkpoint_info(found.dialect), found.variables["params"]
+    name, options, classes = info.network, {}, 1
     encoder = params.get("encoder", {})
     if "layer3_0" in encoder:
         blocks = sum(part.startswith("layer3_") for part in encoder)
         if blocks not in _RESNETS:
             raise UserError(f"{found.dialect} weights: layer3 has {blocks} blocks; known networks have 23, 6 or 1")
         name = f"{name.rpartition('_')[0]}_{_RESNETS[blocks]}"
-        options |= {"width": _outputs(encoder["conv1"]), "encoder_style": facts.encoder_style}
+        options |= {"width": _outputs(encoder["conv1"]), "encoder_style": info.encoder_style}
         if name.startswith("deeplab"):
             options["multi_level"] = "aux_head" in params
         if name.startswith("corda"):
@@ -221,7 +221,7 @@ def describe(found: Pretrained, branches: int | None = None) -> dict[str, Any]:
     if "head" in params:
         branch = params["head"]["branch_0"]
         classes = _outputs(branch)
-        options |= {"aspp_branches": branches or facts.aspp_branches, "aspp_bias": "bias" in branch}
+        options |= {"aspp_branches": branches or info.aspp_branches, "aspp_bias": "bias" in branch}
     return {"name": name, "num_classes": classes, "options": options}
 
 
@@ -242,14 +242,14 @@ def _outputs(module: Mapping[str, Any]) -> int:
 
 def _check_facts(dialect: str, section: Any, options: Any, where: str, *, heads: bool) -> None:
     """Raises a UserError if the weights were trained with another structure or another kind of image."""
-    facts = weights.facts(dialect)
+    info = weights.checkpoint_info(dialect)
     asked = {
         "input_norm": getattr(section, "input_norm", None),
         "encoder_style": getattr(options, "encoder_style", None),
         "aspp_branches": getattr(options, "aspp_branches", None) if heads else None,
     }
     for field, value in asked.items():
-        expected = getattr(facts, field)
+        expected = getattr(info, field)
         if None not in (value, expected) and value != expected:
             raise UserError(
                 f"{where}: weights of family '{dialect}' need {field}={expected!r}, the config has {value!r}; they "
@@ -259,8 +259,8 @@ def _check_facts(dialect: str, section: Any, options: Any, where: str, *, heads:
 
 def _fitting(network: str | None) -> str:
     """Says which published files fit a network."""
-    fitting = [weights.facts(name).files for name in weights.dialects() if weights.facts(name).network == network]
-    listed = sorted({file for group in fitting for file in group})
+    families = map(weights.checkpoint_info, weights.dialects())
+    listed = sorted({file for family in families if family.network == network for file in family.files})
     known = f"published files that fit {network}: {', '.join(listed)}; they are" if listed else "weights are"
     return f"{known} not distributed with uda_jax, get them from their authors"
 

@@ -19,16 +19,16 @@ from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
 from uda_jax.weights import rules
 from uda_jax.weights.detect import cast, detect, select_domain, unwrap
-from uda_jax.weights.dialects import DIALECTS, Dialect, Facts
+from uda_jax.weights.dialects import DIALECTS, CheckpointInfo, Dialect
 from uda_jax.weights.matching import Report, fit, flatten, nest
 
 __all__ = [
-    "Facts",
+    "CheckpointInfo",
     "Report",
     "cast",
     "detect",
     "dialects",
-    "facts",
+    "checkpoint_info",
     "fit",
     "flatten",
     "from_torch",
@@ -96,13 +96,13 @@ def dialects() -> list[str]:
     return sorted(DIALECTS)
 
 
-def facts(dialect: str) -> Facts:
+def checkpoint_info(dialect: str) -> CheckpointInfo:
     """Returns what the weights of a dialect need but a state dict does not hold.
 
     Raises:
       UserError: an unknown dialect.
     """
-    return _lookup(dialect).facts
+    return _lookup(dialect).info
 
 
 def _lookup(dialect: str) -> Dialect:

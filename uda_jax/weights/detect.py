@@ -84,7 +84,7 @@ def detect(
             raise UserError(f"{where}: a ResNet without head may be caffe_resnet101 or torchvision's; name the dialect")
         first = ", ".join(f"'{name}'" for name in list(state_dict)[:3])
         raise UserError(f"{where}: keys fit no known family (first: {first}); known: {', '.join(DIALECTS)}")
-    published = DIALECTS[dialect].facts.aspp_branches
+    published = DIALECTS[dialect].info.aspp_branches
     if heads and branches and published not in (None, branches):
         raise UserError(
             f"{where}: keys fit '{dialect}', whose classifiers sum {published} branches, got --branches {branches}; "

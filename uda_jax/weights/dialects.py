@@ -5,7 +5,7 @@ from typing import NamedTuple
 from uda_jax.weights.rules import Axis, Form, Group, Rule, batch_norm, conv, dense, transposed_conv
 
 
-class Facts(NamedTuple):
+class CheckpointInfo(NamedTuple):
     """What the weights of a dialect need but a state dict does not hold.
 
     Attributes:
@@ -26,10 +26,10 @@ class Facts(NamedTuple):
 
 
 class Dialect(NamedTuple):
-    """A family of checkpoints: its forms (most have one) and its facts."""
+    """A family of checkpoints: its forms (most have one) and what its files do not say."""
 
     forms: tuple[Form, ...]
-    facts: Facts
+    info: CheckpointInfo
 
 
 def _bottleneck(torch: str, flax: str, into: Axis, planes: Axis, out: Axis) -> list[Rule]:
@@ -194,12 +194,12 @@ def _generator() -> Form:
     return [Group(head), Group(block), Group(tail)]
 
 
-def _deeplab_facts(branches: int | None, *files: str, network: str = "deeplab_v2_resnet101") -> Facts:
-    return Facts(network, branches, None if "vgg" in network else "caffe", "caffe_bgr", files)
+def _deeplab_info(branches: int | None, *files: str, network: str = "deeplab_v2_resnet101") -> CheckpointInfo:
+    return CheckpointInfo(network, branches, None if "vgg" in network else "caffe", "caffe_bgr", files)
 
 
-def _imagenet_facts(network: str, *files: str) -> Facts:
-    return Facts(network, None, None if "vgg" in network else "torchvision", "imagenet_rgb", files)
+def _imagenet_info(network: str, *files: str) -> CheckpointInfo:
+    return CheckpointInfo(network, None, None if "vgg" in network else "torchvision", "imagenet_rgb", files)
 
 
 # A checkpoint does not tell how many branches its classifiers sum: 2 with AdaptSegNet's, 4 with ADVENT's weights. So
@@ -207,50 +207,52 @@ def _imagenet_facts(network: str, *files: str) -> Facts:
 DIALECTS = {
     "adaptsegnet": Dialect(
         (_TWO_LEVEL, _SINGLE),
-        _deeplab_facts(2, "GTA2Cityscapes_multi-ed35151c.pth", "cityscapes_oracle-b7b9934.pth"),
+        _deeplab_info(2, "GTA2Cityscapes_multi-ed35151c.pth", "cityscapes_oracle-b7b9934.pth"),
     ),
     "adaptsegnet_discriminator": Dialect(
-        (_discriminator(("conv1", "conv2", "conv3", "conv4", "classifier")),), Facts("pixel_discriminator")
+        (_discriminator(("conv1", "conv2", "conv3", "conv4", "classifier")),), CheckpointInfo("pixel_discriminator")
     ),
     "advent": Dialect(
         (_TWO_LEVEL, _LAYER6_ALONE),
-        _deeplab_facts(4, "gta2cityscapes_advent.pth", "gta2cityscapes_minent_ER.pth"),
+        _deeplab_info(4, "gta2cityscapes_advent.pth", "gta2cityscapes_minent_ER.pth"),
     ),
-    "advent_discriminator": Dialect((_discriminator(("0", "2", "4", "6", "8")),), Facts("pixel_discriminator")),
+    "advent_discriminator": Dialect(
+        (_discriminator(("0", "2", "4", "6", "8")),), CheckpointInfo("pixel_discriminator")
+    ),
     # ImageNet's encoder in the form of the papers, with or without its classifier. It has torchvision's names.
-    "caffe_resnet101": Dialect((_torchvision_resnet(),), _deeplab_facts(None, "resnet101-imagenet.pth")),
+    "caffe_resnet101": Dialect((_torchvision_resnet(),), _deeplab_info(None, "resnet101-imagenet.pth")),
     # Likewise ImageNet's VGG-16 as converted from Caffe, from which AdaptSegNet's starts.
-    "caffe_vgg16": Dialect((_torchvision_vgg(),), _deeplab_facts(None, network="deeplab_v2_vgg16")),
-    "corda": Dialect((_CORDA_GTA, _CORDA_SYNTHIA), _deeplab_facts(2, network="corda_resnet101")),
+    "caffe_vgg16": Dialect((_torchvision_vgg(),), _deeplab_info(None, network="deeplab_v2_vgg16")),
+    "corda": Dialect((_CORDA_GTA, _CORDA_SYNTHIA), _deeplab_info(2, network="corda_resnet101")),
     "cyclegan_discriminator": Dialect(
         (_discriminator(("model.0", "model.2", "model.5", "model.8", "model.11")),),
-        Facts("patch_discriminator", input_norm="tanh"),
+        CheckpointInfo("patch_discriminator", input_norm="tanh"),
     ),
-    "cyclegan_generator": Dialect((_generator(),), Facts("translator", input_norm="tanh")),
+    "cyclegan_generator": Dialect((_generator(),), CheckpointInfo("translator", input_norm="tanh")),
     # The init files of the whole family (without their prefix `Scale.`) have the same names, with a head of other
     # classes, which has to start afresh.
     "dacs": Dialect(
         (_SINGLE,),
-        _deeplab_facts(
+        _deeplab_info(
             2,
             "resnet101COCO-41f33a49.pth",
             "DeepLab_resnet_pretrained_init-f81d91e8.pth",
             "DeepLab_resnet_pretrained_imagenet.pth",
         ),
     ),
-    "dada": Dialect((_dada(),), _deeplab_facts(4, network="dada_resnet101")),
-    "plca": Dialect((_plca(),), _deeplab_facts(4)),
-    "semantic_discriminator": Dialect((_semantic_discriminator(),), Facts("semantic_discriminator")),
+    "dada": Dialect((_dada(),), _deeplab_info(4, network="dada_resnet101")),
+    "plca": Dialect((_plca(),), _deeplab_info(4)),
+    "semantic_discriminator": Dialect((_semantic_discriminator(),), CheckpointInfo("semantic_discriminator")),
     "torchvision_resnet101": Dialect(
         (_torchvision_resnet(),),
-        _imagenet_facts("deeplab_v2_resnet101", "resnet101-63fe2227.pth", "resnet101-5d3b4d8f.pth"),
+        _imagenet_info("deeplab_v2_resnet101", "resnet101-63fe2227.pth", "resnet101-5d3b4d8f.pth"),
     ),
     "torchvision_resnet50": Dialect(
         (_torchvision_resnet(),),
-        _imagenet_facts("deeplab_v2_resnet50", "resnet50-0676ba61.pth", "resnet50-19c8e357.pth"),
+        _imagenet_info("deeplab_v2_resnet50", "resnet50-0676ba61.pth", "resnet50-19c8e357.pth"),
     ),
-    "torchvision_vgg16": Dialect((_torchvision_vgg(),), _imagenet_facts("deeplab_v2_vgg16", "vgg16-397923af.pth")),
+    "torchvision_vgg16": Dialect((_torchvision_vgg(),), _imagenet_info("deeplab_v2_vgg16", "vgg16-397923af.pth")),
     "vgg16": Dialect(
-        (_deeplab_vgg(),), _deeplab_facts(2, "GTA2Cityscapes_vgg-ac4ac9f6.pth", network="deeplab_v2_vgg16")
+        (_deeplab_vgg(),), _deeplab_info(2, "GTA2Cityscapes_vgg-ac4ac9f6.pth", network="deeplab_v2_vgg16")
     ),
 }

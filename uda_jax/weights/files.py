@@ -59,21 +59,6 @@ def read(path: str | os.PathLike) -> Any:
         raise UserError(f"{path}: {refusal}") from refusal
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """Reads the metadata of a safetensors file; other files have none, hence {}.
-
-    Raises:
-      UserError: no such file, or a damaged one.
-    """
-    if _mapped(pathlib.Path(path))[4:9] != b"\0\0\0\0{":
-        return {}
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            return file.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: {_damaged_safetensors(error)}") from error
-
-
 def write_safetensors(path: str | os.PathLike, state_dict: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Writes a state dict as a safetensors file, completely or not at all; makes missing folders.
 

@@ -1,4 +1,4 @@
-"""Puts converted weights into a network's variables, strictly: what does not fit is told, never passed over."""
+"""Puts converted weights into a network's variables, strictly: what does not fit is an error."""
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,9 +76,9 @@ def fit(
     unused = [path for path in given if path not in wanted]
     stray = [path for path in unused if not _inside(path, (*fresh, *LEFTOVERS))]
     if lost or stray:
-        told = [(lost, "missing from the weights"), (stray, "not in the network")]
-        told = ", ".join(f"{listed(paths, 2)} {words}" for paths, words in told if paths)
-        raise UserError(f"{where}: {told}; check the network's name and options, or name parts that start afresh")
+        problems = [(lost, "missing from the weights"), (stray, "not in the network")]
+        problems = ", ".join(f"{listed(paths, 2)} {words}" for paths, words in problems if paths)
+        raise UserError(f"{where}: {problems}; check the network's name and options, or name parts that start afresh")
     taken = {path: given[path] for path in strict}
     report = Report(
         loaded=tuple(taken),

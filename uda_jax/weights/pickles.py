@@ -134,7 +134,7 @@ class Unpickler:
 
     def _stack_global(self, _) -> None:
         module, name = self._pop(2)
-        self.stack.append(self._find(_text(module), _text(name)))
+        self.stack.append(self._find(as_text(module), as_text(name)))
 
     def _instance(self, argument: str) -> None:
         # The opcode imports and calls at once: what it names says more than what it is.
@@ -173,13 +173,13 @@ class Unpickler:
         target = self.stack[-1]
         if type(target) is not dict:
             raise TypeError
-        target.update(_pairs(zip(items[::2], items[1::2], strict=True)))
+        target.update(as_dict(zip(items[::2], items[1::2], strict=True)))
 
     def _add_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not set:
             raise TypeError
-        target.update(map(_key, items))
+        target.update(map(as_key, items))
 
     def _call(self, function: Any, arguments: Any) -> None:
         if type(function) is not Builder or type(arguments) is not tuple:
@@ -257,7 +257,7 @@ def _latest(value: Any) -> Any:
     return value.results[0] if type(value) is Pending and value.results else value
 
 
-def _key(value: Any) -> Any:
+def as_key(value: Any) -> Any:
     """Returns a dict key or set member; scalars and flat tuples only, as hashing runs through nested ones unguarded."""
     parts = value if type(value) is tuple else (value,)
     if not all(type(part) in _SCALARS for part in parts):
@@ -265,11 +265,13 @@ def _key(value: Any) -> Any:
     return value
 
 
-def _pairs(items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    return {_key(key): value for key, value in items}
+def as_dict(items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Returns pairs as a dict, the keys checked by `as_key`."""
+    return {as_key(key): value for key, value in items}
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Returns a text; raises TypeError for anything else."""
     if type(value) is not str:
         raise TypeError
     return value
@@ -293,7 +295,7 @@ _STEPS: dict[str, Callable[[Unpickler, Any], None]] = {
     "TUPLE3": lambda machine, _: machine._tuple(3),
     "TUPLE": lambda machine, _: machine.stack.append(tuple(machine._pop_to_mark())),
     "LIST": lambda machine, _: machine.stack.append(machine._pop_to_mark()),
-    "FROZENSET": lambda machine, _: machine.stack.append(frozenset(map(_key, machine._pop_to_mark()))),
+    "FROZENSET": lambda machine, _: machine.stack.append(frozenset(map(as_key, machine._pop_to_mark()))),
     "DICT": Unpickler._dict,
     "APPEND": lambda machine, _: machine._append(machine._pop(1)),
     "APPENDS": lambda machine, _: machine._append(machine._pop_to_mark()),
@@ -307,85 +309,4 @@ _STEPS: dict[str, Callable[[Unpickler, Any], None]] = {
     "NEWOBJ": lambda machine, _: machine._call(*machine._pop(2)),
     "BUILD": Unpickler._build,
     "BINPERSID": Unpickler._persistent,
-}
-
-
-def _namespace() -> Pending:
-    return Pending(lambda state: _pairs(state.items()))
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Bytes as protocol 2 of Python 3 writes them."""
-    if encoding not in ("latin1", "latin-1"):
-        raise ValueError
-    return _text(text).encode("latin-1")
-
-
-def _raw(data: Any) -> bytes:
-    """Returns an array's bytes, which Python 2 wrote as a string."""
-    if type(data) is not bytes:
-        return _encode(data, "latin-1")
-    return data
-
-
-_DTYPE_CODES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
-
-
-def _dtype(code: str, align: bool = False, copy: bool = True) -> Pending:
-    if _text(code) not in _DTYPE_CODES:
-        raise Refusal(f"holds a NumPy array of dtype {shown(code)}, which is not read; save plain numbers")
-
-    def finish(state: tuple) -> np.dtype:
-        _, order, *structure = state
-        # Sub-arrays, field names and fields.
-        if any(part is not None for part in structure[:3]):
-            raise ValueError
-        return np.dtype(code).newbyteorder(order)
-
-    return Pending(finish)
-
-
-def _shaped(data: Any, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
-    """Returns an array over the bytes, in the machine's byte order."""
-    raw = _raw(data)
-    if not isinstance(dtype, np.dtype):
-        raise TypeError
-    array = np.ndarray(shape, dtype, raw, order=order)
-    if array.nbytes != len(raw):
-        raise ValueError
-    return array.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _array(kind: Any, shape: tuple, code: Any) -> Pending:
-    def finish(state: tuple) -> np.ndarray:
-        _, shape, dtype, fortran, raw = state
-        return _shaped(raw, dtype, shape, "F" if fortran else "C")
-
-    return Pending(finish)
-
-
-def _scalar(dtype: np.dtype, data: Any) -> np.generic:
-    return _shaped(data, dtype, (), "C")[()]
-
-
-PLAIN_NAMES: dict[str, Any] = {
-    "collections.OrderedDict": Builder(lambda items=(): _pairs(items)),
-    "collections.Counter": Builder(lambda counts: _pairs(counts.items())),
-    "collections.defaultdict": Builder(lambda factory=None: {}),
-    "builtins.dict": Builder(lambda: {}),
-    "builtins.list": Builder(lambda: []),
-    "builtins.int": Builder(lambda: 0),
-    "builtins.float": Builder(lambda: 0.0),
-    "builtins.set": Builder(lambda items=(): set(map(_key, items))),
-    "builtins.frozenset": Builder(lambda items=(): frozenset(map(_key, items))),
-    "builtins.bytes": Builder(lambda: b""),
-    "_codecs.encode": Builder(_encode),
-    # Options of a training script, read as the dict of their fields.
-    "argparse.Namespace": Builder(_namespace),
-    "easydict.EasyDict": Builder(lambda: {}),
-    "numpy.ndarray": object(),
-    "numpy.dtype": Builder(_dtype),
-    "numpy._core.multiarray._reconstruct": Builder(_array),
-    "numpy._core.multiarray.scalar": Builder(_scalar),
-    "numpy._core.numeric._frombuffer": Builder(_shaped),
 }

@@ -7,7 +7,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from uda_jax.weights.pickles import PLAIN_NAMES, Builder, Damaged, Refusal, Unsupported, shown
+from uda_jax.weights.builders import PLAIN_NAMES
+from uda_jax.weights.pickles import Builder, Damaged, Refusal, Unsupported, shown
 
 # A few bytes could stand for terabytes otherwise, to whoever copies the view.
 _MAX_EXPANDED_BYTES = 2**26
