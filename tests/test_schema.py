@@ -1,11 +1,12 @@
 """Config sections: building, ranges, types, unknown fields."""
 
+import copy
 import dataclasses
 
 import pytest
 
 from uda_jax.errors import UserError
-from uda_jax.schema import config_field, from_mapping, to_dict
+from uda_jax.schema import Named, config_field, from_mapping, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,3 +84,95 @@ def test_a_section_or_a_mapping_of_sections():
         from_mapping(OneOrSeveral, {"cameras": {"splitt": "test"}})
     with pytest.raises(UserError, match="config.cameras.left.splitt: unknown field; did you mean 'split'"):
         from_mapping(OneOrSeveral, {"cameras": {"left": {"splitt": "test"}}})
+
+
+@dataclasses.dataclass(frozen=True)
+class Square:
+    side: int = config_field(3, "A length.", low=1)
+    unit: str = config_field("m", "A unit.", decided=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Circle:
+    radius: float = config_field(1.0, "A length.", low=0.0)
+    side: int = config_field(7, "Which side.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape(Named):
+    name: str = config_field("square", "Which.", choices=("square", "circle", "tile"))
+    colour: str = config_field("red", "A colour.")
+    label: str | None = config_field(None, "A text.")
+
+    @classmethod
+    def known_names(cls):
+        return ("square", "circle", "tile")
+
+    @classmethod
+    def own_fields(cls, name):
+        return (Circle, {}) if name == "circle" else (Square, {"side": 9, "colour": "grey"} if name == "tile" else {})
+
+    def check(self, path):
+        if self.colour == "none":
+            raise UserError(f"{path}.colour: expected a colour, got 'none'")
+
+
+def test_the_name_decides_fields_and_defaults():
+    assert to_dict(Shape()) == {"name": "square", "colour": "red", "label": None, "side": 3}
+    assert to_dict(Shape(name="tile")) == {"name": "tile", "colour": "grey", "label": None, "side": 9}
+    assert to_dict(Shape("circle", "blue", radius=2.0)) == {
+        "name": "circle",
+        "colour": "blue",
+        "label": None,
+        "radius": 2.0,
+        "side": 7,
+    }
+    assert Shape.variant("circle")(radius=2.0) == Shape(name="circle", radius=2.0)
+    assert hash(Shape(side=4)) == hash(copy.deepcopy(Shape(side=4))) and Shape(side=4) != Shape()
+    assert Shape(name="tile", side=None, colour=None) == Shape(name="tile")
+    assert Shape.__doc__ == Shape().__doc__ and type(Shape()).__name__ == "Shape"
+
+
+def test_replace_keeps_what_the_new_name_has():
+    old = Shape(side=4, colour="blue", label="x")
+    assert dataclasses.replace(old, side=5) == Shape(side=5, colour="blue", label="x")
+    assert dataclasses.replace(old, name="tile") == Shape(name="tile", side=4, colour="blue", label="x")
+    assert dataclasses.replace(Shape(), name="tile") == Shape(name="tile")
+    assert dataclasses.replace(Shape(name="circle", radius=5.0), name="tile") == Shape(name="tile")
+    with pytest.raises(UserError, match="^Shape.radios: unknown field of 'circle'; did you mean 'radius'"):
+        dataclasses.replace(old, name="circle", radios=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    shape: Shape = config_field(Shape(name="tile", side=2), "A section.")
+    other: Shape | None = config_field(None, "Another.")
+
+
+def test_mappings_of_named_sections():
+    assert from_mapping(Shape, {"side": 4}) == Shape(side=4)
+    assert from_mapping(Shape, {"name": "circle", "radius": 2}) == Shape(name="circle", radius=2.0)
+    assert from_mapping(Shape.variant("circle"), {"radius": 2}) == Shape(name="circle", radius=2.0)
+    assert from_mapping(Drawing, {"shape": {"colour": "blue"}}).shape == Shape(name="tile", side=2, colour="blue")
+    assert from_mapping(Drawing, {"shape": {"side": None}}).shape == Shape(name="tile", side=9)
+    assert from_mapping(Drawing, {"shape": {"name": "square"}}).shape == Shape()
+    assert from_mapping(Drawing, {"other": {"side": 8}}).other == Shape(side=8)
+    assert from_mapping(Drawing, {"shape": {"name": "circle", "unit": None}}).shape == Shape(name="circle")
+    assert from_mapping(Drawing, to_dict(Drawing(other=Shape(name="circle")))).other == Shape(name="circle")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "cirle"}, "s.name: unknown name 'cirle'; did you mean 'circle'?"),
+        ({"radius": 1.0}, "s.radius: unknown field of 'square'; known: colour, label, name, side"),
+        ({"unit": "km"}, "s.unit: unknown field of 'square'; known: colour, label, name, side"),
+        ({"name": "circle", "radius": -1.0}, "s.radius: expected a number >= 0.0, got -1.0"),
+        ({"side": 0}, "s.side: expected an integer >= 1, got 0"),
+        ({"colour": "none"}, "s.colour: expected a colour, got 'none'"),
+    ],
+)
+def test_mistakes_in_named_sections(values, message):
+    with pytest.raises(UserError) as caught:
+        from_mapping(Shape, values, "s")
+    assert str(caught.value) == message

@@ -1,16 +1,12 @@
 """The forms of convolution agree in value and gradient, and with sums written out in NumPy."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from uda_jax.networks import convolution
 from uda_jax.networks.convolution import Conv, convolve, sum_of_dilated_convs
-from uda_jax.networks.kernels import dilated_conv, plain_conv, project_then_shift
 
 
 def random(key, *shape):
@@ -41,43 +37,6 @@ def test_convolve(size, stride, dilation, padding, height):
     np.testing.assert_allclose(convolve(x, kernel, stride, dilation, padding), expected, rtol=1e-4, atol=1e-4)
 
 
-def assert_same_gradients(one, other, *arguments):
-    """Compares values and the gradients of half the sum of squares."""
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(function, *arguments):
-        y, pullback = jax.vjp(function, *arguments)
-        return y, pullback(y)
-
-    compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3)
-    jax.tree.map(compare, run(one, *arguments), run(other, *arguments))
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_product_form_of_1x1(stride):
-    def plain(x, kernel):
-        return lax.conv_general_dilated(
-            x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    def ours(x, kernel):
-        return convolve(x, kernel, stride)
-
-    assert_same_gradients(ours, plain, random(0, 2, 9, 12, 3), random(1, 1, 1, 3, 5))
-
-
-@pytest.mark.parametrize("size", [(9, 13), (3, 2), (1, 1)])
-@pytest.mark.parametrize("dilation", [1, 4, 5])
-def test_own_gradient_of_dilated_convolution(size, dilation):
-    """Also where the dilation reaches past the map, so that most kernel elements have no gradient."""
-    x, kernel = random(0, 2, *size, 4), random(1, 3, 3, 4, 6)
-
-    def plain(x, kernel):
-        return plain_conv(x, kernel, 1, dilation, dilation)
-
-    assert_same_gradients(lambda x, kernel: dilated_conv(x, kernel, dilation), plain, x, kernel)
-
-
 def test_own_gradient_is_chosen_by_dilation_and_platform(monkeypatch):
     x, kernel = random(0, 1, 9, 9, 4), random(1, 3, 3, 4, 4)
 
@@ -87,18 +46,6 @@ def test_own_gradient_is_chosen_by_dilation_and_platform(monkeypatch):
     assert [is_own(1), is_own(2), is_own(4)] == [False, False, True]
     monkeypatch.setattr(convolution.jax, "default_backend", lambda: "gpu")
     assert not is_own(4)
-
-
-@pytest.mark.parametrize("size", [(9, 13), (30, 26), (1, 1)])
-def test_project_then_shift(size):
-    """Also where a dilation is larger than the map, so that some elements meet padding only."""
-    dilations = (6, 12, 18, 24)
-    x, kernels = random(0, 2, *size, 4), [random(i, 3, 3, 4, 2) for i in range(1, 5)]
-
-    def plain(x, kernels):
-        return sum(convolve(x, k, 1, d, d) for k, d in zip(kernels, dilations, strict=True))
-
-    assert_same_gradients(lambda x, k: project_then_shift(x, k, dilations), plain, x, kernels)
 
 
 def test_accelerators_get_convolutions(monkeypatch):

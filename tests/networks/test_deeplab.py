@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from uda_jax import networks
-from uda_jax.networks.kernels import max_pool
 
 IMAGES = jax.random.normal(jax.random.key(1), (2, 33, 48, 3))
 
@@ -188,29 +187,3 @@ def test_start(options, encoder, head):
     assert 0 < float(jnp.abs(branch["bias"]).max()) <= bound
     if network.options.head_init == "uniform":
         assert 0.99 * bound < float(jnp.abs(branch["kernel"]).max()) <= bound
-
-
-def test_max_pool():
-    x = jnp.asarray([[1.0, 5.0, 2.0, 4.0], [3.0, 0.0, 9.0, -1.0]])[None, :, :, None] - 20
-
-    def pooled(x, *geometry, **options):
-        return max_pool(x, *geometry, **options)[0, :, :, 0] + 20
-
-    # Four columns: windows begin at -1, 1 and, in ceil mode, 3; that last one holds only the last column.
-    np.testing.assert_array_equal(pooled(x, 3, 2, padding=1, ceil_mode=True), [[5, 9, 4], [3, 9, -1]])
-    np.testing.assert_array_equal(pooled(x, 3, 2, padding=1), [[5, 9]])
-    # Three columns end where a window does, so both modes agree.
-    for ceil_mode in (False, True):
-        odd = pooled(x[:, :, :3], 3, 2, padding=1, ceil_mode=ceil_mode)
-        np.testing.assert_array_equal(odd, [[5, 9], [3, 9]] if ceil_mode else [[5, 9]])
-        np.testing.assert_array_equal(pooled(x, 3, 1, padding=1, ceil_mode=ceil_mode), [[5, 9, 9, 9], [5, 9, 9, 9]])
-    np.testing.assert_array_equal(pooled(x, 2, 2), [[5, 9]])
-    np.testing.assert_array_equal(pooled(x[:, :, :3], 2, 2), [[5]])
-
-    def gradient(**options):
-        return jax.grad(lambda x: max_pool(x, **options).sum())(x)[0, :, :, 0]
-
-    stem = {"size": 3, "stride": 2, "padding": 1}
-    np.testing.assert_array_equal(gradient(**stem, ceil_mode=True), [[0, 1, 0, 1], [1, 0, 2, 1]])
-    np.testing.assert_array_equal(gradient(**stem), [[0, 1, 0, 0], [0, 0, 1, 0]])
-    np.testing.assert_array_equal(gradient(size=2, stride=2), [[0, 1, 0, 0], [0, 0, 1, 0]])

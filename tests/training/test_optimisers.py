@@ -84,19 +84,6 @@ def test_golden_trajectory(name, config, path):
         np.testing.assert_allclose(jax.tree.leaves(params)[0], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_one_repetition_equals_optax(nesterov):
-    rate = schedules.make(Schedule(horizon=10), 0.1)
-    ours = optimisers.torch_sgd(rate, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
-    theirs = optax.chain(
-        optax.add_decayed_weights(0.01), optax.trace(0.9, nesterov=nesterov), optax.scale_by_learning_rate(rate)
-    )
-    params = {"w": jnp.array([0.3, -1.0, 2.0])}
-    gradients = [{"w": jax.random.normal(jax.random.key(i), (3,))} for i in range(5)]
-    for a, b in zip(train(ours, params, gradients), train(theirs, params, gradients), strict=True):
-        np.testing.assert_allclose(a["w"], b["w"], rtol=1e-6)
-
-
 def test_adam_weight_decay_is_added_to_the_gradient():
     params = {"kernel": jnp.array([2.0, -4.0])}
     zeros = {"kernel": jnp.zeros(2)}

@@ -39,7 +39,7 @@ def torch_sgd(
 
     def update(gradients: Any, state: TorchSgdState, params: Any = None) -> tuple[Any, TorchSgdState]:
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError("torch_sgd: expected the params, since weight decay reads them, got None")
         now = rate(state.count)
         moved, buffer = jax.tree.map(jnp.zeros_like, params), state.momentum
         for _ in range(repeats):
