@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from uda_jax import config, schema
-from uda_jax.data.pipeline.domains import Domain, open_domain
+from uda_jax.data.pipeline.domains import Domain, check_name, open_domain
 from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.data.pipeline.streams import evaluation_batches, train_stream
@@ -306,3 +306,17 @@ def test_mixtures_and_rare_classes_in_config_files_and_overrides(tmp_path):
 def test_mistakes_in_the_section(values, message):
     with pytest.raises(UserError, match=message):
         schema.from_mapping(Domain, values)
+
+
+@pytest.mark.parametrize(
+    "name", ["source", "target", "labelled_target", "target_bdd", "source_gta5", "labelled_target_2"]
+)
+def test_domains_are_named_after_their_kind(name):
+    check_name(name, "config.data")
+
+
+@pytest.mark.parametrize("name", ["targets", "bdd", "target_", "bdd_target", ""])
+def test_other_names_of_domains_are_refused(name):
+    message = f"config.data.{name}: unknown domain.*; further domains are named after these, such as target_bdd"
+    with pytest.raises(UserError, match=message):
+        check_name(name, "config.data")

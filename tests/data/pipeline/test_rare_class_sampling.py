@@ -73,6 +73,14 @@ def test_a_class_that_never_occurs_is_never_drawn():
     assert np.mean(frames[classes == 0]) == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_frame_with_just_min_pixels_does_not_show_the_class():
+    # DAFormer keeps the files with "more than" min_pixels.
+    counts = np.array([[13, 0], [12, 20], [0, 13]])
+    sampler = RareClassSampler(counts, RareClasses(temperature=1.0, min_pixels=12), ("a", "b"), "rare")
+    drawn = {sampler.draw(np.random.default_rng(seed)) for seed in range(200)}
+    assert drawn == {(0, 0), (1, 1), (1, 2)}
+
+
 def test_counts_are_those_of_the_labels(trams):
     counts = class_counts(open_domain(domain(trams, None)), source(trams))
     expected = np.tile([192, 0, 0], (10, 1))

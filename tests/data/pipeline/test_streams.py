@@ -145,6 +145,33 @@ def test_resume_from_state_and_by_seeking(domains):
     assert_equal(take(sought, 5), whole[4:])
 
 
+@pytest.mark.parametrize("step", [1, 4])
+def test_each_process_resumes_with_its_own_block(domains, step):
+    whole = take(train_stream(domains, global_batch=4, seed=0), step + 3)
+    for index in range(2):
+        resumed = train_stream(domains, global_batch=4, seed=0, process_index=index, process_count=2)
+        resumed.set_state({"step": step})
+        block = slice(2 * index, 2 * index + 2)
+        expected = [
+            {name: {field: value[block] for field, value in maps.items()} for name, maps in batch.items()}
+            for batch in whole[step:]
+        ]
+        assert_equal(take(resumed, 3), expected)
+
+
+def test_the_seed_decides_the_first_batch(domains):
+    def first(seed, names=("source", "target")):
+        (batch,) = take(train_stream({name: domains[name] for name in names}, global_batch=4, seed=seed), 1)
+        return batch
+
+    same, other = first(0), first(1)
+    assert_equal([first(0)], [same])
+    for name in domains:
+        assert not np.array_equal(same[name]["image"], other[name]["image"])
+    # Domains draw on their own: what else is trained on does not matter.
+    assert_equal([first(0, ("target",))], [{"target": same["target"]}])
+
+
 def test_worker_processes_give_the_same_batches_and_errors(domains):
     whole = take(train_stream(domains, global_batch=2, seed=0), 8)
     iterator = train_stream(domains, global_batch=2, seed=0, workers=2)
