@@ -7,7 +7,7 @@ from uda_jax.data import base
 from uda_jax.data.base import MAPS, Dataset, MapSpec
 from uda_jax.data.frames import FrameFiles, by_name, pair
 from uda_jax.data.io.archives import Tree
-from uda_jax.data.io.images import write_png
+from uda_jax.data.io.png import write_png
 from uda_jax.data.pipeline import domains
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.data.pipeline.streams import evaluation_batches, train_stream

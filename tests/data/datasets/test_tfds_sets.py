@@ -13,7 +13,7 @@ import vectors
 from PIL import Image
 
 from uda_jax.data import get_dataset
-from uda_jax.data.io.images import write_floats
+from uda_jax.data.io.png import write_floats
 from uda_jax.errors import UserError
 
 LUTS = vectors.load("datasets/luts.npz")

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from uda_jax.data.io.archives import Bytes
-from uda_jax.data.io.images import is_complete, read_counts, read_depth, read_image, read_label, write_png
+from uda_jax.data.io.images import is_complete, read_counts, read_depth, read_image, read_label
+from uda_jax.data.io.png import write_png
 from uda_jax.errors import UserError
 
 GENERATOR = np.random.default_rng(0)

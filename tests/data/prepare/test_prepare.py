@@ -24,7 +24,8 @@ from uda_jax.cli import main
 from uda_jax.data import get_dataset
 from uda_jax.data.io import atomic
 from uda_jax.data.io.archives import Bytes
-from uda_jax.data.io.images import read_floats, write_floats, write_png
+from uda_jax.data.io.images import read_floats
+from uda_jax.data.io.png import write_floats, write_png
 from uda_jax.data.labels.label_spaces import PROTOCOLS
 from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.domains import Domain, open_domain

@@ -134,6 +134,15 @@ def natural(name: str) -> tuple:
     return [[(int(p), "") if k % 2 else (0, p) for k, p in enumerate(part)] for part in parts], name
 
 
+class _Opened(threading.local):
+    """What a thread has open of a file: an animation's image, or a video's container and the frames to come."""
+
+    image: Image.Image | None = None
+    container: Any = None
+    frames: Any = None
+    last: int | None = None  # when the frame that was read last is shown
+
+
 class _Animation:
     """A file of several pictures, read by Pillow."""
 
@@ -141,7 +150,7 @@ class _Animation:
 
     def __init__(self, path: Path):
         self._path = path
-        self._thread = threading.local()
+        self._thread = _Opened()
         count = self._guarded(lambda image: getattr(image, "n_frames", 1), 0, "")
         self.names = _numbered(path, count)
 
@@ -149,7 +158,7 @@ class _Animation:
         return {key: value for key, value in self.__dict__.items() if key != "_thread"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _thread=threading.local())
+        self.__dict__.update(state, _thread=_Opened())
 
     def picture(self, number: int) -> np.ndarray:
         def decoded(image: Image.Image) -> np.ndarray:
@@ -162,7 +171,7 @@ class _Animation:
 
     def _guarded(self, read: Any, number: int, frame: str) -> Any:
         """Returns `read(image)` of this thread's image, which is open and not yet past frame `number`."""
-        image = getattr(self._thread, "image", None)
+        image = self._thread.image
         try:
             # Pillow goes back to the start for an earlier frame, too, but loses its way there in some PNGs.
             if image is None or image.tell() > number:
@@ -186,7 +195,7 @@ class _Stream:
 
     def __init__(self, path: Path):
         self._path = path
-        self._thread = threading.local()
+        self._thread = _Opened()
         av = _pyav(path)
         try:
             with av.open(str(path)) as container:
@@ -213,12 +222,12 @@ class _Stream:
         return {key: value for key, value in self.__dict__.items() if key != "_thread"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _thread=threading.local())
+        self.__dict__.update(state, _thread=_Opened())
 
     def picture(self, number: int) -> np.ndarray:
         av = _pyav(self._path)
         time = self._times[number]
-        last = getattr(self._thread, "last", None)
+        last = self._thread.last
         key = bisect.bisect_right(self._keys, time, key=lambda key: key[0]) - 1
         # Containers differ in which of its times leads to a key frame; the start of the file leads everywhere.
         starts = (*(dict.fromkeys(self._keys[key]) if key >= 0 else ()), None)
@@ -241,7 +250,7 @@ class _Stream:
         state = self._thread
         if time is None:
             self._close()
-        if getattr(state, "container", None) is None:
+        if state.container is None:
             state.container = _pyav(self._path).open(str(self._path))
         stream = state.container.streams.video[0]
         if time is not None:
@@ -270,7 +279,7 @@ class _Stream:
     def _close(self) -> None:
         """Gives up the open file, whose decoder is in an unknown state after an error."""
         state = self._thread
-        if getattr(state, "container", None) is not None:
+        if state.container is not None:
             state.container.close()
         state.container = state.frames = state.last = None
 

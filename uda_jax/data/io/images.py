@@ -10,19 +10,18 @@ values of fewer than 8 bits, which it stretches.
 import io
 import os
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from uda_jax.data.io import png
 from uda_jax.errors import UserError
 
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
 _INDEX_MODES = ("L", "P")
 _COUNT_MODES = ("L", "I;16", "I;16B", "I;16L", "I")
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_image(source: Any) -> np.ndarray:
@@ -56,8 +55,10 @@ def read_label(source: Any) -> np.ndarray:
     def ids(image: Image.Image, data: bytes) -> np.ndarray:
         if image.format != "PNG":
             raise UserError(f"{source}: expected a PNG, got {image.format}, which may change ids; save labels as PNG")
-        if image.mode == "L" and _png_bits(data) != 8:
-            raise UserError(f"{source}: expected {expected}, got {_png_bits(data)} bits per pixel; convert the file")
+        if image.mode == "L" and png.bits_per_channel(data) != 8:
+            raise UserError(
+                f"{source}: expected {expected}, got {png.bits_per_channel(data)} bits per pixel; convert the file"
+            )
         return np.array(image)
 
     return _read(source, _INDEX_MODES, expected, ids)
@@ -80,11 +81,11 @@ def read_counts(source: Any, *, bits: tuple[int, ...] = (8, 16)) -> np.ndarray:
     expected = f"a PNG of counts with one or three channels of {' or '.join(map(str, bits))} bits"
 
     def counts(image: Image.Image, data: bytes) -> np.ndarray:
-        if _png_bits(data) not in bits:
-            found = f"{_png_bits(data)} bits" if image.format == "PNG" else image.format
+        if png.bits_per_channel(data) not in bits:
+            found = f"{png.bits_per_channel(data)} bits" if image.format == "PNG" else image.format
             raise UserError(f"{source}: expected {expected}, got {found}; copy the original file again")
-        if image.mode == "RGB" and _png_bits(data) == 16:
-            return _rgb48(data)
+        if image.mode == "RGB" and png.bits_per_channel(data) == 16:
+            return png.read_rgb48(data)
         return np.array(image).astype(np.uint16)
 
     return _read(source, (*_COUNT_MODES, "RGB"), expected, counts)
@@ -115,34 +116,8 @@ def read_depth(source: Any, metres_per_count: float, *, bits: tuple[int, ...] = 
     return (counts * np.float64(metres_per_count)).astype(np.float32)
 
 
-def write_png(array: np.ndarray) -> bytes:
-    """Encodes a map as a PNG without compressing it, for containers that compress their records.
-
-    Written here because Pillow chooses the filters of the rows itself.
-
-    Colours are stored as differences to their left neighbour, which is what makes them compressible: records of such
-    PNGs come out as small as ordinary PNGs and are read several times as fast. Ids, one channel, repeat themselves; as
-    they are they come out smaller, and are decoded in a fifth of the time.
-
-    Args:
-      array: uint8 `[H, W]`, `[H, W, 3]` or `[H, W, 4]`.
-    """
-    height, width, *channels = array.shape
-    pixels = array.reshape(height, width, -1)
-    if channels:
-        pixels = np.diff(pixels, axis=1, prepend=np.zeros_like(pixels[:, :1]))
-    row_filter = np.full((height, 1), 1 if channels else 0, np.uint8)
-    rows = np.concatenate([row_filter, pixels.reshape(height, -1)], axis=1)
-    colour_type = {(): 0, (3,): 2, (4,): 6}[tuple(channels)]
-    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 0)), (b"IEND", b""))
-    return _PNG + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-
-
 def read_floats(source: Any) -> np.ndarray:
-    """Reads what `write_floats` wrote.
+    """Reads what `png.write_floats` wrote.
 
     Returns:
       float32 `[H, W]`.
@@ -153,14 +128,6 @@ def read_floats(source: Any) -> np.ndarray:
     return _read(source, ("RGBA",), "numbers in a PNG with four channels", _floats)
 
 
-def write_floats(array: np.ndarray) -> bytes:
-    """Encodes a float32 map `[H, W]` exactly: as a PNG whose four channels are the bytes of a number, lowest first.
-
-    This is how TFDS stores float images.
-    """
-    return write_png(np.ascontiguousarray(array, "<f4").view(np.uint8).reshape(*array.shape, 4))
-
-
 def is_complete(data: bytes) -> bool:
     """Returns whether a PNG or JPEG is complete: its marks, and for PNG every checksum. True for other formats.
 
@@ -169,17 +136,7 @@ def is_complete(data: bytes) -> bool:
     """
     if data[:2] == b"\xff\xd8":
         return b"\xff\xd9" in data[-64:]
-    if data[:8] != _PNG:
-        return True
-    place, kind = 8, b""
-    while place + 12 <= len(data) and kind != b"IEND":
-        (size,) = struct.unpack_from(">I", data, place)
-        kind = data[place + 4 : place + 8]
-        content = data[place + 4 : place + 8 + size]
-        if struct.pack(">I", zlib.crc32(content)) != data[place + 8 + size : place + 12 + size]:
-            return False
-        place += 12 + size
-    return kind == b"IEND"
+    return png.is_complete_png(data) if data.startswith(png.SIGNATURE) else True
 
 
 def header(data: bytes) -> tuple[str, int | None]:
@@ -189,11 +146,7 @@ def header(data: bytes) -> tuple[str, int | None]:
       UnidentifiedImageError and others, as Pillow does.
     """
     with Image.open(io.BytesIO(data)) as image:
-        return image.mode, _png_bits(data)
-
-
-def _png_bits(data: bytes) -> int | None:
-    return data[24] if data[:8] == _PNG and len(data) > 24 else None
+        return image.mode, png.bits_per_channel(data)
 
 
 def _rgb(image: Image.Image, data: bytes) -> np.ndarray:
@@ -207,20 +160,9 @@ def _floats(image: Image.Image, data: bytes) -> np.ndarray:
     return np.array(image).view("<f4")[..., 0].astype(np.float32, copy=False)
 
 
-def _rgb48(data: bytes) -> np.ndarray:
-    """Decodes the three 16-bit channels of a PNG, of which Pillow by itself keeps the high bytes only."""
-    planes = []
-    # The same bytes as big-endian and as little-endian numbers: their high bytes are our high and low ones.
-    for raw_mode in ("RGB;16B", "RGB;16L"):
-        with Image.open(io.BytesIO(data)) as image:
-            image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
-            planes.append(np.array(image).astype(np.uint16))
-    return planes[0] << 8 | planes[1]
-
-
 def _read(source: Any, modes: tuple[str, ...], expected: str, convert: Any) -> np.ndarray:
     """Returns `convert(image, data)` of a file whose Pillow mode must be one of `modes`."""
-    if isinstance(source, (str, os.PathLike)) and not hasattr(source, "read_bytes"):
+    if isinstance(source, (str, os.PathLike)):
         source = Path(source)
     data = b""
     try:
@@ -228,7 +170,7 @@ def _read(source: Any, modes: tuple[str, ...], expected: str, convert: Any) -> n
         with Image.open(io.BytesIO(data)) as image:
             if image.mode not in modes:
                 raise UserError(f"{source}: expected {expected}, got Pillow mode {image.mode}; convert the file")
-            if convert is _rgb and _png_bits(data) == 16:
+            if convert is _rgb and png.bits_per_channel(data) == 16:
                 raise UserError(f"{source}: expected {expected}, got 16 bits per channel; convert the file")
             return convert(image, data)
     except FileNotFoundError:

@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.io import atomic
 from uda_jax.data.io.archives import Bytes, File
-from uda_jax.data.io.images import header, is_complete, read_label, write_floats, write_png
+from uda_jax.data.io.images import header, is_complete, read_label
+from uda_jax.data.io.png import write_floats, write_png
 from uda_jax.data.pipeline import transforms
 from uda_jax.errors import UserError
 

@@ -4,13 +4,12 @@ Every row of objects has its own random stream and is placed in order of z, so a
 shorter one of the same seed.
 """
 
-import dataclasses
-
 import numpy as np
 
-from uda_jax.data.rendering import objects
-from uda_jax.data.rendering.looks import Look, Palette
-from uda_jax.data.rendering.sprites import DARK, GLASS, HEAD, MAIN, NUM_PARTS, SECOND, TAIL, THIRD
+from uda_jax.data.rendering.looks import Look
+from uda_jax.data.rendering.placement import Placer, steps
+from uda_jax.data.rendering.sprites import NUM_PARTS
+from uda_jax.data.rendering.traffic import cyclists, moving_cars, parked_bikes, parked_cars, people
 from uda_jax.data.rendering.world import (
     ASPHALT,
     BLOCK,
@@ -22,48 +21,9 @@ from uda_jax.data.rendering.world import (
     START,
     Ground,
     World,
-    linear,
     stream,
 )  # fmt: skip
 
-
-class _Placer:
-    """Collects the instances of one street."""
-
-    def __init__(self, look: Look, seed: int):
-        self.look, self.seed, self.layout, self.palette = look, seed, look.layout, look.palette
-        self.index = objects.library().index
-        self.paint = stream(look, seed, "paint")
-        self.tables = {
-            field.name: linear(getattr(look.palette, field.name))
-            for field in dataclasses.fields(Palette)
-            if field.name != "jitter"
-        }
-        self.rows: list[tuple] = []
-        self.colours: list[np.ndarray] = []
-
-    def pick(self, rng: np.random.Generator, name: str) -> np.ndarray:
-        """Draws one colour of the palette."""
-        table = self.tables[name]
-        draws = rng.random(5)
-        jitter = self.palette.jitter
-        return table[int(draws[0] * len(table))] * (
-            1 + 2 * jitter * (draws[1] - 0.5) + 0.5 * jitter * (draws[2:] - 0.5)
-        )
-
-    def put(
-        self, name: str, x: float, z: float, yaw: float = 0.0, scale=(1.0, 1.0, 1.0), **colours: np.ndarray
-    ) -> None:
-        """Places one object; colours by part name, unnamed parts are dark grey, lamps their usual colour."""
-        table = np.full((NUM_PARTS, 3), 0.012, np.float32)
-        table[TAIL], table[HEAD] = (0.35, 0.01, 0.01), (0.7, 0.7, 0.62)
-        for part, colour in colours.items():
-            table[_PART_NAMES[part]] = colour
-        self.rows.append((self.index[name], x, z, yaw, *scale))
-        self.colours.append(table)
-
-
-_PART_NAMES = {"main": MAIN, "glass": GLASS, "dark": DARK, "second": SECOND, "tail": TAIL, "head": HEAD, "third": THIRD}
 _FACADES = (
     "building_single_flat",
     "building_single_gable",
@@ -83,7 +43,7 @@ def build(look: Look, seed: int, *, length: float = 100.0, clear: float = 9.0) -
       length: z in metres at which the street ends in a row of houses.
       clear: metres of the camera's own lane kept free of cars and people.
     """
-    placer, layout = _Placer(look, seed), look.layout
+    placer, layout = Placer(look, seed), look.layout
     rng = stream(look, seed, "street")
     parking = (bool(rng.random() < layout.parked), bool(rng.random() < layout.parked))
     half = rng.uniform(*layout.road_half) + 1.0 * sum(parking)
@@ -105,11 +65,11 @@ def build(look: Look, seed: int, *, length: float = 100.0, clear: float = 9.0) -
     camera = (lane + pose.normal(0, 0.35), height, np.radians(layout.camera_yaw) * pose.normal(), pitch)
     _trees(placer, half, line, length)
     lamps = _furniture(placer, half, line, crossing, length)
-    _parked_bikes(placer, half, line, length)
-    _parked(placer, half, parking, crossing, length)
-    _traffic(placer, half, parking, lane, clear, length)
-    _people(placer, half, line, crossing, clear, length)
-    _cyclists(placer, half, lane, clear, length)
+    parked_bikes(placer, half, line, length)
+    parked_cars(placer, half, parking, crossing, length)
+    moving_cars(placer, half, parking, lane, clear, length)
+    people(placer, half, line, crossing, clear, length)
+    cyclists(placer, half, lane, clear, length)
     rows = np.array(placer.rows, np.float32)
     return World(
         look,
@@ -127,7 +87,7 @@ def build(look: Look, seed: int, *, length: float = 100.0, clear: float = 9.0) -
     )
 
 
-def _buildings(placer: _Placer, line: float, length: float) -> tuple[np.ndarray, np.ndarray]:
+def _buildings(placer: Placer, line: float, length: float) -> tuple[np.ndarray, np.ndarray]:
     """Lines both sides with houses and open lots, and closes the far end. Returns roof heights and grown blocks."""
     rng, layout = stream(placer.look, placer.seed, "buildings"), placer.layout
     generators = rng.spawn(3)
@@ -151,7 +111,7 @@ def _buildings(placer: _Placer, line: float, length: float) -> tuple[np.ndarray,
     return roofs, grown
 
 
-def _house(placer: _Placer, rng: np.random.Generator, x: float, z: float, size: tuple[float, float, float]) -> None:
+def _house(placer: Placer, rng: np.random.Generator, x: float, z: float, size: tuple[float, float, float]) -> None:
     kind = _FACADES[int(rng.random() * len(_FACADES))]
     colours = {"main": "facade", "second": "trim", "glass": "window", "third": "roof"}
     placer.put(
@@ -165,7 +125,7 @@ def _house(placer: _Placer, rng: np.random.Generator, x: float, z: float, size: 
     )
 
 
-def _lot(placer: _Placer, rng: np.random.Generator, sign: int, line: float, z: float, width: float) -> None:
+def _lot(placer: Placer, rng: np.random.Generator, sign: int, line: float, z: float, width: float) -> None:
     """An open lot: a wall, fence or hedge at the front, trees behind, sometimes a house at the back."""
     odds = np.cumsum(placer.layout.barriers)
     draw, x = rng.random() * max(1.0, odds[-1]), sign * (line + 0.25)
@@ -193,7 +153,7 @@ def _lot(placer: _Placer, rng: np.random.Generator, sign: int, line: float, z: f
         )
 
 
-def _tree(placer: _Placer, rng: np.random.Generator, x: float, z: float) -> None:
+def _tree(placer: Placer, rng: np.random.Generator, x: float, z: float) -> None:
     kinds = ("tree_round", "tree_broad", "tree_slim", "tree_sparse")
     size, colour = rng.uniform(0.8, 1.3), placer.pick(rng, "foliage")
     scale = (size, size * rng.uniform(0.9, 1.15), size)
@@ -209,22 +169,14 @@ def _tree(placer: _Placer, rng: np.random.Generator, x: float, z: float) -> None
     )
 
 
-def _steps(rng: np.random.Generator, density: float, length: float, start: float = 3.0):
-    """Yields z values of a Poisson process of `density` per 100 m."""
-    z = start + rng.exponential(100.0 / max(density, 1e-6))
-    while z < length:
-        yield z
-        z += 0.8 + rng.exponential(100.0 / density)
-
-
-def _trees(placer: _Placer, half: float, line: float, length: float) -> None:
+def _trees(placer: Placer, half: float, line: float, length: float) -> None:
     layout = placer.layout
     for sign, rng in zip((-1, 1), stream(placer.look, placer.seed, "trees").spawn(2), strict=True):
         # Trees come in avenues: half of the street sides have none, the others twice as many.
         avenue, bushes = 2.0 * layout.trees * (rng.random() < 0.5), rng.spawn(1)[0]
-        for z in _steps(rng, avenue, length, 1.0) if avenue else ():
+        for z in steps(rng, avenue, length, 1.0) if avenue else ():
             _tree(placer, rng, sign * (half + 0.8), z)
-        for z in _steps(bushes, layout.bushes, length):
+        for z in steps(bushes, layout.bushes, length):
             colour = placer.pick(bushes, "foliage")
             placer.put(
                 "bush",
@@ -237,7 +189,7 @@ def _trees(placer: _Placer, half: float, line: float, length: float) -> None:
             )
 
 
-def _furniture(placer: _Placer, half: float, line: float, crossing: float, length: float) -> np.ndarray:
+def _furniture(placer: Placer, half: float, line: float, crossing: float, length: float) -> np.ndarray:
     """Lamps, traffic lights, signs, bollards. Returns where the lamps glow, `[L, 3]`."""
     layout, glow = placer.layout, []
     for sign, rng in zip((-1, 1), stream(placer.look, placer.seed, "furniture").spawn(2), strict=True):
@@ -249,7 +201,7 @@ def _furniture(placer: _Placer, half: float, line: float, crossing: float, lengt
             glow.append((sign * (half + 0.45 - 1.5), 5.85, z))
             z += spacing * lamp.uniform(0.85, 1.15)
         kinds = ("sign_round", "sign_triangle", "sign_square", "sign_square", "sign_board")
-        for z in _steps(rows[0], layout.signs, length):
+        for z in steps(rows[0], layout.signs, length):
             colours = {
                 "main": placer.pick(rows[0], "sign"),
                 "second": np.full(3, 0.75),
@@ -260,118 +212,9 @@ def _furniture(placer: _Placer, half: float, line: float, crossing: float, lengt
                 kinds[int(rows[0].random() ** 1.5 * 5)], sign * (half + 0.6), z, turn, (1.1, 1.0, 1.0), **colours
             )
         places = [] if np.isnan(crossing) else [crossing + 2.2 * sign - 0.8]
-        for z in (*places, *_steps(rows[1], layout.traffic_lights, length, 12.0)):
+        for z in (*places, *steps(rows[1], layout.traffic_lights, length, 12.0)):
             placer.put("traffic_light", sign * (half + 0.35), z, 0.0, main=np.full(3, 0.02), head=(0.02, 0.5, 0.12))
-        for z in _steps(rows[2], layout.bollards, length):
+        for z in steps(rows[2], layout.bollards, length):
             for k in range(3):
                 placer.put("bollard", sign * (half + 0.4), z + 1.6 * k, 0.0, main=grey)
     return np.array(glow, np.float32).reshape(-1, 3)
-
-
-def _parked_bikes(placer: _Placer, half: float, line: float, length: float) -> None:
-    """Bicycles at the houses, motorcycles at the kerb."""
-    layout = placer.layout
-    for sign, rng in zip((-1, 1), stream(placer.look, placer.seed, "bikes").spawn(2), strict=True):
-        motors = rng.spawn(1)[0]
-        for z in _steps(rng, layout.bicycles, length):
-            turn = rng.choice((0.5, -0.6, 1.2, 1.57)) + rng.normal(0, 0.1)
-            placer.put("bicycle", sign * (line - 0.9 * rng.random() - 0.5), z, turn, main=placer.pick(rng, "car"))
-        for z in _steps(motors, layout.motorcycles, length):
-            colours = {"main": placer.pick(motors, "car"), "second": np.full(3, 0.3)}
-            placer.put(
-                "motorcycle",
-                sign * (half + motors.choice((-0.8, 0.9))),
-                z,
-                motors.choice((0.15, 0.7, -0.8, 3.3)),
-                **colours,
-            )
-
-
-def _car(placer: _Placer, rng: np.random.Generator, x: float, z: float, yaw: float, heavy: float = 0.0) -> None:
-    draw = rng.random()
-    name = ("hatchback", "hatchback", "saloon", "saloon", "van")[int(rng.random() * 5)]
-    if draw < heavy:
-        name = "bus" if draw < heavy / 2 else "lorry"
-    paint, extra = placer.pick(rng, "car"), placer.pick(rng, "car")
-    second = extra if name in ("bus", "lorry") else np.full(3, 0.3)
-    placer.put(
-        name,
-        x,
-        z,
-        yaw,
-        (1.0, rng.uniform(0.96, 1.06), rng.uniform(0.95, 1.05)),
-        main=paint,
-        glass=np.full(3, 0.03),
-        second=second,
-        third=np.full(3, 0.5),
-    )
-
-
-def _parked(placer: _Placer, half: float, parking: tuple[bool, bool], crossing: float, length: float) -> None:
-    for side, rng in enumerate(stream(placer.look, placer.seed, "parked").spawn(2)):
-        z = rng.uniform(-8.0, 4.0)
-        while parking[side] and z < length:
-            if np.isnan(crossing) or abs(z - crossing) > 5.5:
-                facing = 0.0 if (side == 1) == (rng.random() < 0.92) else np.pi
-                _car(placer, rng, (2 * side - 1) * (half - 1.05 + rng.normal(0, 0.06)), z, facing + rng.normal(0, 0.02))
-            z += 5.3 + rng.uniform(*placer.layout.parked_gap) * rng.random()
-
-
-def _traffic(
-    placer: _Placer, half: float, parking: tuple[bool, bool], lane: float, clear: float, length: float
-) -> None:
-    layout = placer.layout
-    for side, rng in enumerate(stream(placer.look, placer.seed, "traffic").spawn(2)):
-        x, z = (lane, clear + 4.0) if side else (-(half - 2.1 * parking[0]) / 2, 5.0)
-        z += rng.exponential(60.0 / layout.traffic)
-        while z < length:
-            _car(placer, rng, x + rng.normal(0, 0.2), z, np.pi * (1 - side) + rng.normal(0, 0.02), layout.heavy)
-            z += 11.5 + rng.exponential(100.0 / layout.traffic)
-
-
-def _person(placer: _Placer, rng: np.random.Generator, x: float, z: float, yaw: float) -> None:
-    size = rng.uniform(0.9, 1.08) if rng.random() < 0.9 else rng.uniform(0.62, 0.8)
-    colours = {
-        "main": placer.pick(rng, "cloth"),
-        "second": placer.pick(rng, "cloth"),
-        "third": placer.pick(rng, "skin"),
-    }
-    name = f"person{int(rng.random() * 3)}"
-    placer.put(name, x, z, yaw, (size * rng.uniform(1.0, 1.2), size, size), **colours)
-
-
-def _people(placer: _Placer, half: float, line: float, crossing: float, clear: float, length: float) -> None:
-    """Pedestrians along the sidewalks and on the crossing."""
-    layout = placer.layout
-    walkers = stream(placer.look, placer.seed, "people").spawn(3)
-    for sign, rng in zip((-1, 1), walkers, strict=False):
-        for z in _steps(rng, layout.people, length, 2.0):
-            x, yaw = sign * rng.uniform(half + 0.6, line - 0.4), rng.choice((0.0, np.pi)) + rng.normal(0, 0.3)
-            for k in range(1 + (rng.random() < 0.3)):
-                _person(placer, rng, x + 0.65 * k * -sign, z + 0.2 * k, yaw)
-    rng = walkers[2]
-    z = crossing if not np.isnan(crossing) else rng.uniform(12.0, 40.0)
-    if z > clear:
-        for _ in range(rng.poisson(0.25 * layout.people if not np.isnan(crossing) else 0.4)):
-            _person(
-                placer,
-                rng,
-                rng.uniform(-half, half),
-                z + rng.uniform(-1.4, 1.4),
-                rng.choice((1.57, -1.57)) + rng.normal(0, 0.2),
-            )
-
-
-def _cyclists(placer: _Placer, half: float, lane: float, clear: float, length: float) -> None:
-    """Cyclists at the edge of the road and on the sidewalk."""
-    for sign, rng in zip((-1, 1), stream(placer.look, placer.seed, "cyclists").spawn(2), strict=True):
-        for z in _steps(rng, placer.layout.riders, length, 4.0):
-            x = sign * (lane + 0.9) if rng.random() < 0.5 else sign * (half + rng.uniform(0.5, 1.2))
-            yaw = (0.0 if sign > 0 else np.pi) + rng.normal(0, 0.35)
-            colours = {
-                "main": placer.pick(rng, "cloth"),
-                "second": placer.pick(rng, "cloth"),
-                "third": placer.pick(rng, "skin"),
-            }
-            if sign < 0 or abs(x - lane) > 1.2 or z > clear:
-                placer.put("cyclist", x, z, yaw, (1.1, 1.0, 1.0), **colours)
