@@ -58,7 +58,7 @@ def get_dataset(
       split: a split of that data set, such as "train".
       label_space: the class protocol of its labels, one of `label_spaces.PROTOCOLS`, or "own" where the data set has
         classes of its own.
-      **options: what this one data set takes besides, such as `size` and `limit` of streets.
+      **options: further options that only this data set has, such as `size` and `limit` of streets.
 
     Returns:
       A random-access sequence of NumPy dicts; the package's docstring describes it.

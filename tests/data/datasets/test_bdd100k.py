@@ -48,9 +48,9 @@ def test_problems_name_the_files(tmp_path):
     root = make_bdd100k(tmp_path)
     (root / LAYOUTS["new"][0] / "train" / "0004a4c0-d4dff0ad.jpg").unlink()
     (root / LAYOUTS["new"][1] / "train" / "00067cfb-e535423e.png").unlink()
-    lost, lacking = open_dataset("bdd100k", root, "train").problems
+    lost, missing = open_dataset("bdd100k", root, "train").problems
     assert "0004a4c0-d4dff0ad.png: there is no image '0004a4c0-d4dff0ad'" in lost.message
-    assert (lacking.frame, lacking.field) == ("00067cfb-e535423e", "label")
+    assert (missing.frame, missing.field) == ("00067cfb-e535423e", "label")
 
 
 def test_test_split_and_mistakes(tmp_path):

@@ -187,7 +187,7 @@ def test_stereo_disparity_in_metres(tmp_path):
         ("", "cannot be read as JSON"),
     ],
 )
-def test_spoilt_camera_files_name_file_and_field(tmp_path, content, message):
+def test_damaged_camera_files_name_file_and_field(tmp_path, content, message):
     root = make_cityscapes(tmp_path, names=[AACHEN])
     add_stereo(root, AACHEN, IDS, camera())
     place(root, "camera", "train", AACHEN, "_camera.json").write_text(content)

@@ -222,7 +222,7 @@ def truncated(path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "file", "spoil", "message"),
+    ("kind", "file", "damage", "message"),
     [
         ("npz", "mnist.npz", truncated, r"mnist\.npz: cannot be read"),
         ("idx", "MNIST/raw/train-images-idx3-ubyte", truncated, r"train-images-idx3-ubyte and .*: cannot be read"),
@@ -243,10 +243,10 @@ def truncated(path):
         ),
     ],
 )
-def test_damaged_files(tmp_path, kind, file, spoil, message):
+def test_damaged_files(tmp_path, kind, file, damage, message):
     which, _, write = FORMATS[kind]
     write(tmp_path)
-    spoil(tmp_path / file)
+    damage(tmp_path / file)
     with pytest.raises(UserError, match=message) as caught:
         get_dataset("digits", tmp_path, "train", "own", which=which)
     assert "\n" not in str(caught.value)

@@ -101,7 +101,7 @@ def test_disparity_of_corda(tmp_path):
     np.testing.assert_allclose(disparity + 1, GOLDEN["corda_gta_mono_target"], rtol=1e-6)
 
 
-def test_spoilt_frames_are_named(tmp_path):
+def test_damaged_frames_are_named(tmp_path):
     root = make_gta5(tmp_path)
     shutil.copy(root / "images" / "00001.png", root / "images" / "00001 copy.png")
     shutil.copy(root / "labels" / "00001.png", root / "labels" / "00001 copy.png")

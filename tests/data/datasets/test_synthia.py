@@ -18,7 +18,7 @@ NAME = "0000000.png"
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the generated frame, to be spoilt."""
+    """A copy of the generated frame, to be damaged."""
     return shutil.copytree(FIXTURES, tmp_path / "copy") / "RAND_CITYSCAPES"
 
 
@@ -60,7 +60,7 @@ def pillow_converts(path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         # What Pillow by itself makes of the file, in three channels and in one.
         (pillow_converts, "expected a PNG with channels of 16 bits, or one of 8 bits, got 8 bits in three"),
@@ -71,9 +71,9 @@ def pillow_converts(path):
         (lambda path: GOLDEN["synthia_instance"] + np.uint16(300), r"class id \d+ in the first channel"),
     ],
 )
-def test_destroyed_labels_are_refused(copy, spoil, message):
+def test_destroyed_labels_are_refused(copy, damage, message):
     path = copy / "GT" / "LABELS" / NAME
-    Image.fromarray(spoil(path)).save(path)
+    Image.fromarray(damage(path)).save(path)
     with pytest.raises(UserError, match=rf"GT/LABELS/0000000\.png: {message}"):
         get_dataset("synthia", copy, "train")[0]
 

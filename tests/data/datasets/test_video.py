@@ -177,7 +177,7 @@ def test_cut_files(tmp_path, file, kept):
     assert whole < count
 
 
-def test_one_bad_picture_spoils_no_other(tmp_path):
+def test_one_bad_picture_harms_no_other(tmp_path):
     for k in range(3):
         Image.fromarray(grey(k)).save(tmp_path / f"{k}.png")
     (tmp_path / "1.png").write_bytes(b"")

@@ -49,8 +49,8 @@ class Acdc(FrameFiles):
         ending = "_rgb_ref_anon.png" if split.endswith("_ref") else "_rgb_anon.png"
         problems = tree.problems
         images = listed(tree, (tree.find(f"rgb_anon/{folder}") for folder in folders), ending, problems)
-        places = [tree.find(f"gt/{folder}") for folder in folders]
-        labels, stored = listed_labels(tree, places, "gt", label_space, problems)
+        locations = [tree.find(f"gt/{folder}") for folder in folders]
+        labels, stored = listed_labels(tree, locations, "gt", label_space, problems)
         frames, unpaired = pair(images, label=labels)
         super().__init__("acdc", frames, label_space, problems=problems + unpaired, **stored)
 

@@ -51,8 +51,8 @@ class Bdd100k(FrameFiles):
             )
         problems = tree.problems
         images = tree.files(tree.find(f"{layout.images}/{split}"), IMAGE_ENDINGS)
-        place = tree.find(f"{layout.labels}/{split}")
-        labels = tree.files(place, LABEL_ENDINGS) if place else {}
+        location = tree.find(f"{layout.labels}/{split}")
+        labels = tree.files(location, LABEL_ENDINGS) if location else {}
         frames, unpaired = pair(
             by_name(images, IMAGE_ENDINGS, problems),
             label=by_name(labels, layout.label_ending, problems, "label"),

@@ -70,7 +70,7 @@ class Cityscapes(FrameFiles):
       root: the folder that holds `leftImg8bit` and `gtFine`, or one above them, or the archives.
       split: one of `SPLITS`.
       label_space: a protocol of `label_spaces`.
-      depth: None, or which depth to read besides: "disparity", the published stereo disparity with each frame's camera
+      depth: None, or which depth to read, too: "disparity", the published stereo disparity with each frame's camera
         file, and "stereo", CorDA's completed stereo depth, give `depth` in metres; "monocular", the output of CorDA's
         monocular network, gives `disparity`: the stored 16 bits divided by 256.
       exclude: names of frames to leave out.
@@ -95,13 +95,13 @@ class Cityscapes(FrameFiles):
         folder, part, kind = SPLITS[split]
         tree = Tree("cityscapes", root)
         problems = tree.problems
-        place = tree.find(f"{folder}/{part}")
-        if place is None:
+        location = tree.find(f"{folder}/{part}")
+        if location is None:
             raise UserError(
                 f"cityscapes: no folder {tree.where(f'{folder}/{part}')}; 'root' must hold {folder}/{part}/<city>, "
                 "unpacked or in archives"
             )
-        images = listed(tree, (place,), _IMAGE, problems)
+        images = listed(tree, (location,), _IMAGE, problems)
         labels, stored = listed_labels(tree, (tree.find(f"{kind}/{part}"),), kind, label_space, problems)
         maps = {"label": labels} | _listed_depth(tree, part, depth, problems)
         cameras = _listed_cameras(tree, part, maps["depth"], problems) if depth == "disparity" else {}
@@ -264,8 +264,8 @@ def _listed_depth(tree: Tree, part: str, depth: str | None, problems: list[Probl
     folder, archives, ending, field, _ = DEPTHS[depth]
     # CorDA's folder is called like the published one and may lie nearer to the root.
     for prefix in ("", *(f"{archive}/" for archive in archives)):
-        place = tree.find(f"{prefix}{folder}/{part}")
-        if place and (files := listed(tree, (place,), ending, problems, field)):
+        location = tree.find(f"{prefix}{folder}/{part}")
+        if location and (files := listed(tree, (location,), ending, problems, field)):
             return {field: files}
     raise UserError(
         f"cityscapes: depth: no file *{ending} in {tree.where(f'{folder}/{part}')}/<city>; add the folder, or leave "
@@ -275,13 +275,13 @@ def _listed_depth(tree: Tree, part: str, depth: str | None, problems: list[Probl
 
 def _listed_cameras(tree: Tree, part: str, depth: dict[str, File], problems: list[Problem]) -> dict[str, File]:
     """Returns the camera file of each frame that has a disparity, and reports those that lack one."""
-    place = tree.find(f"camera/{part}")
-    if place is None:
+    location = tree.find(f"camera/{part}")
+    if location is None:
         raise UserError(
             f"cityscapes: no folder {tree.where(f'camera/{part}')}; depth='disparity' needs the camera files, "
             "unpacked or in archives"
         )
-    cameras = listed(tree, (place,), "_camera.json", problems, "depth")
+    cameras = listed(tree, (location,), "_camera.json", problems, "depth")
     problems += [
         Problem(name, "depth", f"{file}: there is no camera file {printable(name)}_camera.json of this frame; add it")
         for name, file in depth.items()

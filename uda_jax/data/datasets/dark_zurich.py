@@ -47,14 +47,14 @@ class DarkZurich(FrameFiles):
         check_split("dark_zurich", split, SPLITS)
         folder = SPLITS[split]
         tree = Tree("dark_zurich", root)
-        place = next(filter(None, (tree.find(f"{top}/{folder}") for top in _FOLDERS)), None)
-        if place is None:
+        location = next(filter(None, (tree.find(f"{top}/{folder}") for top in _FOLDERS)), None)
+        if location is None:
             raise UserError(
                 f"dark_zurich: no folder {tree.where(f'rgb_anon/{folder}')}; 'root' must hold rgb_anon/{folder}, "
                 "unpacked or in archives"
             )
         problems = tree.problems
-        images = listed(tree, (place,), _ENDINGS, problems)
+        images = listed(tree, (location,), _ENDINGS, problems)
         labels, stored = listed_labels(tree, (tree.find(f"gt/{folder}"),), "gt", label_space, problems)
         frames, unpaired = pair(images, label=labels)
         super().__init__("dark_zurich", frames, label_space, problems=problems + unpaired, **stored)

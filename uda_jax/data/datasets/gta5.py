@@ -62,14 +62,14 @@ class Gta5(FrameFiles):
         folders = {"image": "images", "label": "labels"} | ({"disparity": "disparity"} if depth else {})
         maps = {}
         for field, folder in folders.items():
-            place = tree.find(folder)
-            if place is None:
+            location = tree.find(folder)
+            if location is None:
                 raise UserError(
                     f"gta5: no folder {tree.where(folder)}; 'root' must hold {', '.join(folders.values())}, unpacked "
                     "or in archives"
                 )
             endings = IMAGE_ENDINGS if field == "image" else LABEL_ENDINGS
-            found = by_name(tree.files(place, endings), endings, problems, field)
+            found = by_name(tree.files(location, endings), endings, problems, field)
             maps[field] = {name: file for name, file in found.items() if name not in excluded}
         frames, unpaired = pair(maps.pop("image"), **maps)
         unexpected = [

@@ -62,10 +62,10 @@ def _semantic_frames(tree: Tree, part: str) -> tuple[list[Frame], list[Problem]]
     problems = tree.problems
 
     def annotated(folder: str, field: str) -> dict[str, File] | None:
-        place = tree.find(f"{part}/{folder}")
-        if place is None:
+        location = tree.find(f"{part}/{folder}")
+        if location is None:
             return None
-        return by_name(tree.files(place, (_ANNOTATED,)), ".png", problems, field)
+        return by_name(tree.files(location, (_ANNOTATED,)), ".png", problems, field)
 
     images = annotated("image_2", "image")
     if images is None:

@@ -55,10 +55,10 @@ class Synscapes(FrameFiles):
         problems = tree.problems
 
         def listed(folder: str, field: str, endings: tuple[str, ...]) -> dict[str, File]:
-            place = tree.find(f"img/{folder}")
-            if place is None:
+            location = tree.find(f"img/{folder}")
+            if location is None:
                 raise UserError(f"synscapes: no folder {tree.where(f'img/{folder}')}; 'root' must hold img/{folder}")
-            return by_name(tree.files(place, endings), endings, problems, field)
+            return by_name(tree.files(location, endings), endings, problems, field)
 
         found = listed(images, "image", IMAGE_ENDINGS)
         frames, unpaired = pair(

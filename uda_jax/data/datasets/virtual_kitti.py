@@ -129,8 +129,8 @@ class VirtualKitti(FrameFiles):
         layout = _VERSION_1 if tree.find("vkitti_1.3.1_rgb") is not None else _VERSION_2
         if layout is _VERSION_1 and camera:
             raise UserError("virtual_kitti: camera: expected 0, since version 1.3.1 has one camera only, got 1")
-        places = {field: _place(tree, layout, field, split, camera) for field in layout.folders}
-        if places["image"] is None:
+        locations = {field: _location(tree, layout, field, split, camera) for field in layout.folders}
+        if locations["image"] is None:
             example = layout.folders["image"].format(world=layout.worlds[0], variation=SPLITS[split][0], camera=camera)
             raise UserError(
                 f"virtual_kitti: no folder {tree.where(example)}, nor that of another world; 'root' must hold Scene01 "
@@ -139,14 +139,14 @@ class VirtualKitti(FrameFiles):
         frames, problems = [], tree.problems
         for world in layout.worlds:
             for variation in SPLITS[split]:
-                found, wrong = _drive(tree, layout, places, world, variation, camera)
+                found, wrong = _drive(tree, layout, locations, world, variation, camera)
                 frames += found
                 problems += wrong
         decoders = {"label": _ids, "depth": _metres}
         super().__init__("virtual_kitti", frames, label_space, decoders=decoders, problems=problems)
 
 
-def _place(tree: Tree, layout: _Layout, field: str, split: str, camera: int) -> str | None:
+def _location(tree: Tree, layout: _Layout, field: str, split: str, camera: int) -> str | None:
     """Returns the folder below which a map's folders are, as the start of a path; None if there is none of them."""
     for variation in SPLITS[split]:
         for world in layout.worlds:
@@ -157,18 +157,18 @@ def _place(tree: Tree, layout: _Layout, field: str, split: str, camera: int) -> 
 
 
 def _drive(
-    tree: Tree, layout: _Layout, places: Mapping[str, str | None], world: str, variation: str, camera: int
+    tree: Tree, layout: _Layout, locations: Mapping[str, str | None], world: str, variation: str, camera: int
 ) -> tuple[list[Frame], list[Problem]]:
     """Lists one variation of one world; empty where it was not downloaded."""
     problems: list[Problem] = []
     drive = {"world": world, "variation": variation, "camera": camera}
     maps = {}
-    for field, place in places.items():
-        if place is None:
+    for field, location in locations.items():
+        if location is None:
             maps[field] = {}
             continue
         prefix, endings = layout.prefixes[field], IMAGE_ENDINGS if field == "image" else LABEL_ENDINGS
-        files = tree.files(f"{place}{layout.folders[field].format(**drive)}", endings)
+        files = tree.files(f"{location}{layout.folders[field].format(**drive)}", endings)
         # The prefix tells nothing that the folder does not.
         named = {name[len(prefix) :]: file for name, file in files.items() if name.startswith(prefix)}
         maps[field] = by_name(
@@ -177,7 +177,7 @@ def _drive(
     images = maps.pop("image")
     colours = None
     if maps["label"]:
-        colours, message = _drive_colours(tree, layout, f"{places['label']}{layout.colours.format(**drive)}")
+        colours, message = _drive_colours(tree, layout, f"{locations['label']}{layout.colours.format(**drive)}")
         if message:
             problems.append(Problem(None, "label", message))
     frames, unpaired = pair(images, context=dict.fromkeys(images, colours), **maps)

@@ -1,7 +1,7 @@
 """Files where they lie: in folders, and inside the archives that a data set was downloaded as.
 
 A `Tree` shows a root folder and the zip and plain tar archives directly in it as one tree, as if all of them had been
-unpacked there; the root may also be one archive. Compressed tars cannot be read at random, and are passed over.
+unpacked there; the root may also be one archive. Compressed tars cannot be read at random, and are left out.
 Libraries of virtual file systems, such as fsspec, open one archive at a time; here many form one tree, whose listing
 also tells which archive is damaged and which link leads nowhere.
 """
@@ -143,16 +143,16 @@ class Tree:
         Raises:
           UserError: it is nowhere but for a link that leads to nothing.
         """
-        places, lost = [""], []
+        parents, lost = [""], []
         for _ in range(_DEPTH):
-            for place in places:
-                if self.is_folder(candidate := _join(place, folder)):
+            for parent in parents:
+                if self.is_folder(candidate := _join(parent, folder)):
                     return candidate
-                path = self.root / place
+                path = self.root / parent
                 for part in folder.split("/"):
                     path = path / part
                     lost += [path] if path.is_symlink() and not os.path.exists(path) else []
-            places = [_join(place, child) for place in places for child in self._folders(place)]
+            parents = [_join(parent, child) for parent in parents for child in self._folders(parent)]
         if lost:
             raise UserError(f"{self._dataset}: {_leads_to_nothing(lost[0])}")
         return None
@@ -224,7 +224,7 @@ class Tree:
             entries = self._entries(folder)
         except OSError as error:
             where = self.where(folder)
-            self._report(f"{where}: this folder cannot be listed ({error.strerror}); mend or remove it")
+            self._report(f"{where}: this folder cannot be listed ({error.strerror}); fix or remove it")
             return
         if not entries:
             return
@@ -292,7 +292,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _leads_to_nothing(link: str | os.PathLike) -> str:
-    return f"{printable(os.fspath(link))}: a link to a folder that is not there; mend or remove the link"
+    return f"{printable(os.fspath(link))}: a link to a folder that is not there; fix or remove the link"
 
 
 def _identity(path: str | os.PathLike) -> tuple[int, int]:

@@ -69,22 +69,22 @@ def read_matrix(source: Any, name: str, dimensions: int = 2) -> np.ndarray:
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
     """Yields kind and content of each data element."""
-    place = 0
-    while place < len(data):
-        if len(data) - place < 8:
+    position = 0
+    while position < len(data):
+        if len(data) - position < 8:
             raise ValueError("the file ends within an element")
-        kind, size = struct.unpack_from(f"{order}II", data, place)
+        kind, size = struct.unpack_from(f"{order}II", data, position)
         if kind >> 16:
             # Up to four bytes of content lie in the second half of the tag, and the size in the first.
-            kind, size, start, end = kind & 0xFFFF, kind >> 16, place + 4, place + 8
+            kind, size, start, end = kind & 0xFFFF, kind >> 16, position + 4, position + 8
         else:
-            start = place + 8
+            start = position + 8
             # Only compressed elements are not filled up to eight bytes.
             end = start + size + (0 if kind == _COMPRESSED else -size % 8)
         if start + size > min(end, len(data)):
             raise ValueError(f"an element of {size} bytes is cut off")
         yield kind, data[start : start + size]
-        place = end
+        position = end
 
 
 def _name(parts: list[tuple[int, memoryview]]) -> str:

@@ -54,14 +54,14 @@ class DomainFrames:
     def _read(self, index: int) -> dict[str, Any]:
         domain = self._domain
         example = self._dataset.read(index, domain.fields)
-        held = map_names(example, self._path)
+        present = map_names(example, self._path)
         for field in domain.fields:
-            if field not in held:
+            if field not in present:
                 raise UserError(f"{self._path}.fields: frame '{example['name']}' has no {field}; {NO_MAP}")
             check_map(field, example[field], f"{self._path}: {field} of frame '{example['name']}'")
         if domain.size is None:
             return fitted(example) if domain.resize_label else example
-        maps = None if domain.resize_label else [field for field in held if MAPS[field].belongs_to_image]
+        maps = None if domain.resize_label else [field for field in present if MAPS[field].belongs_to_image]
         return transforms.resize(example, domain.size, maps=maps, resampling=domain.resampling, fit=domain.fit)
 
 

@@ -211,8 +211,8 @@ def _furniture(placer: Placer, half: float, line: float, crossing: float, length
             placer.put(
                 kinds[int(rows[0].random() ** 1.5 * 5)], sign * (half + 0.6), z, turn, (1.1, 1.0, 1.0), **colours
             )
-        places = [] if np.isnan(crossing) else [crossing + 2.2 * sign - 0.8]
-        for z in (*places, *steps(rows[1], layout.traffic_lights, length, 12.0)):
+        crossings = [] if np.isnan(crossing) else [crossing + 2.2 * sign - 0.8]
+        for z in (*crossings, *steps(rows[1], layout.traffic_lights, length, 12.0)):
             placer.put("traffic_light", sign * (half + 0.35), z, 0.0, main=np.full(3, 0.02), head=(0.02, 0.5, 0.12))
         for z in steps(rows[2], layout.bollards, length):
             for k in range(3):
