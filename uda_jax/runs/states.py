@@ -34,8 +34,8 @@ def initial(stage: Stage, workdir: Workdir, seed: int, mesh: jax.sharding.Mesh, 
     """
     initialise = jax.jit(stage.initialise, out_shardings=sharding.replicated(mesh))
     state = initial_weights.start(initialise(jax.random.key(seed)), stage, log)
-    for network, origin in stage.start_from.items():
-        state = _with_network(state, network, _stored_network(workdir, origin, _network(state, network)))
+    for network, start_from in stage.start_from.items():
+        state = _with_network(state, network, _stored_network(workdir, start_from, _network(state, network)))
     return state
 
 
@@ -49,8 +49,8 @@ def check_initial(recipe: Sequence[Stage]) -> None:
             shapes[stage.name] = state = jax.eval_shape(stage.initialise, jax.random.key(0))
         if files:
             initial_weights.start(state, stage)
-        for network, origin in stage.start_from.items():
-            _check_start(network, stage, state, origin, shapes[origin.stage.name])
+        for network, start_from in stage.start_from.items():
+            _check_start(network, stage, state, start_from, shapes[start_from.stage.name])
 
 
 def load(stage: Stage, workdir: Workdir, mesh: jax.sharding.Mesh, step: str | int = "last") -> Any:
@@ -128,34 +128,34 @@ def _with_network(state: Any, name: str, found: dict[str, Any]) -> Any:
     )
 
 
-def _stored_network(workdir: Workdir, origin: StartFrom, like: dict[str, Any]) -> dict[str, Any]:
+def _stored_network(workdir: Workdir, start_from: StartFrom, like: dict[str, Any]) -> dict[str, Any]:
     """Reads a network of an earlier stage, from a checkpoint or, if it never learnt, from beside them."""
     placement = jax.tree.leaves(like)[0].sharding
-    shapes = jax.eval_shape(origin.stage.initialise, jax.random.key(0))
-    with _opened(origin.stage, workdir) as checkpoints:
-        if origin.network in shapes.frozen:
-            return checkpoints.restore_frozen(sharding.abstract(shapes.frozen, placement))[origin.network]
-        target = {part: {origin.network: tree} for part, tree in sharding.abstract(like, placement).items()}
-        found = checkpoints.restore_networks(checkpoints.resolve(origin.step), target)
-    return {part: found[part][origin.network] for part in like}
+    shapes = jax.eval_shape(start_from.stage.initialise, jax.random.key(0))
+    with _opened(start_from.stage, workdir) as checkpoints:
+        if start_from.network in shapes.frozen:
+            return checkpoints.restore_frozen(sharding.abstract(shapes.frozen, placement))[start_from.network]
+        target = {part: {start_from.network: tree} for part, tree in sharding.abstract(like, placement).items()}
+        found = checkpoints.restore_networks(checkpoints.resolve(start_from.step), target)
+    return {part: found[part][start_from.network] for part in like}
 
 
-def _check_start(network: str, stage: Stage, state: Any, origin: StartFrom, earlier: Any) -> None:
+def _check_start(network: str, stage: Stage, state: Any, start_from: StartFrom, earlier: Any) -> None:
     """Raises a UserError unless an earlier stage's network has every array of a stage's, with its shape."""
     where = f"config.stages.{stage.name}.start_from.{network}"
-    for name, networks, owner in ((network, state, stage), (origin.network, earlier, origin.stage)):
+    for name, networks, owner in ((network, state, stage), (start_from.network, earlier, start_from.stage)):
         if name not in (known := networks.params.keys() | networks.frozen.keys()):
             raise UserError(f"{where}: stage {owner.name} has no network '{name}', only {sorted(known)}")
     wanted, given = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
         for leaves in (
             jax.tree_util.tree_leaves_with_path([found["params"], found["model_state"]])
-            for found in (_network(state, network), _network(earlier, origin.network))
+            for found in (_network(state, network), _network(earlier, start_from.network))
         )
     )
     if wrong := [path for path, shape in wanted.items() if given.get(path) != shape]:
         path = wrong[0]
         raise UserError(
-            f"{where}: {len(wrong)} arrays of stage {stage.name} are other ones in stage {origin.stage.name}, such as "
-            f"{path[2:]}: {wanted[path]} against {given.get(path, 'none')}; give both stages the same network"
+            f"{where}: {len(wrong)} arrays of stage {stage.name} are other ones in stage {start_from.stage.name}, such "
+            f"as {path[2:]}: {wanted[path]} against {given.get(path, 'none')}; give both stages the same network"
         )

@@ -6,6 +6,7 @@ events, finished.json ...), pictures/ and, once everything is done, result.json.
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,12 @@ class Workdir(RunFiles):
             if self.path.exists() and not self.path.is_dir():
                 raise UserError(f"--workdir {self.path}: expected a folder, found a file")
             return
-        old, new = _flat(config.to_plain(self.experiment())), _flat(config.to_plain(experiment))
-        for field in sorted(set(old) | set(new)):
-            if old.get(field) != new.get(field) and not _is_free(field):
-                raise UserError(
-                    f"--workdir {self.path}: holds a run with {'.'.join(('config', *field))} = {old.get(field)!r}, "
-                    f"asked for {new.get(field)!r}; use the same config or another workdir"
-                )
+        if found := difference(config.to_plain(self.experiment()), config.to_plain(experiment)):
+            field, old, new = found
+            raise UserError(
+                f"--workdir {self.path}: holds a run with {field} = {old!r}, asked for {new!r}; use the same config or "
+                "another workdir"
+            )
 
     def prepare(self, experiment: Experiment, space: label_spaces.LabelSpace) -> None:
         """Makes the workdir and writes what a later command needs to open it."""
@@ -76,6 +76,15 @@ def check_space(folder: Path, size: int) -> None:
         )
 
 
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Returns the first field that two experiments, as plain values, may not differ in: its name and both values."""
+    before, after = _flat(old), _flat(new)
+    for field in sorted(set(before) | set(after)):
+        if before.get(field) != after.get(field) and not _is_free(field):
+            return ".".join(("config", *field)), before.get(field), after.get(field)
+    return None
+
+
 def _is_free(field: tuple[str, ...]) -> bool:
     """Whether a field of the experiment or of one of its stages is free."""
     return (field[2:] if field[0] == "stages" else field) in FREE_FIELDS
@@ -83,6 +92,6 @@ def _is_free(field: tuple[str, ...]) -> bool:
 
 def _flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     """Returns {path of a leaf: leaf} of nested dicts."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         return {path: value}
     return {key: leaf for name, entry in value.items() for key, leaf in _flat(entry, (*path, name)).items()}

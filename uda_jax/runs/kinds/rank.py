@@ -132,9 +132,9 @@ class _Ranking:
         self.section, self.stage, self.context = section, stage, context
         self.files, self.space, self.mesh = workdir.stage(stage.name), context.space, context.mesh
         self.rare = section.rare_labels(self.space.names)
-        self.origin = stage.start_from["segmenter"]
-        self.method = self.origin.stage.method
-        self.state = states.load(self.origin.stage, workdir, self.mesh, self.origin.step)
+        self.start_from = stage.start_from["segmenter"]
+        self.method = self.start_from.stage.method
+        self.state = states.load(self.start_from.stage, workdir, self.mesh, self.start_from.step)
         self.domain = _frames_only(stage.domains_in(workdir)["target"])
 
     def run(self) -> tuple[int, int]:
@@ -238,7 +238,7 @@ class _Ranking:
         for file, chosen in ((self.files.easy, easy), (self.files.hard, hard)):
             atomic.write(file, "".join(f"{frames[k]['name']}\n" for k in chosen))
         about = {
-            "stage": self.origin.stage.name,
+            "stage": self.start_from.stage.name,
             "step": int(self.state.step),
             "rare_classes": [self.space.names[k] for k in self.rare],
         }

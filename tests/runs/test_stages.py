@@ -1,0 +1,124 @@
+"""Recipes: what the stages of a config are, and which mistakes in them are named."""
+
+import dataclasses
+
+import pytest
+
+from uda_jax import config
+from uda_jax.config import StageConfig
+from uda_jax.errors import UserError
+from uda_jax.runs import kinds, stages
+from uda_jax.runs.kinds.rank import Rank
+from uda_jax.runs.workdir import Workdir
+from uda_jax.training.layout import RunFiles
+
+RANK = RunFiles(stages.WORKDIR).stage("rank")
+
+
+def with_stages(experiment, **found):
+    return dataclasses.replace(experiment, stages=found, recipe=tuple(found))
+
+
+def ranking(**fields):
+    """Returns the section of a stage that ranks by the stage "first"."""
+    return StageConfig(kind=config.named("rank", Rank(**fields)).to_dict(), start_from={"segmenter": "first"})
+
+
+def test_kinds_are_found_by_file():
+    assert kinds.names() == ["rank", "train"]
+    assert kinds.get("rank", "config") is Rank and not Rank.TRAINS and kinds.get("train", "config").TRAINS
+
+
+def test_a_config_without_stages_has_one(tiny_experiment):
+    (stage,) = stages.recipe(tiny_experiment, num_classes=3)
+    assert stage.name == "train" and stage.kind.TRAINS and stage.method.num_classes == 3
+    assert stage.domains == tiny_experiment.data and stage.train == tiny_experiment.train
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ({"name": "rnk"}, r"config.stages.second.kind.name: unknown kind of stage 'rnk'; did you mean 'rank'\?"),
+        (
+            {"name": "rank", "fracton": 1.0},
+            r"config.stages.second.kind.fracton: unknown field; did you mean 'fraction'",
+        ),
+        ({"name": "rank", "fraction": 2.0}, r"config.stages.second.kind.fraction: expected a number <= 1.0, got 2.0"),
+        ({"name": "train", "fraction": 0.5}, r"config.stages.second.kind.fraction: unknown field"),
+        ({"name": "rank"}, r"config.stages.second.kind.name: expected 'train' in the last stage, got 'rank'"),
+    ],
+)
+def test_mistakes_in_a_kind_are_named(tiny_experiment, kind, message):
+    second = StageConfig(kind=kind, start_from={"segmenter": "first"})
+    with pytest.raises(UserError, match=message):
+        stages.recipe(with_stages(tiny_experiment, first=StageConfig(), second=second), num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("first", ("segmenter", "last")),
+        ("first@best", ("segmenter", "best")),
+        ("first.discriminator@12", ("discriminator", 12)),
+        ("first.discriminator@last", ("discriminator", "last")),
+    ],
+)
+def test_an_earlier_stages_network_and_step(tiny_experiment, text, expected):
+    second = StageConfig(start_from={"segmenter": text})
+    first, second = stages.recipe(with_stages(tiny_experiment, first=StageConfig(), second=second), num_classes=3)
+    assert second.start_from == {"segmenter": (first, *expected)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("frist", r"start_from.segmenter: expected an earlier stage that trains, of \['first'\], got 'frist'"),
+        ("rank", r"start_from.segmenter: expected an earlier stage that trains, of \['first'\], got 'rank'"),
+        ("first@bset", r"start_from.segmenter: expected last, best or a step after '@', got 'first@bset'"),
+        ("first@", r"start_from.segmenter: expected last, best or a step after '@', got 'first@'"),
+        ("first@-3", r"start_from.segmenter: expected last, best or a step after '@', got 'first@-3'"),
+    ],
+)
+def test_mistakes_in_what_a_stage_starts_from_are_named(tiny_experiment, text, message):
+    last = StageConfig(start_from={"segmenter": text})
+    with pytest.raises(UserError, match=f"config.stages.last.{message}"):
+        stages.recipe(with_stages(tiny_experiment, first=StageConfig(), rank=ranking(), last=last), num_classes=3)
+
+
+def test_without_a_dev_split_no_checkpoint_is_the_best(tiny_experiment):
+    experiment = dataclasses.replace(
+        tiny_experiment, evaluation=dataclasses.replace(tiny_experiment.evaluation, dev=None)
+    )
+    second = StageConfig(start_from={"segmenter": "first@best"})
+    with pytest.raises(UserError, match="start_from.segmenter: the best checkpoint is chosen on config.evaluation.dev"):
+        stages.recipe(with_stages(experiment, first=StageConfig(), second=second), num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "file", "left"),
+    [
+        (1.0, RANK.hard, ["source"]),
+        (0.5, RANK.hard, ["source", "target"]),
+        (1.0, RANK.easy, ["source", "target"]),
+        # Another stage's list of the same name.
+        (1.0, RunFiles(stages.WORKDIR).stage("other").hard, ["source", "target"]),
+    ],
+)
+def test_domains_of_lists_that_will_be_empty_are_left_out(tiny_experiment, fraction, file, left):
+    target = dataclasses.replace(tiny_experiment.data["target"], names_file=str(file))
+    last = StageConfig(data=tiny_experiment.data | {"target": target})
+    experiment = with_stages(tiny_experiment, first=StageConfig(), rank=ranking(fraction=fraction), last=last)
+    *_, last = stages.recipe(experiment, num_classes=3)
+    assert sorted(last.domains) == left
+
+
+def test_files_of_earlier_stages_are_found_in_the_workdir(tiny_experiment, tmp_path):
+    easy = dataclasses.replace(
+        tiny_experiment.data["target"], names_file=str(RANK.easy), labels_from=str(RANK.pseudo_labels)
+    )
+    last = StageConfig(data={"source": easy})
+    *_, last = stages.recipe(
+        with_stages(tiny_experiment, first=StageConfig(), rank=ranking(), last=last), num_classes=3
+    )
+    found, files = last.domains_in(Workdir(tmp_path))["source"], Workdir(tmp_path).stage("rank")
+    assert (found.names_file, found.labels_from) == (str(files.easy), str(files.pseudo_labels))

@@ -1,0 +1,113 @@
+"""Workdirs: every field that matters is compared, and what another version wrote is refused by every command."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+
+from uda_jax import config
+from uda_jax.cli import main
+from uda_jax.data.labels import label_spaces
+from uda_jax.errors import UserError
+from uda_jax.runs.workdir import Workdir, check_space, difference
+
+RECIPE = config.to_plain(config.experiment(config.load("intrada:smoke")))
+# What a resumed run may be given otherwise.
+FREE = {("train", name) for name in ("log_every", "workers", "keep_latest", "profile")} | {("evaluation", "pictures")}
+FREE |= {("stages", "inter", *field) for field in FREE if field[0] == "train"}
+
+
+def leaves(value, path=()):
+    """Returns the paths of all leaves of nested dicts, lists being leaves."""
+    if not isinstance(value, dict):
+        return [path]
+    return [leaf for name, entry in value.items() for leaf in leaves(entry, (*path, name))]
+
+
+def changed(plain, path):
+    """Returns plain values with one leaf replaced."""
+    plain = copy.deepcopy(plain)
+    node = plain
+    for name in path[:-1]:
+        node = node[name]
+    node[path[-1]] = "another value"
+    return plain
+
+
+@pytest.mark.parametrize("field", leaves(RECIPE), ids=".".join)
+def test_every_field_but_the_free_ones_has_to_stay(field):
+    found = difference(RECIPE, changed(RECIPE, field))
+    if field in FREE:
+        assert found is None
+    else:
+        name, _, new = found
+        assert name == ".".join(("config", *field)) and new == "another value"
+
+
+def test_fields_that_come_or_go_differ():
+    shorter = {name: value for name, value in RECIPE.items() if name != "seed"}
+    assert difference(RECIPE, shorter) == ("config.seed", RECIPE["seed"], None)
+    assert difference(shorter, RECIPE) == ("config.seed", None, RECIPE["seed"])
+    assert difference(RECIPE, RECIPE) is None
+
+
+def test_a_run_is_opened_with_what_it_was_prepared_with(tiny_experiment, tmp_path):
+    workdir, space = Workdir(tmp_path / "run"), label_spaces.label_space("7")
+    workdir.check(tiny_experiment)
+    workdir.prepare(tiny_experiment, space)
+    assert workdir.experiment() == tiny_experiment and workdir.classes() == space
+    workdir.check(tiny_experiment)
+    other = dataclasses.replace(tiny_experiment, train=dataclasses.replace(tiny_experiment.train, batch_size=4))
+    with pytest.raises(UserError, match="holds a run with config.train.batch_size = 8, asked for 4; use the same"):
+        workdir.check(other)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: expected a folder, found a file"):
+        Workdir(tmp_path / "file").check(tiny_experiment)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--config", "{config}", "--workdir", "{run}"],
+        ["evaluate", "--workdir", "{run}"],
+        ["predict", "--workdir", "{run}", "--input", "{images}", "--output", "{run}/out"],
+        ["convert", "--to-torch", "--dialect", "advent", "--from", "{run}", "--to", "{run}/x.safetensors"],
+        ["inspect", "{run}"],
+    ],
+    ids=lambda words: words[0],
+)
+@pytest.mark.parametrize("found", [None, 1, 3])
+def test_every_command_refuses_a_run_of_another_version(
+    words, found, tiny_config, tiny_experiment, tiny_folder, tmp_path, capsys
+):
+    workdir = Workdir(tmp_path / "run")
+    workdir.prepare(tiny_experiment, label_spaces.label_space("7"))
+    stored = json.loads(workdir.config.read_text())
+    assert stored.pop("format") == config.FORMAT
+    stored["optimizer"] = {"learning_rate": 0.1}  # A field of another name alone would read as a typing mistake.
+    workdir.config.write_text(json.dumps(stored | ({} if found is None else {"format": found})))
+    before = sorted(workdir.path.rglob("*"))
+    images = tiny_folder / "val" / "images"
+    assert main([word.format(config=tiny_config, run=workdir.path, images=images) for word in words]) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert f"{workdir.config}: expected format {config.FORMAT}, got {found or 1}, of another version" in error
+    assert "train anew in another workdir, or use the version that wrote it" in error
+    assert sorted(workdir.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("text", ["[]", "no JSON", "{"])
+def test_a_config_that_is_none_is_named(text, tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.config.write_text(text)
+    with pytest.raises(
+        UserError, match="config.json: expected the config of a run, found .*; is this a workdir"
+    ) as caught:
+        workdir.experiment()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_does_not_fit_the_disk_is_refused(tmp_path):
+    check_space(tmp_path, 0)
+    with pytest.raises(UserError, match="the disk is full: expected .* MB for a checkpoint, found .* MB"):
+        check_space(tmp_path, 10**18)
