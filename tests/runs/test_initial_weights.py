@@ -135,6 +135,22 @@ def started(experiment, **init):
     return state, initial_weights.start(state, dataclasses.replace(stage, init_from={"segmenter": InitFrom(**init)}))
 
 
+def test_a_network_that_never_learns_starts_from_a_file(source, tiny_experiment):
+    """As the learning one does; its entry of the state stands elsewhere."""
+    (stage,) = stages.recipe(caffe(tiny_experiment), num_classes=3)
+    stage = dataclasses.replace(stage, init_from={"segmenter": InitFrom(path=str(source[0]))})
+    learning = jax.jit(stage.initialise)(jax.random.key(0))
+    others = {name: tree for name, tree in learning.params.items() if name != "segmenter"}
+    entry = {"params": learning.params["segmenter"], "model_state": learning.model_state["segmenter"]}
+    frozen = initial_weights.start(learning.replace(params=others, frozen={"segmenter": entry}), stage)
+    expected = initial_weights.start(learning, stage)
+    assert_equal(frozen.frozen["segmenter"]["params"], expected.params["segmenter"])
+    assert_equal(frozen.frozen["segmenter"]["model_state"], expected.model_state["segmenter"])
+    assert frozen.params.keys() == others.keys()
+    with pytest.raises(AssertionError):
+        assert_equal(frozen.frozen["segmenter"]["params"], learning.params["segmenter"])
+
+
 def with_segmenter(experiment, **fields):
     value = config.to_plain(experiment)
     value["method"]["segmenter"].update(fields)

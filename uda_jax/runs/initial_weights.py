@@ -8,6 +8,7 @@ A converted folder holds the arrays (Orbax) and manifest.json: the dialect, the 
 state dict does not say (branches, the encoder's style, the images' normalisation).
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from uda_jax import networks, weights
 from uda_jax.config import InitFrom
 from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
+from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.runs import checkpoints
 from uda_jax.weights import files
 
@@ -180,19 +182,27 @@ def _read_for(
     method: Any, network: str, init: InitFrom, expected: Mapping[str, Any], where: str, log: Callable | None
 ) -> dict[str, Any]:
     """Reads a file's variables for a network of a method, in place of the `expected` ones."""
-    section = getattr(method, network, None)
-    options = getattr(section, "options", None)
-    path = Path(init.path)
+    settings = _settings(method, network)
+    path, heads = Path(init.path), "head" not in init.fresh
     if not path.exists():
-        raise UserError(f"{where}.path: {path}: no such file; {_fitting(getattr(section, 'name', None))}")
-    branches, heads = getattr(options, "aspp_branches", None), "head" not in init.fresh
+        raise UserError(f"{where}.path: {path}: no such file; {_fitting(settings.get('name'))}")
     choices = {"dialect": init.dialect, "which": init.which, "domain": init.domain}
-    found = read(path, branches=branches, heads=heads, **choices)
-    _check_facts(found.dialect, section, options, where, heads=heads)
+    found = read(path, branches=settings.get("aspp_branches"), heads=heads, **choices)
+    _check_facts(found.dialect, settings, where, heads=heads)
     merged, report = weights.fit(found.variables, expected, fresh=init.fresh, where=f"{where}: {path}")
     if log:
         log(f"{where}: {path} ({found.dialect})\n{report}")
     return merged
+
+
+def _settings(method: Any, network: str) -> dict[str, Any]:
+    """Returns the fields of the method's section of a network, and a segmenter's options; {} if it has no section."""
+    sections = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    section = sections.get(network)
+    if not dataclasses.is_dataclass(section):
+        return {}
+    options = dataclasses.asdict(section.options) if isinstance(section, Segmenter) else {}
+    return dataclasses.asdict(section) | options
 
 
 def describe(found: Pretrained, branches: int | None = None) -> dict[str, Any]:
@@ -240,16 +250,14 @@ def _outputs(module: Mapping[str, Any]) -> int:
     return module["kernel"].shape[-1]
 
 
-def _check_facts(dialect: str, section: Any, options: Any, where: str, *, heads: bool) -> None:
+def _check_facts(dialect: str, settings: Mapping[str, Any], where: str, *, heads: bool) -> None:
     """Raises a UserError if the weights were trained with another structure or another kind of image."""
     info = weights.checkpoint_info(dialect)
-    asked = {
-        "input_norm": getattr(section, "input_norm", None),
-        "encoder_style": getattr(options, "encoder_style", None),
-        "aspp_branches": getattr(options, "aspp_branches", None) if heads else None,
-    }
-    for field, value in asked.items():
-        expected = getattr(info, field)
+    known = {"input_norm": info.input_norm, "encoder_style": info.encoder_style}
+    if heads:
+        known["aspp_branches"] = info.aspp_branches
+    for field, expected in known.items():
+        value = settings.get(field)
         if None not in (value, expected) and value != expected:
             raise UserError(
                 f"{where}: weights of family '{dialect}' need {field}={expected!r}, the config has {value!r}; they "
