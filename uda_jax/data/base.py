@@ -28,6 +28,9 @@ class MapSpec(NamedTuple):
       fill: its value where there is nothing: outside of the frame, and in the frames that fill up a batch.
       per_image: whether a raster of 1x1 beside a larger image is one value for all of it, without geometry.
       description: what it is, with its unit.
+      unit: of a map of distances, whose valid values are above 0 and whose others are 0; None for other maps.
+      offset: of an image of another time, frames of the video by which it lies ahead; a domain takes it from the video
+        where the data set has no such map.
     """
 
     dtype: type[np.generic]
@@ -37,6 +40,8 @@ class MapSpec(NamedTuple):
     fill: float
     description: str
     per_image: bool = False
+    unit: str | None = None
+    offset: int = 0
 
     @property
     def is_raster(self) -> bool:
@@ -53,8 +58,8 @@ class MapSpec(NamedTuple):
         return (*batch, *(size if self.is_raster else ()), *self.channels)
 
 
-def _picture(description: str) -> MapSpec:
-    return MapSpec(np.uint8, (3,), "raster", "image", 0, description)
+def _picture(description: str, offset: int = 0) -> MapSpec:
+    return MapSpec(np.uint8, (3,), "raster", "image", 0, description, offset=offset)
 
 
 # Everything that a frame may hold, in the order in which it is listed and stored. A new map is a new row; data sets
@@ -64,12 +69,12 @@ MAPS: dict[str, MapSpec] = {
     "label": MapSpec(
         np.uint8, (), "raster", "nearest", IGNORE, "classes of the label space, 255 = ignore", per_image=True
     ),
-    "depth": MapSpec(np.float32, (), "raster", "nearest", 0, "metres, 0 = invalid"),
+    "depth": MapSpec(np.float32, (), "raster", "nearest", 0, "metres, 0 = invalid", unit="m"),
     "disparity": MapSpec(
-        np.float32, (), "raster", "disparity", 0, "relative inverse depth, larger = nearer, 0 = invalid"
+        np.float32, (), "raster", "disparity", 0, "relative inverse depth, larger = nearer, 0 = invalid", unit=""
     ),
-    "image_previous": _picture("RGB, the frame before in time"),
-    "image_next": _picture("RGB, the frame after in time"),
+    "image_previous": _picture("RGB, the frame before in time", offset=-1),
+    "image_next": _picture("RGB, the frame after in time", offset=1),
     # Mirroring a frame mirrors both images; the camera of this one is then to the left.
     "image_right": _picture("RGB, the rectified view from the right"),
     "intrinsics": MapSpec(np.float32, (3, 3), "camera", "none", 0, "camera matrix in pixels of the image"),

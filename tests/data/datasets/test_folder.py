@@ -214,3 +214,18 @@ def test_whatever_is_in_no_class_may_be_ignored(make_folder):
     (root / "dataset.yaml").write_text("classes: [sky]\nids: [1]\nignore: rest\n")
     with pytest.raises(UserError, match=r"ignore: expected a list such as \[255\], or others, got 'rest'"):
         get_dataset("folder", root, "train", "own")
+
+
+def test_further_pictures_of_a_frame(make_folder):
+    root = make_folder(3)
+    (root / "train" / "image_right").mkdir()
+    for k in (0, 2):
+        Image.fromarray(np.full((12, 16, 3), k, np.uint8)).save(root / "train" / "image_right" / f"f{k:03d}.png")
+    dataset = get_dataset("folder", root, "train", "own")
+    assert dataset.maps == ("image", "label", "image_right") and dataset.missing("image_right") == ["f001"]
+    assert (dataset[2]["image_right"] == 2).all() and "image_right" not in dataset[1]
+    Image.fromarray(np.full((12, 15, 3), 1, np.uint8)).save(root / "train" / "image_right" / "f001.png")
+    with pytest.raises(
+        UserError, match=r"image_right/f001.png: 12x15 \(height x width\), but .*images/f001.png is 12x16"
+    ):
+        get_dataset("folder", root, "train", "own")[1]

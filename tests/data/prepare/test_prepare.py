@@ -22,15 +22,18 @@ from PIL import Image
 
 from uda_jax.cli import main
 from uda_jax.data import get_dataset
+from uda_jax.data.base import Dataset
 from uda_jax.data.io import atomic
 from uda_jax.data.io.archives import Bytes
 from uda_jax.data.io.images import read_floats
 from uda_jax.data.io.png import write_floats, write_png
+from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import PROTOCOLS
 from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.domains import Domain, open_domain
 from uda_jax.data.pipeline.streams import train_stream
 from uda_jax.data.prepare import command
+from uda_jax.data.prepare.prepared import Prepared
 from uda_jax.errors import UserError
 
 FIXTURES = Path(__file__).parents[1] / "datasets/format_fixtures"
@@ -561,3 +564,50 @@ def test_a_killed_worker_ends_the_run_with_one_line(make_folder, tmp_path):
     finally:
         over.set()
     killer.join()
+
+
+class Rig(Dataset):
+    """Frames of a stereo camera: every kind of map."""
+
+    label_space = label_spaces.label_space("19")
+    maps = ("image", "label", "image_right", "intrinsics", "baseline", "distrust")
+
+    def __init__(self, root, split, label_space="19"):
+        del root, split, label_space
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        generator = np.random.default_rng(index)
+        return {
+            "image": generator.integers(0, 256, (6, 8, 3), dtype=np.uint8),
+            "label": generator.integers(0, 19, (6, 8), dtype=np.uint8),
+            "image_right": generator.integers(0, 256, (6, 8, 3), dtype=np.uint8),
+            "intrinsics": generator.random((3, 3), dtype=np.float32),
+            "baseline": np.float32(0.1 + index),
+            "distrust": generator.random((6, 8), dtype=np.float32),
+            "name": self.name(index),
+            "index": index,
+        }
+
+    def name(self, index):
+        return f"frame{index}"
+
+
+@pytest.mark.parametrize("size", [None, (12, 16)])
+def test_every_kind_of_map_is_stored_exactly(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(command, "reader", lambda name: Rig)
+    monkeypatch.setattr(command, "open_dataset", lambda name, *arguments: Rig(*arguments))
+    command.prepare("rig", None, tmp_path / "out", size=size, workers=1)
+    prepared, raw = Prepared("rig", Rig, tmp_path / "out", "train", "16", {}), Rig(None, "train")
+    assert prepared.maps == Rig.maps
+    for index in range(3):
+        expected = raw[index] | {"label": label_spaces.train19_table("16")[raw[index]["label"]]}
+        expected = expected if size is None else transforms.resize(expected, size)
+        assert prepared[index].keys() == expected.keys()
+        for field in Rig.maps:
+            np.testing.assert_array_equal(prepared[index][field], expected[field])
+            assert prepared[index][field].dtype == expected[field].dtype
+    (record, *_) = tfds.builder_from_directory(tmp_path / "out").as_data_source("train")
+    np.testing.assert_array_equal(record["intrinsics"], prepared[0]["intrinsics"])

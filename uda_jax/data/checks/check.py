@@ -20,7 +20,7 @@ import numpy as np
 
 from uda_jax.data import known_splits, open_dataset, published_counts, reader
 from uda_jax.data.base import MAPS, Dataset
-from uda_jax.data.checks.inspection import LISTED, MEASURED, NOT_ASCII, Finding, Range, inspect_frame
+from uda_jax.data.checks.inspection import LISTED, NOT_ASCII, Finding, Range, inspect_frame
 from uda_jax.data.io.archives import Problem, Tree, printable
 from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
@@ -49,7 +49,7 @@ class Report:
       sizes: {(height, width) of the images: how many}.
       label_space: classes of the labels; None if the split could not be opened.
       pixels: int64 `[256]`, how many label pixels have each value of the label space.
-      ranges: of "depth" (metres) and "disparity", where there are any.
+      ranges: of the maps of distances, such as "depth" in metres, where there are any.
     """
 
     dataset: str
@@ -78,11 +78,10 @@ class Report:
         more = f" and {len(sizes) - LISTED} more" if len(sizes) > LISTED else ""
         lines += [f"  {field:9} {self.maps[field]} frames" for field in MAPS if field in self.maps]
         lines += [f"  sizes     {listed}{more} (height x width)"] if sizes else []
-        for field in MEASURED:
+        for field, spec in MAPS.items():
             if field in self.ranges:
-                unit = " m" if field == "depth" else ""
                 low, high, valid, pixels = self.ranges[field]
-                values = f"{low:.4g} .. {high:.4g}{unit}" if valid else "no value"
+                values = f"{low:.4g} .. {high:.4g} {spec.unit}".rstrip() if valid else "no value"
                 lines.append(f"  {field:9} {values}, {100 * valid / pixels:.1f} % of the pixels valid")
         if total := int(self.pixels.sum()):
             names = dict(enumerate(self.label_space.names)) | {self.label_space.ignore: "(ignored)"}

@@ -13,8 +13,6 @@ from uda_jax.data.io.images import header, is_complete
 from uda_jax.errors import UserError
 
 LISTED = 3
-# Maps of distances, whose valid values are above 0.
-MEASURED = ("depth", "disparity")
 
 # Notes of a report: "3 frames <note>: ...".
 NOT_ASCII = "have a name beyond ASCII, which other systems may write differently"
@@ -83,8 +81,8 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
             )
         if not pixels[: len(dataset.label_space.names)].any():
             notes.append(NO_CLASS)
-    for field in MEASURED:
-        if field in example:
+    for field, spec in MAPS.items():
+        if spec.unit is not None and field in example:
             values = example[field]
             if not np.isfinite(values).all() or (values < 0).any():
                 problems.setdefault(

@@ -4,6 +4,7 @@
     <root>/<split>/images/<stem>.png|jpg|jpeg
     <root>/<split>/labels/<stem>.png             optional: a split or a frame without labels is unlabelled
     <root>/<split>/depth/<stem>.png              optional: 16-bit, one channel, 0 = no value
+    <root>/<split>/<map>/<stem>.png|jpg|jpeg     optional: further pictures of a frame: image_right, image_previous, ...
 
 `dataset.yaml` with everything it can say; only `classes` is required:
 
@@ -34,6 +35,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from uda_jax.data.base import MAPS
 from uda_jax.data.frames import IMAGE_ENDINGS, Frame, FrameFiles, Metres, by_name, pair
 from uda_jax.data.io.archives import Tree
 from uda_jax.data.io.images import read_image, read_label
@@ -99,7 +101,10 @@ class Folder(FrameFiles):
             field: by_name(tree.files(f"{split}/{folder}", (".png",)), ".png", problems, field)
             for field, folder in (("label", "labels"), ("depth", "depth"))
         }
-        frames, unpaired = pair(found, optional=("label", "depth"), **maps)
+        pictures = [field for field, spec in MAPS.items() if spec.resampling == "image" and field != "image"]
+        for field in pictures:
+            maps[field] = by_name(tree.files(f"{split}/{field}", IMAGE_ENDINGS), IMAGE_ENDINGS, problems, field)
+        frames, unpaired = pair(found, optional=maps, **maps)
         unlabelled = [frame for frame in frames if frame.label is None]
         if require_labels and unlabelled:
             raise UserError(

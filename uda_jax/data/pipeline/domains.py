@@ -17,8 +17,6 @@ from uda_jax.schema import config_field, did_you_mean
 
 # The kinds of domains: what they are to a method.
 KINDS = ("source", "labelled_target", "target")
-# Maps that other frames of a video give, and how far ahead these lie.
-NEIGHBOURS = {"image_previous": -1, "image_next": 1}
 NO_MAP = "add it, leave the frame out with names_file, or take the map out of fields"
 
 
@@ -155,7 +153,7 @@ def open_domain(domain: Domain, path: str = "domain") -> Dataset:
     try:
         dataset = open_dataset(domain.dataset, domain.root, domain.split, domain.label_space, **(domain.options or {}))
         _check_resized(domain, dataset)
-        offsets = {field: offset for field, offset in NEIGHBOURS.items() if field in domain.fields}
+        offsets = {field: MAPS[field].offset for field in domain.fields if field in MAPS and MAPS[field].offset}
         if offsets := {field: offset for field, offset in offsets.items() if not dataset.has(field)}:
             dataset = Neighbours(dataset, offsets)
         if domain.names_file is not None:

@@ -122,7 +122,7 @@ def _examples(dataset: Dataset, domain: Domain, path: str, seed: str) -> tuple[g
     augment = augmentation(domain)
     seeded = zlib.crc32(seed.encode())
     if domain.rare_classes is None:
-        # Every epoch is shuffled and augmented anew: grain derives its random numbers from the position in the stream.
+        # Every epoch is shuffled and augmented anew, since grain's `repeat` seeds each epoch by itself.
         examples = grain.MapDataset.source(frames).seed(seeded).shuffle().repeat().random_map(augment)
     else:
         draw = _rare_class_frames(dataset, domain, path, frames, augment)
