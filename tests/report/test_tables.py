@@ -141,3 +141,52 @@ def test_files_that_hold_no_rows(tmp_path):
 def test_a_seed_that_counts_twice_is_refused():
     with pytest.raises(UserError, match="advent has seed 1 more than once"):
         tables.markdown([*ROWS, row("advent", 1, 0.9)])
+
+
+def depth_rows(label, *values):
+    metrics = lambda value: {"abs_rel": value, "rmse": 10 * value, "delta1": 0.5}  # noqa: E731
+    changes = {"headline": "abs_rel", "miou": {}, "iou": {}}
+    return [row(label, seed, value, **changes, metrics=metrics(value)) for seed, value in enumerate(values)]
+
+
+def test_a_headline_that_is_an_error_is_better_when_low_and_written_as_it_is():
+    rows = [*depth_rows("source_only", 0.5), *depth_rows("advent", 0.3), *depth_rows("dacs", 0.2)]
+    lines = tables.markdown([*rows, *depth_rows("oracle", 0.1)]).splitlines()
+    assert lines[2:][:1] + lines[4:8] == [
+        "|  | abs_rel | rmse (m) | delta1 | seed 0 | gap recovered | seconds per run |",
+        "| source_only | 0.500 | 5.000 | 50.0 | 0.500 | – | 100 |",
+        "| advent | 0.300 | 3.000 | 50.0 | 0.300 | 50 % | 100 |",
+        "| dacs | **0.200** | 2.000 | 50.0 | 0.200 | 75 % | 100 |",
+        "| oracle | 0.100 | 1.000 | 50.0 | 0.100 | – | 100 |",
+    ]
+    # An oracle that is worse has no gap to recover.
+    worse = [*rows, *depth_rows("oracle", 0.6)]
+    assert tables.gap_recovered(tables.groups(worse)[1], tables.groups(worse)) is None
+    assert tables.points([0.1, 0.3], "rmse") == "0.200 ± 0.141"
+
+
+def test_runs_that_are_scored_on_several_splits_have_a_table_each():
+    rows = [
+        row(label, 0, value, domain=name)
+        for label, value in (("advent", 0.5), ("dacs", 0.4))
+        for name in ("city", "bdd")
+    ]
+    lines = tables.markdown(rows).splitlines()
+    heads = [line for line in lines if line.startswith("**")]
+    assert heads == [f"**streets ({name})**: 10 classes, 2000 steps, batch 4" for name in ("city", "bdd")]
+    assert sum(line.startswith("| advent | **50.0**") for line in lines) == 2
+    assert [group.split for group in tables.groups(rows)] == ["city", "city", "bdd", "bdd"]
+    assert not tables.repeated_seeds(tables.groups(rows)[0])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({}, "key 'metrics': expected a figure for the headline 'rmse', got {}"),
+        ({"abs_rel": 0.5}, "key 'metrics': expected a figure for the headline 'rmse'"),
+        ({"rmse": 3.0, "abs_rel": math.inf}, "key 'metrics.abs_rel': expected a finite number, got inf"),
+    ],
+)
+def test_rows_without_a_figure_for_their_headline_are_refused(metrics, words):
+    with pytest.raises(UserError, match=words):
+        tables.check_rows([row("advent", 0, 0.5, headline="rmse", metrics=metrics)], "rows.json")

@@ -39,7 +39,7 @@ def target():
 
 
 def save(folder, step, iterator, score=None):
-    notes = {"seconds": float(step), "best_miou": score}
+    notes = {"seconds": float(step), "best": score}
     folder.save(step, state(step), iterator, config={}, notes=notes, score=score)
     folder.wait()
 
@@ -57,7 +57,7 @@ def test_the_best_of_three_is_kept_and_found_after_a_restart_too(files, stream):
     assert folder.all_steps() == [2, 5]
     assert [folder.resolve(step) for step in ("best", "last", 2, 5)] == [2, 5, 2, 5]
     assert int(folder.restore(folder.resolve("best"), target()).step) == 2
-    assert folder.notes(2) == {"seconds": 2.0, "best_miou": 0.9}
+    assert folder.notes(2) == {"seconds": 2.0, "best": 0.9}
     with pytest.raises(UserError, match="no checkpoint has step 3; ask for 'last' or one of the steps 2, 5"):
         folder.resolve(3)
     folder.close()

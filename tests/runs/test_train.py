@@ -19,7 +19,7 @@ from uda_jax import config
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import protocols
-from uda_jax.runs import results, stages, states, train
+from uda_jax.runs import results, scoring, stages, states, train
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
@@ -33,7 +33,10 @@ def with_train(experiment, **changes):
 
 
 def run(experiment, workdir):
-    return train.run(experiment, workdir, results.Invocation())
+    """Runs an experiment and returns its only row; None where there is nothing to score on."""
+    rows = train.run(experiment, workdir, results.Invocation())
+    assert len(rows) < 2
+    return rows[0] if rows else None
 
 
 def leaves(workdir):
@@ -295,8 +298,8 @@ def test_a_camera_without_any_label_is_adapted_to_and_shown_but_not_scored(tiny_
 
 def test_own_classes_that_are_those_of_a_protocol_are_scored_by_its_name(tiny_experiment):
     seven = protocols(label_spaces.label_space("7"))
-    assert train._with_protocol(tiny_experiment, seven).evaluation.protocol == "7"
-    assert train._with_protocol(tiny_experiment, {"own": ()}).evaluation.protocol == "own"
+    assert scoring.with_protocol(tiny_experiment, seven).evaluation.protocol == "7"
+    assert scoring.with_protocol(tiny_experiment, {"own": ()}).evaluation.protocol == "own"
     other = dataclasses.replace(tiny_experiment.evaluation, protocol="13")
     with pytest.raises(UserError, match=r"config.evaluation.protocol: expected one of \['7'\], got '13'"):
-        train._with_protocol(dataclasses.replace(tiny_experiment, evaluation=other), seven)
+        scoring.with_protocol(dataclasses.replace(tiny_experiment, evaluation=other), seven)

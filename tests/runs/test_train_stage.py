@@ -13,7 +13,7 @@ from uda_jax import config
 from uda_jax.config import StageConfig
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
-from uda_jax.runs import inspection, results, stages, states, train
+from uda_jax.runs import inspection, results, scoring, stages, states, train
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
@@ -66,7 +66,7 @@ def weights(network):
 def scores_of(monkeypatch, *values):
     """Makes the evaluations on dev score these values in turn."""
     values = iter(values)
-    monkeypatch.setattr(train.results, "headline", lambda *_: next(values))
+    monkeypatch.setattr(scoring, "headline", lambda *_: next(values))
 
 
 def test_a_network_that_never_learns_outlives_a_stop(experiment, workdir):
@@ -87,7 +87,7 @@ def test_a_network_that_never_learns_outlives_a_stop(experiment, workdir):
 
 def test_the_best_checkpoint_can_be_asked_for(experiment, workdir, monkeypatch):
     scores_of(monkeypatch, 0.3, 0.9, 0.5)
-    assert run(experiment, workdir)["best_miou"] == 0.9
+    assert run(experiment, workdir)["best"] == 0.9
     assert [int(load(experiment, workdir, step).step) for step in ("last", "best", 4, 6)] == [6, 4, 4, 6]
     with pytest.raises(UserError, match="run/train: no checkpoint has step 2; ask for 'last' or one of the steps 4, 6"):
         load(experiment, workdir, 2)
@@ -105,18 +105,21 @@ def test_the_best_checkpoint_can_be_asked_for(experiment, workdir, monkeypatch):
 
 def test_the_row_of_a_resumed_run_keeps_seconds_and_the_best_score(experiment, workdir, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(train.StageRun, "notes", lambda self: {"seconds": 1e6, "best_miou": 0.987})
+        patch.setattr(train.StageRun, "notes", lambda self: {"seconds": 1e6, "best": 0.987})
         with pytest.raises(stages.Stopped):
             run(experiment, workdir, stop_after=3)
     (stage,), shared = recipe(experiment), context(experiment)
     result = train.train_stage(stage, workdir, shared)
-    assert result["step"] == 6 and result["seconds"] > 1e6 and result["best_miou"] == 0.987
+    assert result["step"] == 6 and result["seconds"] > 1e6 and result["best"] == 0.987
     # The state is the one that was trained: it is not read back.
     monkeypatch.setattr(states, "load", None)
-    row = train.score_final(stage, workdir, shared, [result], results.Invocation("tiny", ("--config.seed=0",), "uda"))
+    how = results.Invocation("tiny", ("--config.seed=0",), "uda")
+    (row,) = scoring.score_final(stage, workdir, shared, [result], how)
     assert row["seconds"] > 1e6 and row["best_miou"] == 0.987 and row["steps"] == 6
     assert json.loads(workdir.result.read_text()) == [row]
-    assert set(shared.evaluators) == {("train", "dev"), ("train", "final")}
+    assert set(shared.evaluators) == {("train", "dev"), ("train", "final")} and set(shared.evaluation_steps) == {
+        "train"
+    }
 
 
 def test_the_seed_decides_the_order_of_the_data(experiment, workdir):
@@ -218,6 +221,6 @@ def test_checkpoints_hold_the_config_that_they_were_trained_with(experiment, wor
     stored = json.loads((workdir.stage("train").checkpoints / "6" / "config" / "metadata").read_text())
     assert stored["format"] == config.FORMAT and stored["experiment"] == config.to_plain(experiment)
     folder = Checkpoints(workdir.stage("train"))
-    assert folder.notes(6).keys() == {"seconds", "best_miou"}
+    assert folder.notes(6).keys() == {"seconds", "best"}
     folder.close()
     assert jax.tree.leaves(load(experiment, workdir).extra) == []

@@ -16,10 +16,10 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     several["help"] = "folder of the run; of several, the mean of their scores counts, and the first one's config"
     evaluate = command("evaluate", _evaluate, "score a checkpoint of a run", takes_overrides=True)
     evaluate.add_argument("--workdir", **several)
-    evaluate.add_argument("--on", choices=("final", "dev"), default="final", help="which evaluation domain")
+    evaluate.add_argument("--on", default="final", help="final, dev, or the name of one of several splits")
     add_step(evaluate)
 
-    predict = command("predict", _predict, "segment a folder of images with a run")
+    predict = command("predict", _predict, "segment a folder of images with a run", takes_overrides=True)
     predict.add_argument("--workdir", **several)
     predict.add_argument("--input", type=Path, required=True)
     predict.add_argument("--output", type=Path, required=True)
@@ -30,25 +30,26 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     prepare_jax()
     from uda_jax import config
-    from uda_jax.inference.evaluate import Evaluator
-    from uda_jax.runs.workdir import Workdir
+    from uda_jax.inference.evaluate import Evaluator, evaluation_step
     from uda_jax.training import sharding
 
-    scoring = [word for word in options.overrides if word.startswith("--config.evaluation.")]
-    method, state, _ = _open(options, [word for word in options.overrides if word not in scoring])
-    path = f"config.evaluation.{options.on}"
-    stored = Workdir(options.workdir[0]).experiment()
-    if getattr(stored.evaluation, options.on) is None:
-        raise UserError(f"{options.workdir[0]}: its config has no {path}; leave out --on")
-    allowed = ("evaluation.batch_size", f"evaluation.{options.on}")
-    section = config.with_overrides(stored, scoring, allowed, f"the score on {options.on}").evaluation
-    domain = getattr(section, options.on)
+    stored = _experiment(options)
+    which, names = _splits(stored.evaluation, options)
+    fields = [stored.evaluation.path(which, name).removeprefix("config.") for name in names]
+    allowed = ("evaluation.batch_size", "evaluation.inference", *fields)
+    words, others = _scoring(options.overrides)
+    section = config.with_overrides(stored, words, allowed, f"the score on {options.on}").evaluation
+    method, state, _ = _open(options, others, section.inference.average)
     sharding.check_batch_size(section.batch_size, "config.evaluation.batch_size")
-    evaluator = Evaluator(method, domain, section.batch_size, sharding.data_mesh(), path=path)
-    if not evaluator.labelled:
-        raise UserError(f"{path}: no frame of the split has a label to score on; name another split")
-    summary = evaluator.score(state)
-    print(json.dumps(summary, indent=1))
+    mesh = sharding.data_mesh()
+    step, summaries = evaluation_step(method, section, mesh), {}
+    for name in names:
+        path = section.path(which, name)
+        evaluator = Evaluator(section.splits(which)[name], section, step, mesh, path=path)
+        if not evaluator.scored:
+            raise UserError(f"{path}: no frame of the split has a label to score on; name another split")
+        summaries[name], _ = evaluator.evaluate(state)
+    print(json.dumps(summaries.get(options.on, summaries), indent=1))
     return 0
 
 
@@ -56,21 +57,24 @@ def _predict(options: argparse.Namespace) -> int:
     prepare_jax()
     import jax
 
-    from uda_jax.inference import predict
-    from uda_jax.runs.workdir import Workdir
+    from uda_jax import config
+    from uda_jax.inference import predict, scores
 
-    method, state, space = _open(options)
-    domain = Workdir(options.workdir[0]).experiment().evaluation.final
-    scores = jax.jit(method.predict, static_argnames="size")
+    stored = _experiment(options)
+    words, others = _scoring(options.overrides)
+    section = config.with_overrides(stored, words, ("evaluation.inference",), "the predictions").evaluation
+    method, state, space = _open(options, others, section.inference.average)
+    # As the run was scored, so that a picture shows what its figures count.
+    composed = jax.jit(scores.Composed(method, section.inference).predict, static_argnames="size")
 
     def run(images, size):
-        return scores(state, images, size=size)["scores"]
+        return composed(state, images, size=size)["scores"]
 
     summary = predict.predict_folder(
         run,
         options.input,
         options.output,
-        size=domain.size,
+        size=next(iter(section.splits("final").values())).size,
         palette=space.palette,
         batch_size=options.batch_size,
     )
@@ -78,16 +82,43 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if summary.failed else 0
 
 
-def _open(options: argparse.Namespace, overrides: Sequence[str] = ()) -> tuple[Any, Any, Any]:
+def _experiment(options: argparse.Namespace) -> Any:
+    """Returns the experiment of the first run, which says how all of them are scored."""
+    from uda_jax.runs.workdir import Workdir
+
+    return Workdir(options.workdir[0]).experiment()
+
+
+def _scoring(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits overrides into those of the scoring, and those of what is scored."""
+    scoring = [word for word in words if word.startswith("--config.evaluation.")]
+    return scoring, [word for word in words if word not in scoring]
+
+
+def _splits(section: Any, options: argparse.Namespace) -> tuple[str, list[str]]:
+    """Returns "final" or "dev", and the names of its splits that `--on` asks for."""
+    known = {which: list(section.splits(which)) for which in ("final", "dev")}
+    if known.get(options.on):
+        return options.on, known[options.on]
+    for which, names in known.items():
+        if options.on in names:
+            return which, [options.on]
+    if options.on in known:
+        raise UserError(f"{options.workdir[0]}: its config has no config.evaluation.{options.on}; leave out --on")
+    names = dict.fromkeys(("final", *known["final"], *(["dev"] if known["dev"] else []), *known["dev"]))
+    raise UserError(f"--on {options.on}: expected one of {', '.join(names)}, the splits of {options.workdir[0]}")
+
+
+def _open(options: argparse.Namespace, overrides: Sequence[str], average: str) -> tuple[Any, Any, Any]:
     """Returns the method, the state and the label space of a run, or of several as an ensemble.
 
-    Overrides of fields that act in predictions alone hold for each of them.
+    Overrides of fields that act in predictions alone hold for each of them; `average` says what their mean is taken of.
     """
-    from uda_jax.inference.evaluate import Ensemble
+    from uda_jax.inference.scores import Ensemble
     from uda_jax.runs import states
 
     runs = [states.restore(folder, overrides, options.step) for folder in options.workdir]
     methods, restored, spaces = zip(*runs, strict=True)
     if len(runs) == 1:
         return methods[0], restored[0], spaces[0]
-    return Ensemble(list(zip(options.workdir, methods, spaces, strict=True))), restored, spaces[0]
+    return Ensemble(list(zip(options.workdir, methods, spaces, strict=True)), average), restored, spaces[0]

@@ -37,14 +37,13 @@ def _train(options: argparse.Namespace) -> int:
     experiment = config.experiment(config.load(options.config, options.overrides))
     command = "uda " + shlex.join(options.words)
     try:
-        row = train.run(experiment, options.workdir, results.Invocation(options.config, options.overrides, command))
+        rows = train.run(experiment, options.workdir, results.Invocation(options.config, options.overrides, command))
     except train.Stopped as stopped:
         print(f"uda: {stopped}", file=sys.stderr)
         return 0
-    if jax.process_index() == 0 and row is None:
-        print(f"{experiment.label}: trained; nothing to score on, see the predictions in {options.workdir}/pictures")
-    elif jax.process_index() == 0:
-        print(result_line(row))
+    if jax.process_index() == 0:
+        nothing = f"{experiment.label}: trained; nothing to score on, see the predictions in {options.workdir}/pictures"
+        print("\n".join(map(result_line, rows)) or nothing)
     return 0
 
 
@@ -61,11 +60,11 @@ def _demo(options: argparse.Namespace) -> int:
         command = f"uda train --config {reference} --workdir {folder}"
         print(f"demo: {command}", file=sys.stderr)
         try:
-            row = train.run(experiment, folder, results.Invocation(reference, (), command))
+            rows = train.run(experiment, folder, results.Invocation(reference, (), command))
         except train.Stopped as stopped:
             print(f"uda: {stopped}", file=sys.stderr)
             return 0
-        print(result_line(row))
+        print("\n".join(map(result_line, rows)))
         folders.append(folder)
     page = report.write(folders, options.workdir / "report.html")
     print(report.markdown([row for folder in folders for row in report.read_rows(Workdir(folder).result)]))
@@ -74,7 +73,12 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def result_line(row: Mapping[str, Any]) -> str:
-    """Returns the line that ends a run."""
-    measure = "accuracy" if row["protocol"] == "accuracy" else "mIoU"
-    score = 100 * row["miou"][row["protocol"]]
-    return f"{row['label']}: {measure} {score:.2f} on {row['split']} after {row['steps']} steps, {row['seconds']:.0f} s"
+    """Returns the line that ends a run, for each of its rows."""
+    from uda_jax.report import tables
+    from uda_jax.training.metrics import METRICS
+
+    column = tables.headline_column(row)
+    measure = column if "headline" in row or column == "accuracy" else "mIoU"
+    score = tables.figure(row, column)
+    value = f"{100 * score:.2f}" if METRICS.get(column, METRICS["miou"]).unit == "fraction" else f"{score:.4f}"
+    return f"{row['label']}: {measure} {value} on {row['split']} after {row['steps']} steps, {row['seconds']:.0f} s"

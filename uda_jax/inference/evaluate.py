@@ -1,8 +1,7 @@
-"""Scoring: one confusion matrix over a whole split, the same on any number of devices."""
+"""Scoring: exact sums over a whole split, the same on any number of devices."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,127 +11,169 @@ import numpy as np
 from uda_jax import losses, ops
 from uda_jax.data.datasets import digits
 from uda_jax.data.labels import label_spaces
-from uda_jax.data.pipeline import streams
+from uda_jax.data.pipeline import domains, streams
 from uda_jax.errors import UserError
+from uda_jax.inference import depth, scores
+from uda_jax.inference.options import Evaluation
 from uda_jax.training import metrics, sharding
 
 # The protocol of classification: the share of pictures that are right.
 ACCURACY = "accuracy"
 
+# What metrics are computed against, where the split and the method have it.
+_REFERENCES = ("label", "depth")
 
-class Evaluator:
-    """Scores states of one method on one domain; its functions are compiled once.
+
+def evaluation_step(method: Any, section: Evaluation, mesh: jax.sharding.Mesh) -> Callable:
+    """Returns the compiled function that all evaluators of a method may share.
 
     Args:
-      method: gives `predict` and `num_classes`.
-      domain: the split. Where none of its frames has a label there are pictures, but no score.
-      batch_size: global batch size; the last batch is padded with ignored pixels.
+      method: gives `predict`.
+      section: how scores are made from the method's own.
+      mesh: the device mesh.
+
+    Returns:
+      step(state, batch) -> replicated arrays, as far as the method predicts what they need: "confusion" int32 [C, C]
+      (rows = labels), "depth" float32 [B, h, S] (sums of `metrics.DEPTH_SUMS` over each row of pixels), and of the
+      batch's first frame "prediction" uint8 [h, w] and "entropy" float32 [h, w] in [0, 1]. The batch holds "image", and
+      "label" or "depth" or both.
+    """
+    predict = scores.Composed(method, section.inference).predict
+    replicated = sharding.replicated(mesh)
+
+    def step(state: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        sizes = {name: batch[name].shape[1:3] for name in _REFERENCES if name in batch}
+        if len(set(sizes.values())) > 1:
+            raise UserError(f"evaluation: expected labels and depths of one size (height, width), got {sizes}")
+        size = next(iter(sizes.values()), batch["image"].shape[1:3])
+        maps = predict(state, batch["image"], size)
+        found = {}
+        if "scores" in maps:
+            prediction = jnp.argmax(maps["scores"], axis=-1)
+            information = losses.self_information(jax.nn.softmax(maps["scores"][0]))
+            found |= {"prediction": prediction[0].astype(jnp.uint8), "entropy": jnp.sum(information, axis=-1)}
+            if "label" in batch:
+                labels, classes = batch["label"].astype(jnp.int32), maps["scores"].shape[-1]
+                found["confusion"] = ops.confusion_matrix(labels, prediction, classes)
+        if "depth" in maps and "depth" in batch:
+            found["depth"] = depth.row_sums(maps["depth"][..., 0], batch["depth"])
+        return found
+
+    return jax.jit(step, in_shardings=(replicated, sharding.split_over_batch(mesh)), out_shardings=replicated)
+
+
+class Evaluator:
+    """Scores states of one method on one split; each frame is decoded once, for its score and its picture.
+
+    Args:
+      domain: the split. Where none of its frames has a label or a depth there are pictures, but no score.
+      section: the config section; its batch size is the global one, and the last batch is padded with ignored pixels.
+      step: from `evaluation_step`.
       mesh: the device mesh.
       path: dotted name of the domain's section, for messages.
 
     Attributes:
       domain, dataset: the split, and its opened frames.
-      labelled: whether there is something to score on.
+      scored: whether there is something to score on.
+
+    Raises:
+      UserError: anything wrong with the data set; an unknown headline, or one whose maps the split does not hold.
     """
 
-    def __init__(self, method: Any, domain: streams.Domain, batch_size: int, mesh: jax.sharding.Mesh, *, path: str):
-        unlabelled = dataclasses.replace(domain, fields=("image",))
-        dataset = streams.open_domain(unlabelled, path)
-        self.labelled = dataset.has("label")
+    def __init__(
+        self, domain: domains.Domain, section: Evaluation, step: Callable, mesh: jax.sharding.Mesh, *, path: str
+    ):
+        self.domain, self._section, self._step, self._path = domain, section, step, path
+        self.dataset = domains.open_domain(dataclasses.replace(domain, fields=("image",)), path)
+        self._references = tuple(name for name in _REFERENCES if name in domain.fields and self.dataset.has(name))
+        kept = dataclasses.replace(domain, fields=("image", *self._references))
+        domains.require_maps(self.dataset, kept, path)
+        self.scored = bool(self._references)
+        needed = metrics.metric(section.headline, "config.evaluation.headline").map
+        if self.scored and needed not in self._references:
+            raise UserError(
+                f"{path}.fields: expected '{needed}', since config.evaluation.headline '{section.headline}' compares "
+                f"with it, found only {' and '.join(self._references)}; add it, or set another headline"
+            )
         self._batches = streams.evaluation_batches(
-            domain if self.labelled else unlabelled,
-            batch_size,
+            kept,
+            section.batch_size,
             path=path,
+            dataset=self.dataset,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        self.dataset, self.domain = self._batches.dataset, domain
         self._batch_sharding = sharding.split_over_batch(mesh)
-        everywhere = sharding.replicated(mesh)
 
-        def confusion_step(state, images, labels):
-            scores = method.predict(state, images, labels.shape[1:3])["scores"]
-            return ops.confusion_matrix(labels.astype(jnp.int32), jnp.argmax(scores, axis=-1), method.num_classes)
+    def check(self, state: Any) -> None:
+        """Scores one batch, so that a mistake shows before the first step and not after the last."""
+        needed = metrics.METRICS[self._section.headline].map
+        found = self._run(state, self._batches[0])
+        if self.scored and {"label": "confusion", "depth": "depth"}[needed] not in found:
+            known = (("prediction", "classes"), ("depth", "depth"))
+            predicted = " and ".join(word for name, word in known if name in found) or "nothing"
+            raise UserError(
+                f"config.evaluation.headline: expected a metric of what the method predicts and {self._path} holds, "
+                f"which is {predicted}, got "
+                f"'{self._section.headline}'"
+            )
 
-        def picture_step(state, images, labels):
-            scores = method.predict(state, images, labels.shape[1:3])["scores"]
-            information = losses.self_information(jax.nn.softmax(scores))
-            return jnp.argmax(scores, axis=-1).astype(jnp.uint8), jnp.sum(information, axis=-1)
+    def evaluate(self, state: Any, pictures: int = 0) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """Scores the split and keeps what the state makes of a few frames, in one pass.
 
-        inputs = (everywhere, self._batch_sharding, self._batch_sharding)
-        self._confusion_step = jax.jit(confusion_step, in_shardings=inputs, out_shardings=everywhere)
-        self._picture_step = jax.jit(picture_step, in_shardings=inputs, out_shardings=everywhere)
+        Every process has to call it.
 
-    def confusion(self, state: Any, *, max_batches: int | None = None) -> np.ndarray:
-        """Returns the int64 confusion matrix [C, C], rows = labels, of the split or of its first batches."""
-        total = np.zeros((), np.int64)
-        for batch in itertools.islice(self._batches, max_batches):
-            images, labels = sharding.to_global((batch["image"], _labels(batch)), self._batch_sharding)
-            # Summed on the host in 64 bits: 32 would overflow on a large split.
-            total = total + np.asarray(self._confusion_step(state, images, labels), np.int64)
-        return total
+        Args:
+          state: the method's state.
+          pictures: how many batches, evenly spaced, give their first frame.
 
-    def score(self, state: Any) -> dict[str, Any]:
-        """Returns the figures of a result row on the whole split; see `summarise`."""
-        return summarise(self.confusion(state), self.dataset.label_space)
-
-    def pictures(self, state: Any, count: int) -> Iterator[dict[str, Any]]:
-        """Yields the first frame of `count` evenly spaced batches with what the state makes of it.
-
-        Every process has to run through them; the frames belong to the first one's block and only it yields.
-
-        Yields:
-          {"name": str, "image": uint8 [H, W, 3], "label", "prediction": uint8 [h, w], "entropy": float32 [h, w] in
-          [0, 1]}; the label is None where the split has none.
+        Returns:
+          The figures of a result row, see `summarise`, None where there is nothing to score on; and the frames, in the
+          first process alone, to whose block they belong: {"name": str, "image": uint8 [H, W, 3], "label",
+          "prediction": uint8 [h, w], "entropy": float32 [h, w] in [0, 1]}, the label None where the split has none.
+          A method without classes has no frames to show.
         """
-        chosen = np.linspace(0, len(self._batches), min(count, len(self._batches)), endpoint=False, dtype=int)
-        for number, batch in enumerate(self._batches):
-            if number not in chosen:
-                continue
-            images, labels = sharding.to_global((batch["image"], _labels(batch)), self._batch_sharding)
-            prediction, entropy = jax.device_get(self._picture_step(state, images, labels))
-            if jax.process_index() == 0:
-                name = self.dataset.name(int(batch["index"][0]))
-                maps = {"image": batch["image"][0], "label": batch["label"][0] if self.labelled else None}
-                yield {"name": name, **maps, "prediction": prediction[0], "entropy": entropy[0]}
+        count = len(self._batches)
+        chosen = np.linspace(0, count, min(pictures, count), endpoint=False, dtype=int).tolist()
+        totals: dict[str, np.ndarray] = {}
+        frames = []
+        for number, batch in self._wanted(chosen):
+            found = self._run(state, batch)
+            if "confusion" in found:
+                # Summed on the host in 64 bits: 32 would overflow on a large split.
+                totals["confusion"] = totals.get("confusion", 0) + np.asarray(found["confusion"], np.int64)
+            if "depth" in found:
+                sums = np.asarray(found["depth"], np.float64).sum(axis=(0, 1))
+                totals["depth"] = totals.get("depth", 0) + sums
+            # The batch's first frame lies in the block of the first process.
+            if number in chosen and "prediction" in found and jax.process_index() == 0:
+                frames.append(self._frame(batch, found))
+        summary = self._summary(totals) if self.scored else None
+        return summary, frames
 
+    def _wanted(self, chosen: list[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yields the batches with their numbers: all of them where they are scored, else those of the pictures."""
+        if self.scored:
+            return enumerate(self._batches)
+        return ((number, self._batches[number]) for number in chosen)
 
-class Ensemble:
-    """Several runs as one method: the mean of their up-sampled scores, each weighing the same.
+    def _run(self, state: Any, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        maps = {name: batch[name] for name in ("image", *self._references)}
+        return self._step(state, sharding.to_global(maps, self._batch_sharding))
 
-    ADVENT's "AdvEnt+MinEnt" is that of two runs (its released evaluation code averages their logits, half and half).
+    def _frame(self, batch: Mapping[str, np.ndarray], found: Mapping[str, jax.Array]) -> dict[str, Any]:
+        maps = {"image": batch["image"][0], "label": batch["label"][0] if "label" in batch else None}
+        predicted = jax.device_get({name: found[name] for name in ("prediction", "entropy")})
+        return {"name": self.dataset.name(int(batch["index"][0])), **maps, **predicted}
 
-    Args:
-      members: each run's name, for messages, its method and its label space.
-
-    Attributes:
-      num_classes: C, the same for all members.
-
-    Raises:
-      UserError: members of different classes.
-    """
-
-    def __init__(self, members: Sequence[tuple[Any, Any, label_spaces.LabelSpace]]):
-        (first, method, space), *others = members
-        for name, _, found in others:
-            if found.names != space.names:
-                raise UserError(
-                    f"--workdir {first} {name}: expected runs of the same classes to average, got {list(space.names)} "
-                    f"and {list(found.names)}; name runs that share a label space"
-                )
-        self.num_classes = method.num_classes
-        self._methods = [method for _, method, _ in members]
-
-    def predict(self, states: Sequence[Any], images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
-        """Returns {"scores": float32 [B, *size, C]} of uint8 RGB images [B, H, W, 3]; one state per member."""
-        pairs = zip(self._methods, states, strict=True)
-        scores = [method.predict(state, images, size)["scores"].astype(jnp.float32) for method, state in pairs]
-        return {"scores": sum(scores) / len(scores)}
-
-
-def _labels(batch: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns the labels of a batch; all ignored, at the size of the images, where there are none."""
-    return batch["label"] if "label" in batch else np.full(batch["image"].shape[:3], label_spaces.IGNORE, np.uint8)
+    def _summary(self, totals: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        summary = {"miou": {}, "iou": {}, "pixel_accuracy": None, "metrics": {}}
+        if "confusion" in totals:
+            summary = summarise(totals["confusion"], self.dataset.label_space, self._section.protocol)
+        if "depth" in totals:
+            sums = dict(zip(metrics.DEPTH_SUMS, totals["depth"].tolist(), strict=True))
+            summary["metrics"] |= metrics.depth_metrics(sums)
+        return summary
 
 
 def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:
@@ -145,34 +186,65 @@ def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:
     if space.names == digits.CLASSES:
         return {ACCURACY: tuple(range(len(space.names)))}
     for family in (("19", "16", "13"), ("10",), ("7",), ("camvid",)):
-        for place, protocol in enumerate(family):
+        for position, protocol in enumerate(family):
             if set(space.names) == set(label_spaces.label_space(protocol).names):
-                names = {answered: label_spaces.label_space(answered).names for answered in family[place:]}
+                names = {answered: label_spaces.label_space(answered).names for answered in family[position:]}
                 return {answered: tuple(map(space.names.index, classes)) for answered, classes in names.items()}
     return {"own": tuple(range(len(space.names)))}
 
 
-def summarise(matrix: np.ndarray, space: label_spaces.LabelSpace) -> dict[str, Any]:
+def summarise(matrix: np.ndarray, space: label_spaces.LabelSpace, protocol: str | None = None) -> dict[str, Any]:
     """Turns a confusion matrix into the figures of a result row.
 
     Args:
       matrix: int64 [C, C], rows = labels.
       space: the label space of its rows.
+      protocol: whose classes the metrics "miou" and "dice" average; None = the label space's first.
 
     Returns:
-      {"miou": {protocol: fraction}, "iou": {class: fraction or None}, "pixel_accuracy": fraction}. A protocol's mean
-      covers its classes that are labelled in the split; a class that is neither labelled nor predicted is None.
-      "accuracy" is no mean, but the share of labels that are right.
+      {"miou": {protocol: fraction}, "iou": {class: fraction or None}, "pixel_accuracy": fraction, "metrics": {name:
+      fraction or None}}. A protocol's mean covers its classes that are labelled in the split; a class that is neither
+      labelled nor predicted is None. "accuracy" is no mean, but the share of labels that are right.
     """
-    iou = metrics.iou(matrix)
+    iou, dice, accuracy = metrics.iou(matrix), metrics.dice(matrix), float(metrics.pixel_accuracy(matrix))
     labelled = np.flatnonzero(matrix.sum(axis=1))
-    means = {}
-    for protocol, classes in protocols(space).items():
+    means, found = {}, {"pixel_accuracy": accuracy if labelled.size else None}
+    for name, classes in protocols(space).items():
         present = [c for c in classes if c in labelled]
-        score = metrics.pixel_accuracy(matrix) if protocol == ACCURACY else metrics.mean_iou(matrix, present)
-        means[protocol] = score if present else None
+        score = accuracy if name == ACCURACY else metrics.mean_iou(matrix, present)
+        means[name] = score if present else None
+        if name == (protocol or next(iter(means))) and name != ACCURACY:
+            found |= {"miou": means[name], "dice": float(dice[present].mean()) if present else None}
+    if ACCURACY in means:
+        found[ACCURACY] = means[ACCURACY]
     return {
         "miou": means,
         "iou": {name: None if np.isnan(value) else float(value) for name, value in zip(space.names, iou, strict=True)},
-        "pixel_accuracy": float(metrics.pixel_accuracy(matrix)),
+        "pixel_accuracy": accuracy,
+        "metrics": found,
     }
+
+
+def headline(summary: Mapping[str, Any], section: Evaluation, path: str = "config.evaluation.final") -> float:
+    """Returns the value of the headline metric.
+
+    Args:
+      summary: the figures of a split.
+      section: names the metric, and the protocol of a mean IoU.
+      path: dotted name of the split's section, for messages.
+
+    Raises:
+      UserError: the method or the label space has no such figure, or there was nothing to compare with.
+    """
+    if section.headline == "miou":
+        field, name, figures = "protocol", section.protocol, summary["miou"]
+    else:
+        field, name, figures = "headline", section.headline, summary["metrics"]
+    if name not in figures:
+        raise UserError(f"config.evaluation.{field}: expected one of {sorted(figures)}, got {name!r}")
+    value = figures[name]
+    if value is None or np.isnan(value):
+        kind = metrics.METRICS[section.headline].map
+        what = f"label of protocol {name!r}" if field == "protocol" else f"valid {kind} for {name!r}"
+        raise UserError(f"{path}: no frame of the split has a {what}")
+    return value

@@ -66,6 +66,11 @@ class Evaluation:
         # A config keeps its sections in no order.
         return dict(sorted(found.items())) if isinstance(found, Mapping) else {which: found}
 
+    def path(self, which: str, name: str) -> str:
+        """Returns the dotted name of the section of a split, as `splits` names it, for messages."""
+        several = isinstance(getattr(self, which), Mapping)
+        return f"config.evaluation.{which}.{name}" if several else f"config.evaluation.{which}"
+
     def check(self, path: str) -> None:
         """Raises a UserError for a name that tells no split from the others."""
         for which, other in (("final", "dev"), ("dev", "final")):

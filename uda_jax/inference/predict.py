@@ -78,8 +78,8 @@ def predict_folder(
         # A short batch is filled with its last image, whose results are dropped.
         filled = images + images[-1:] * (batch_size - len(images))
         native = images[0].shape[:2]
-        seen = np.stack([resize({"image": image}, size or native)["image"] for image in filled])
-        labels = np.asarray(predict(seen, native).argmax(-1), np.uint8)
+        inputs = np.stack([resize({"image": image}, size or native)["image"] for image in filled])
+        labels = np.asarray(predict(inputs, native).argmax(-1), np.uint8)
         for (path, image), label in zip(batch, labels, strict=False):
             stem = outputs[path]
             atomic.write(stem.with_name(f"{stem.name}_overlay.png"), png(overlay(image, colourise(label, palette))))

@@ -101,22 +101,24 @@ def _benchmark(name: str, groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _results_table(groups: Sequence[Group]) -> Table:
-    protocols = tables.protocols(row for group in groups for row in group.rows)
-    head = ["", *map(tables.heading, protocols), "min – max", "each seed"]
+    columns = tables.columns(row for group in groups for row in group.rows)
+    head = ["", *map(tables.heading, columns), "min – max", "each seed"]
     head += ["mean over all classes", "pixel accuracy", "gap recovered", "steps", "time per run"]
-    return Table(head, [_results_row(group, groups, protocols) for group in groups])
+    return Table(head, [_results_row(group, groups, columns) for group in groups])
 
 
-def _results_row(group: Group, groups: Sequence[Group], protocols: Sequence[str]) -> list[Cell]:
+def _results_row(group: Group, groups: Sequence[Group], columns: Sequence[str]) -> list[Cell]:
     cells = [Cell(group.label)]
-    for name in protocols:
-        winner = tables.is_best(group, groups) and name == group.rows[0]["protocol"]
-        cells.append(Cell(tables.points(group.over_seeds(lambda row, name=name: row["miou"].get(name))), winner))
-    lowest, highest = 100 * min(group.headline), 100 * max(group.headline)
+    for name in columns:
+        winner = tables.is_best(group, groups) and name == group.column
+        values = group.over_seeds(lambda row, name=name: tables.figure(row, name))
+        cells.append(Cell(tables.points(values, name), winner))
+    each = [tables.points([value], group.column) for value in group.headline]
+    lowest, highest = (tables.points([bound(group.headline)], group.column) for bound in (min, max))
     gap = tables.gap_recovered(group, groups)
     texts = [
-        f"{lowest:.1f} – {highest:.1f}" if len(group.rows) > 1 else "–",
-        ", ".join(f"{100 * value:.1f}" for value in group.headline),
+        f"{lowest} – {highest}" if len(group.rows) > 1 else "–",
+        ", ".join(each),
         tables.points(group.over_seeds(tables.all_classes_mean)),
         tables.points(group.over_seeds(lambda row: row.get("pixel_accuracy"))),
         "–" if gap is None else f"{100 * gap:.0f} %",

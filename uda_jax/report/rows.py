@@ -35,7 +35,13 @@ KEYS: dict[str, Key] = {
     "miou": Key((dict,), "Protocol -> fraction, of the last step on the whole evaluation split."),
     "iou": Key((dict,), "Class -> fraction, or None for a class that is neither labelled nor predicted."),
     "split": Key((str,), "Data set and split of the evaluation, such as camvid/dusk.", required=False),
-    "best_miou": Key((int, float, type(None)), "The best headline figure on the dev split.", required=False),
+    "domain": Key((str,), "Name of the split, where a run is scored on several; each has a row.", required=False),
+    "headline": Key((str,), "Metric that heads the row in place of the protocol's mean IoU.", required=False),
+    "metrics": Key(
+        (dict,), "Metric -> value on the whole evaluation split, or None where it has none.", required=False
+    ),
+    "best_miou": Key((int, float, type(None)), "The best mean IoU of the protocol on the dev split.", required=False),
+    "best": Key((int, float, type(None)), "The best value of another headline on the dev split.", required=False),
     "pixel_accuracy": Key((int, float, type(None)), "Share of the labelled pixels that are right.", required=False),
     "note": Key((str,), "Why the row differs from the others of its file.", required=False),
 }

@@ -16,6 +16,7 @@ from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.report.published import counterpart
 from uda_jax.report.rows import KEYS
+from uda_jax.training.metrics import METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Group:
     """The runs of one table row: same benchmark, label and settings, one run per seed.
 
     Attributes:
-      benchmark: name of the benchmark.
+      benchmark: name of the benchmark, followed by that of the split where a run is scored on several.
       label: name of the row, followed by the overrides where one label has several settings.
       family: what the label is compared within: "mnist_usps" of "mnist_usps/inter", else "".
       rows: result rows by rising seed.
@@ -41,8 +42,23 @@ class Group:
 
     @property
     def headline(self) -> list[float]:
-        """The headline figure (fraction) of each seed."""
-        return [row["miou"][row["protocol"]] for row in self.rows]
+        """The headline figure of each seed."""
+        return [figure(row, self.column) for row in self.rows]
+
+    @property
+    def column(self) -> str:
+        """The name of the headline: a protocol, whose mean IoU it is, or a metric."""
+        return headline_column(self.rows[0])
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher headline is better; only errors are better when they are low."""
+        return not _is_error(self.column)
+
+    @property
+    def split(self) -> str | None:
+        """The name of the split where a run is scored on several."""
+        return self.rows[0].get("domain")
 
     @property
     def mean(self) -> float:
@@ -88,7 +104,9 @@ def check_rows(rows: Any, source: str) -> None:
             if not isinstance(row[key], types) or isinstance(row[key], bool):
                 expected = " or ".join(kind.__name__ for kind in types)
                 raise UserError(f"{where}: key '{key}': expected {expected}, got {row[key]!r}")
-        if row["protocol"] not in row["miou"]:
+        if "headline" in row:
+            _check_metrics(row, where)
+        elif row["protocol"] not in row["miou"]:
             raise UserError(
                 f"{where}: key 'miou': no figure for protocol '{row['protocol']}', only {sorted(row['miou'])}"
             )
@@ -96,6 +114,19 @@ def check_rows(rows: Any, source: str) -> None:
             for name, value in row[key].items():
                 if not (_is_fraction(value) or (key == "iou" and value is None)):
                     raise UserError(f"{where}: key '{key}.{name}': expected a fraction in [0, 1], got {value!r}")
+
+
+def _check_metrics(row: Mapping[str, Any], where: str) -> None:
+    """Raises a UserError unless a row whose headline is no mean IoU has that metric, and finite ones alone."""
+    values = row.get("metrics")
+    if not isinstance(values, dict) or values.get(row["headline"]) is None:
+        raise UserError(
+            f"{where}: key 'metrics': expected a figure for the headline '{row['headline']}', got {values!r}"
+        )
+    for name, value in values.items():
+        known = isinstance(value, (int, float)) and math.isfinite(value)
+        if value is not None and (isinstance(value, bool) or not known):
+            raise UserError(f"{where}: key 'metrics.{name}': expected a finite number, got {value!r}")
 
 
 def groups(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
@@ -110,20 +141,21 @@ def groups(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
     """
     gathered: dict[tuple, list[Mapping[str, Any]]] = {}
     for row in rows:
-        gathered.setdefault((row["benchmark"], row["label"], row["protocol"], row["steps"], _settings(row)), []).append(
-            row
-        )
+        benchmark = f"{row['benchmark']} ({row['domain']})" if "domain" in row else row["benchmark"]
+        key = (benchmark, row["label"], headline_column(row), row["steps"], _settings(row))
+        gathered.setdefault(key, []).append(row)
     labels = [key[:2] for key in gathered]
     known = {row["label"] for row in rows}
     found = []
-    for (benchmark, label, protocol, steps, settings), members in gathered.items():
+    for (benchmark, label, column, steps, settings), members in gathered.items():
         family = label.rpartition("/")[0]
         family = family if f"{family}/source_only" in known else ""
         name = label
         if labels.count((benchmark, label)) > 1:
-            name += f" ({', '.join([*settings, f'{steps} steps', f'protocol {protocol}'])})"
+            kind = "headline" if "headline" in members[0] else "protocol"
+            name += f" ({', '.join([*settings, f'{steps} steps', f'{kind} {column}'])})"
         found.append(Group(benchmark, name, family, tuple(sorted(members, key=lambda row: row["seed"]))))
-    order = {place: i for i, place in enumerate(dict.fromkeys((group.benchmark, group.family) for group in found))}
+    order = {key: i for i, key in enumerate(dict.fromkeys((group.benchmark, group.family) for group in found))}
     benchmarks = list(dict.fromkeys(group.benchmark for group in found))
     return sorted(found, key=lambda g: (benchmarks.index(g.benchmark), order[g.benchmark, g.family], _rank(g.kind)))
 
@@ -131,20 +163,23 @@ def groups(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
 def gap_recovered(group: Group, others: Iterable[Group]) -> float | None:
     """Returns (group - source_only) / (oracle - source_only), of means, or None where a row is missing.
 
-    Only rows of the same benchmark, family and protocol are compared; the two ends themselves have no gap, and
+    Only rows of the same benchmark, family and headline are compared; the two ends themselves have no gap, and
     there is none either where several settings of an end make it ambiguous.
     """
     alike = [other for other in others if _comparable(group, other)]
     lows, highs = ([other.mean for other in alike if other.kind == kind] for kind in ("source_only", "oracle"))
-    if group.kind in ("source_only", "oracle") or len(lows) != 1 or len(highs) != 1 or highs[0] <= lows[0]:
+    if group.kind in ("source_only", "oracle") or len(lows) != 1 or len(highs) != 1:
+        return None
+    if highs[0] == lows[0] or (highs[0] > lows[0]) != group.higher_is_better:
         return None
     return (group.mean - lows[0]) / (highs[0] - lows[0])
 
 
 def is_best(group: Group, others: Iterable[Group]) -> bool:
-    """Whether no comparable group but an oracle, which adapts nothing, has a higher mean; False for a lone row."""
+    """Whether no comparable group but an oracle, which adapts nothing, has a better mean; False for a lone row."""
     rivals = [other for other in others if other.kind != "oracle" and _comparable(group, other)]
-    return group.kind != "oracle" and len(rivals) > 1 and group.mean == max(other.mean for other in rivals)
+    best = max if group.higher_is_better else min
+    return group.kind != "oracle" and len(rivals) > 1 and group.mean == best(other.mean for other in rivals)
 
 
 def repeated_seeds(group: Group) -> list[int]:
@@ -164,23 +199,39 @@ def all_classes_mean(row: Mapping[str, Any]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def heading(protocol: str) -> str:
-    """Returns the column heading of a protocol: "mIoU (19 classes)", "accuracy"."""
-    return f"mIoU ({protocol} classes)" if protocol.isdigit() else protocol
+def heading(column: str) -> str:
+    """Returns the heading of a column: "mIoU (19 classes)", "accuracy", "rmse (m)"."""
+    unit = METRICS[column].unit if column in METRICS else ""
+    return f"mIoU ({column} classes)" if column.isdigit() else f"{column} (m)" if unit == "m" else column
 
 
-def points(values: Sequence[float]) -> str:
-    """Writes fractions as percentage points with one decimal: "41.2 ± 0.5" (sample deviation), "41.2", "–"."""
+def points(values: Sequence[float], column: str = "") -> str:
+    """Writes fractions as percentage points with one decimal: "41.2 ± 0.5" (sample deviation), "41.2", "–".
+
+    Metrics that are no fractions (`column` names them) are written as they are, with three decimals.
+    """
     if not values:
         return "–"
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):.1f}{spread}"
+    scale, decimals = (100, 1) if column not in METRICS or METRICS[column].unit == "fraction" else (1, 3)
+    spread = f" ± {scale * statistics.stdev(values):.{decimals}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.fmean(values):.{decimals}f}{spread}"
 
 
-def protocols(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Returns the protocols of the rows, the headline ones first."""
+def headline_column(row: Mapping[str, Any]) -> str:
+    """Returns the name of a row's headline: its protocol, or the metric that it says."""
+    return row.get("headline", row["protocol"])
+
+
+def figure(row: Mapping[str, Any], column: str) -> float | None:
+    """Returns a row's figure of a column: the mean IoU of a protocol, or a metric; None if it has none."""
+    return row["metrics"].get(column) if "headline" in row else row["miou"].get(column)
+
+
+def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns the columns of the rows, protocols or metrics, the headlines first."""
     rows = list(rows)
-    return list(dict.fromkeys([*(row["protocol"] for row in rows), *(name for row in rows for name in row["miou"])]))
+    others = (name for row in rows for name in (row["metrics"] if "headline" in row else row["miou"]))
+    return list(dict.fromkeys([*map(headline_column, rows), *others]))
 
 
 def caption(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -226,19 +277,20 @@ def markdown(rows: Sequence[Mapping[str, Any]], source: str = "result rows") -> 
 def _markdown_table(benchmark: str, members: list[Group]) -> str:
     rows = [row for group in members for row in group.rows]
     seeds = sorted({row["seed"] for row in rows})
-    columns = protocols(rows)
-    printed = [counterpart(group.rows[0]) for group in members]
-    head = ["", *map(heading, columns), *["published"] * any(printed), *(f"seed {seed}" for seed in seeds)]
+    names = columns(rows)
+    printed = [counterpart(group.rows[0]) if group.split is None else None for group in members]
+    head = ["", *map(heading, names), *["published"] * any(printed), *(f"seed {seed}" for seed in seeds)]
     head += ["gap recovered", "seconds per run"]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for group, paper in zip(members, printed, strict=True):
-        figures = [points(group.over_seeds(lambda row, name=name: row["miou"].get(name))) for name in columns]
-        headline = columns.index(group.rows[0]["protocol"])
+        figures = [points(group.over_seeds(lambda row, name=name: figure(row, name)), name) for name in names]
+        headline = names.index(group.column)
         if is_best(group, members):
             figures[headline] = f"**{figures[headline]}**"
         if any(printed):
-            figures.append(" / ".join(paper.figure(name) for name in columns) if paper else "–")
-        by_seed = {row["seed"]: f"{100 * value:.1f}" for row, value in zip(group.rows, group.headline, strict=True)}
+            figures.append(" / ".join(paper.figure(name) for name in names) if paper else "–")
+        values = zip(group.rows, group.headline, strict=True)
+        by_seed = {row["seed"]: points([value], group.column) for row, value in values}
         gap = gap_recovered(group, members)
         seconds = statistics.fmean(row["seconds"] for row in group.rows)
         tail = ["–" if gap is None else f"{100 * gap:.0f} %", f"{seconds:.0f}"]
@@ -275,8 +327,11 @@ def _settings(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _comparable(one: Group, other: Group) -> bool:
-    first, second = one.rows[0], other.rows[0]
-    return (one.benchmark, one.family, first["protocol"]) == (other.benchmark, other.family, second["protocol"])
+    return (one.benchmark, one.family, one.column) == (other.benchmark, other.family, other.column)
+
+
+def _is_error(column: str) -> bool:
+    return column in METRICS and not METRICS[column].higher_is_better
 
 
 def _rank(kind: str) -> int:

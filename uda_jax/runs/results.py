@@ -12,7 +12,7 @@ import jax
 
 import uda_jax
 from uda_jax.config import Experiment
-from uda_jax.errors import UserError
+from uda_jax.inference.evaluate import headline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Invocation:
 
 def row(
     experiment: Experiment,
+    split: str,
     summary: Mapping[str, Any],
     stage_results: Sequence[Mapping[str, Any]],
     invocation: Invocation,
@@ -40,12 +41,16 @@ def row(
 
     Args:
       experiment: its config.
-      summary: the final step's figures on the evaluation split, from `evaluate.summarise`.
-      stage_results: the stages' markers in order: "seconds", and "step" and "best_miou" of those that train. Steps and
+      split: the final split's name, see `Evaluation.splits`.
+      summary: the final step's figures on it, from `Evaluator.evaluate`.
+      stage_results: the stages' markers in order: "seconds", and "step" and "best" of those that train. Steps and
         seconds of a row are those of all its stages.
       invocation: how it was asked for.
     """
-    headline(summary, experiment.evaluation.protocol)
+    section, best = experiment.evaluation, stage_results[-1]["best"]
+    headline(summary, section, section.path("final", split))
+    domain = section.splits("final")[split]
+    by_miou = section.headline == "miou"
     return {
         "label": experiment.label,
         "benchmark": experiment.benchmark,
@@ -60,23 +65,17 @@ def row(
         "command": invocation.command,
         "hardware": hardware(),
         "seconds": round(sum(stage["seconds"] for stage in stage_results), 1),
-        "protocol": experiment.evaluation.protocol,
-        "split": f"{experiment.evaluation.final.dataset}/{experiment.evaluation.final.split}",
+        "protocol": section.protocol,
+        **({} if by_miou else {"headline": section.headline}),
+        "split": f"{domain.dataset}/{domain.split}",
+        **({"domain": split} if isinstance(section.final, Mapping) else {}),
         "miou": summary["miou"],
-        "best_miou": stage_results[-1]["best_miou"],
+        "best_miou": best if by_miou else None,
+        **({} if by_miou else {"best": best}),
         "pixel_accuracy": summary["pixel_accuracy"],
+        "metrics": summary["metrics"],
         "iou": summary["iou"],
     }
-
-
-def headline(summary: Mapping[str, Any], protocol: str) -> float:
-    """Returns the mean IoU of a protocol; raises UserError if the label space has no such protocol."""
-    if protocol not in summary["miou"]:
-        raise UserError(f"config.evaluation.protocol: expected one of {sorted(summary['miou'])}, got {protocol!r}")
-    value = summary["miou"][protocol]
-    if value is None:
-        raise UserError(f"config.evaluation.final: no frame of the split has a label of protocol {protocol!r}")
-    return value
 
 
 def commit() -> str:

@@ -43,7 +43,8 @@ class Context:
       mesh: the device mesh.
       space: the label space of the data.
       stop: whether the run was asked to stop.
-      evaluators: by stage and domain, opened and compiled once.
+      evaluators: by stage and field, "final" or "dev", those of its splits by name; opened once.
+      evaluation_steps: by stage, the compiled function that its evaluators share.
       trained: the last state of the stage that ran last, by the stage's name, if it trained in this process.
     """
 
@@ -51,7 +52,8 @@ class Context:
     mesh: jax.sharding.Mesh
     space: LabelSpace
     stop: Callable[[], bool]
-    evaluators: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
+    evaluators: dict[tuple[str, str], dict[str, Any]] = dataclasses.field(default_factory=dict)
+    evaluation_steps: dict[str, Callable] = dataclasses.field(default_factory=dict)
     trained: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -205,6 +207,8 @@ def build_method(section: Mapping[str, Any], num_classes: int, train: Train, pat
     fields = dict(section)
     cls = methods.get(fields.pop("name"))
     decided = {"num_classes": num_classes, "precision": train.precision, "accumulation": train.accumulation}
+    if "num_classes" not in {field.name for field in dataclasses.fields(cls)}:
+        del decided["num_classes"]  # A method of depth alone has no classes.
     for name in decided:
         if name in fields:
             where = "the data's label space" if name == "num_classes" else f"config.train.{name}"
@@ -216,10 +220,20 @@ def build_method(section: Mapping[str, Any], num_classes: int, train: Train, pat
 
 
 def label_space(experiment: Experiment) -> LabelSpace:
-    """Returns the label space that the evaluation split and all training domains with labels must share."""
-    # Scored or not, see `Evaluator.labelled`.
-    final = dataclasses.replace(experiment.evaluation.final, fields=("image",))
-    space = domains.open_domain(final, "config.evaluation.final").label_space
+    """Returns the label space that the evaluation splits and all training domains with labels must share."""
+    space, path = None, ""
+    for which in ("final", "dev"):
+        for split, domain in experiment.evaluation.splits(which).items():
+            where = experiment.evaluation.path(which, split)
+            # Scored or not, see `Evaluator.scored`.
+            found = domains.open_domain(dataclasses.replace(domain, fields=("image",)), where).label_space
+            # A video knows no classes but those that it is given.
+            space, path = (space, path) if space and space.names else (found, where)
+            if found.names and found.names != space.names:
+                raise UserError(
+                    f"{where}: expected the classes of {path} {list(space.names)}, got {list(found.names)}; give both "
+                    "the same label_space"
+                )
     sections = [experiment.data, *(stage.data for stage in _configs(experiment).values() if stage.data)]
     opened: list[Domain] = []
     for name, domain in (item for section in sections for item in section.items()):
@@ -227,11 +241,10 @@ def label_space(experiment: Experiment) -> LabelSpace:
             continue
         opened.append(domain)
         found = domains.open_domain(_before_the_run(domain), f"config.data.{name}").label_space
-        # A video knows no classes but those that it is given.
         space = space if space.names else found
         if "label" in domain.fields and found.names != space.names:
             raise UserError(
-                f"config.data.{name}: expected the classes of config.evaluation.final {list(space.names)}, "
+                f"config.data.{name}: expected the classes of {path} {list(space.names)}, "
                 f"got {list(found.names)}; give both the same label_space"
             )
     return space

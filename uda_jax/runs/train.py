@@ -6,27 +6,23 @@ Running the same command again goes on where it stopped, bit for bit; `workdir` 
 """
 
 import contextlib
-import dataclasses
 import json
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from uda_jax import config
 from uda_jax.config import Experiment
 from uda_jax.data.io import atomic
 from uda_jax.data.pipeline import streams
-from uda_jax.errors import UserError
-from uda_jax.inference.evaluate import Evaluator, protocols
-from uda_jax.report import pictures
-from uda_jax.runs import instruments, results, stages, states
+from uda_jax.inference.evaluate import protocols
+from uda_jax.runs import instruments, results, scoring, stages, states
 from uda_jax.runs.checkpoints import Checkpoints, state_bytes
 from uda_jax.runs.illustrations import Illustrator
 from uda_jax.runs.stages import Context, Stage, Stopped
@@ -34,18 +30,19 @@ from uda_jax.runs.workdir import Workdir, check_space
 from uda_jax.training import sharding
 from uda_jax.training.guard import Guard
 from uda_jax.training.logging import MetricWriter, ProgressLine
+from uda_jax.training.metrics import METRICS
 
 
-def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocation) -> dict[str, Any] | None:
-    """Trains an experiment to its end, or on from where it stopped, and scores it on the final split.
+def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocation) -> list[dict[str, Any]]:
+    """Trains an experiment to its end, or on from where it stopped, and scores it on the final splits.
 
     Args:
       experiment: the validated config.
       workdir: made if absent; must hold the same experiment if it exists.
-      invocation: how it was asked for, kept in the result row.
+      invocation: how it was asked for, kept in the result rows.
 
     Returns:
-      The result row that `result.json` holds; None where the final split has no labels to score on.
+      The result rows that `result.json` holds, one for each final split that has labels to score on.
 
     Raises:
       UserError: bad input of any kind, before anything is written where that can be known.
@@ -55,14 +52,15 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
     for field, size in (("train", experiment.train.batch_size), ("evaluation", experiment.evaluation.batch_size)):
         sharding.check_batch_size(size, f"config.{field}.batch_size")
     space = stages.label_space(experiment)
-    experiment = _with_protocol(experiment, protocols(space))
+    experiment = scoring.with_protocol(experiment, protocols(space))
     workdir.check(experiment)
     with _stop_on_sigterm() as stop:
         context = Context(experiment, sharding.data_mesh(), space, stop)
         recipe = stages.recipe(experiment, len(space.names))
         for stage in recipe:
             stage.kind.validate(stage, context)
-        evaluator(recipe[-1], "final", context)
+        for which in ("final", "dev"):
+            scoring.evaluators(recipe[-1], which, context)
         # A folder that is there already need not be a run's; one that is has passed this.
         if not workdir.config.exists():
             states.check_initial(recipe)
@@ -70,37 +68,15 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
             workdir.prepare(experiment, space)
         stage_results = stages.run_recipe(recipe, workdir, context)
     if workdir.result.exists():
-        return json.loads(workdir.result.read_text())[0]
-    return score_final(recipe[-1], workdir, context, list(stage_results.values()), invocation)
-
-
-def score_final(
-    stage: Stage,
-    workdir: Workdir,
-    context: Context,
-    stage_results: Sequence[Mapping[str, Any]],
-    invocation: results.Invocation,
-) -> dict[str, Any] | None:
-    """Scores the last stage's last state on the final split, and writes the result row and the pictures.
-
-    Returns:
-      The row; None where the split has no labels.
-    """
-    final, experiment = evaluator(stage, "final", context), context.experiment
-    state = context.trained[stage.name] if stage.name in context.trained else states.load(stage, workdir, context.mesh)
-    row = results.row(experiment, final.score(state), stage_results, invocation) if final.labelled else None
-    for frame in final.pictures(state, experiment.evaluation.pictures):
-        pictures.save_frame(workdir.pictures, palette=context.palette, **frame)
-    if row and context.first_process:
-        atomic.write(workdir.result, json.dumps([row], indent=1) + "\n")
-    return row
+        return json.loads(workdir.result.read_text())
+    return scoring.score_final(recipe[-1], workdir, context, list(stage_results.values()), invocation)
 
 
 def train_stage(stage: Stage, workdir: Workdir, context: Context) -> dict[str, Any]:
     """Runs one training stage to its last step, and leaves its state in `context.trained`.
 
     Returns:
-      {"step", "seconds", "best_miou"}: seconds of training over all restarts, the best score on dev.
+      {"step", "seconds", "best"}: seconds of training over all restarts, the best headline on dev.
 
     Raises:
       Stopped, NonFiniteLoss, UserError: as `run`.
@@ -123,7 +99,7 @@ class StageRun:
     Attributes:
       state: the TrainState; where its first one comes from is told in `states`.
       start: the step of the checkpoint that it goes on from, or 0.
-      best: the best score on the dev domain so far, or None.
+      best: the best headline on the dev splits so far, or None.
     """
 
     def __init__(self, stage: Stage, workdir: Workdir, context: Context):
@@ -131,7 +107,7 @@ class StageRun:
         train_config, active = stage.train, context.first_process
         self.replicated = sharding.replicated(context.mesh)
         self.split = sharding.split_over_batch(context.mesh)
-        self.dev = evaluator(stage, "dev", context)
+        self.headline = METRICS[context.experiment.evaluation.headline]
         self.domains = stage.domains_in(workdir)
         self.iterator = _stream(self.domains, train_config, context.experiment.seed)
         self.checkpoints = Checkpoints(self.files, keep_latest=train_config.keep_latest)
@@ -160,7 +136,7 @@ class StageRun:
         target = states.abstract(self.stage, self.context.mesh)
         state = self.checkpoints.restore(self.start, target, self.iterator)
         notes = self.checkpoints.notes(self.start)
-        self.seconds_before, self.best = notes["seconds"], notes["best_miou"]
+        self.seconds_before, self.best = notes["seconds"], notes["best"]
         return state
 
     def _initial(self, workdir: Workdir) -> Any:
@@ -177,8 +153,8 @@ class StageRun:
     def loop(self) -> None:
         """Trains from the first step that is not in a checkpoint to the last, logging, scoring and saving."""
         train_config = self.stage.train
-        # One batch is scored before the first step: a mistake there shows now, not after hours.
-        (self.dev or evaluator(self.stage, "final", self.context)).confusion(self.state, max_batches=1)
+        scoring.check(self.stage, self.state, self.context)
+        has_dev = bool(scoring.evaluators(self.stage, "dev", self.context))
         for step in range(self.start + 1, train_config.steps + 1):
             with self.progress.waiting():
                 batch = next(self.iterator)
@@ -189,18 +165,18 @@ class StageRun:
             self.guard.add(step, metrics, {name: maps["index"] for name, maps in batch.items()})
             last = step == train_config.steps
             stopping = self._stopping(step)
-            evaluating = self.dev and (last or _due(step, train_config.evaluate_every))
+            evaluating = has_dev and (last or _due(step, train_config.evaluate_every))
             saving = last or stopping or evaluating or _due(step, train_config.checkpoint_every)
             if saving or _due(step, train_config.log_every):
                 # Nothing is saved, scored or logged before every step up to here is known to be finite.
                 scalars = self.guard.check()
                 speed = self.progress.update(step, _losses(scalars))
                 self.writer.write_scalars(step, scalars | speed | self._first_row())
-            miou = self.evaluate(step) if evaluating else None
+            score = self.evaluate(step) if evaluating else None
             if evaluating or last:
                 self.writer.write_images(step, self.illustrator.draw(self.state, on_device))
             if saving:
-                self.save(step, miou)
+                self.save(step, score)
             if stopping and not last:
                 self.checkpoints.wait()
                 raise Stopped(f"stopped at step {step} of stage {self.stage.name}; the same command goes on from there")
@@ -219,27 +195,22 @@ class StageRun:
         return self.context.stop() or (jax.process_count() > 1 and self.checkpoints.reached_preemption(step))
 
     def evaluate(self, step: int) -> float:
-        """Scores the state on dev, logs it with a few pictures, and returns the headline mean IoU."""
-        section = self.context.experiment.evaluation
-        summary = self.dev.score(self.state)
-        miou = results.headline(summary, section.protocol)
-        scalars = {"evaluation/miou": miou, "evaluation/pixel_accuracy": summary["pixel_accuracy"]}
-        self.writer.write_scalars(step, scalars)
-        frames = self.dev.pictures(self.state, section.pictures)
-        panels = {f"dev/{frame['name']}": _panel(frame, self.context.palette) for frame in frames}
-        self.writer.write_images(step, panels)
-        self.best = miou if self.best is None else max(self.best, miou)
-        return miou
+        """Scores the state on dev, logs it with a few pictures, and returns what is higher for a better state."""
+        found = scoring.score_dev(self.stage, self.state, self.context)
+        self.writer.write_scalars(step, found.scalars)
+        self.writer.write_images(step, found.images)
+        self.best = found.value if self.best is None else self.headline.better(self.best, found.value)
+        return found.value if self.headline.higher_is_better else -found.value
 
-    def save(self, step: int, miou: float | None) -> None:
+    def save(self, step: int, score: float | None) -> None:
         """Starts writing a checkpoint, unless the disk is too full for one."""
         check_space(self.files.path, state_bytes(self.state))
         plain = config.to_plain(self.context.experiment)
-        self.checkpoints.save(step, self.state, self.iterator, config=plain, notes=self.notes(), score=miou)
+        self.checkpoints.save(step, self.state, self.iterator, config=plain, notes=self.notes(), score=score)
 
     def notes(self) -> dict[str, Any]:
         """Returns what outlives a restart beside the state."""
-        return {"seconds": self.seconds_before + time.monotonic() - self.began, "best_miou": self.best}
+        return {"seconds": self.seconds_before + time.monotonic() - self.began, "best": self.best}
 
     def _frame_name(self, domain: str, index: int) -> str:
         return streams.open_domain(self.domains[domain]).name(index)
@@ -253,38 +224,9 @@ class StageRun:
         self.checkpoints.close()
 
 
-def evaluator(stage: Stage, which: str, context: Context) -> Evaluator | None:
-    """Returns the evaluator of the "dev" or "final" domain, None if the config has no such domain.
-
-    Every stage has its own, since its functions are compiled for the stage's method; they are made once.
-    """
-    section = context.experiment.evaluation
-    domain = getattr(section, which)
-    if domain is None:
-        return None
-    key = (stage.name, which)
-    if key not in context.evaluators:
-        path = f"config.evaluation.{which}"
-        context.evaluators[key] = Evaluator(stage.method, domain, section.batch_size, context.mesh, path=path)
-    if which == "dev" and not context.evaluators[key].labelled:
-        raise UserError("config.evaluation.dev: expected labels to choose checkpoints by, found none; leave dev out")
-    return context.evaluators[key]
-
-
 def _due(step: int, every: int) -> bool:
     """Whether something happens after this step that happens every so many steps; never for 0."""
     return bool(every) and step % every == 0
-
-
-def _with_protocol(experiment: Experiment, known: Mapping[str, Any]) -> Experiment:
-    """Returns the experiment with a headline protocol among those that its label space answers."""
-    section = experiment.evaluation
-    if section.protocol == "own":
-        # All of a folder's own classes may happen to be those of a protocol, and then bear its name.
-        section = dataclasses.replace(section, protocol=next(iter(known)))
-    if section.protocol not in known:
-        raise UserError(f"config.evaluation.protocol: expected one of {sorted(known)}, got {section.protocol!r}")
-    return dataclasses.replace(experiment, evaluation=section)
 
 
 def _losses(scalars: dict[str, float]) -> dict[str, float]:
@@ -300,13 +242,6 @@ def _stream(domains: Mapping[str, streams.Domain], train_config: config.Train, s
         process_count=jax.process_count(),
         workers=train_config.workers,
     )
-
-
-def _panel(frame: dict[str, Any], palette: np.ndarray) -> np.ndarray:
-    """Returns label, prediction and entropy side by side, behind the image if it has their size."""
-    parts = [pictures.colourise(frame["label"], palette), pictures.colourise(frame["prediction"], palette)]
-    images = [frame["image"]] if frame["image"].shape == parts[0].shape else []
-    return pictures.panel([*images, *parts, pictures.heat_map(frame["entropy"])])
 
 
 @contextlib.contextmanager

@@ -1,0 +1,213 @@
+"""One pass over a split scores it and keeps pictures, with methods whose predictions are known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uda_jax.data.labels.label_spaces import LabelSpace
+from uda_jax.data.pipeline.domains import Domain
+from uda_jax.data.pipeline.examples import DomainFrames
+from uda_jax.errors import UserError
+from uda_jax.inference import depth
+from uda_jax.inference.evaluate import Evaluator, evaluation_step, headline, summarise
+from uda_jax.inference.options import Evaluation, Inference
+from uda_jax.training import metrics, sharding
+
+
+class Brightness:
+    """A method that tells the tiny folder's classes by their colours; the state shifts them. Counts its traces."""
+
+    def __init__(self):
+        self.traces = 0
+
+    def predict(self, state, images, size):
+        assert images.shape[1:3] == size
+        self.traces += 1
+        colours = jnp.array([(90, 90, 90), (180, 60, 40), (40, 60, 200)], jnp.float32) + state
+        return {"scores": -jnp.abs(images[..., None, :].astype(jnp.float32) - colours).mean(axis=-1)}
+
+
+class Constant:
+    """A method without classes: the depth that the state says, everywhere."""
+
+    def predict(self, state, images, size):
+        return {"depth": jnp.broadcast_to(state, (len(images), *size, 1))}
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The indices of the frames that are decoded, in a list that grows."""
+    found, read = [], DomainFrames._read
+    monkeypatch.setattr(DomainFrames, "_read", lambda frames, index: found.append(index) or read(frames, index))
+    return found
+
+
+def make(method, domain, **fields):
+    section = Evaluation(final=domain, **({"batch_size": 4, "protocol": "own"} | fields))
+    mesh = sharding.data_mesh()
+    return Evaluator(domain, section, evaluation_step(method, section, mesh), mesh, path="config.evaluation.final")
+
+
+@pytest.fixture
+def folder(tiny_folder):
+    return Domain(dataset="folder", root=str(tiny_folder), split="val", label_space="own")
+
+
+STREETS = Domain(dataset="streets", split="simulator_train", options={"size": (48, 96), "limit": 6})
+BOTH = dataclasses.replace(STREETS, fields=("image", "label", "depth"))
+
+
+def by_hand(evaluator, method, state):
+    matrix = np.zeros((3, 3), np.int64)
+    for frame in evaluator.dataset:
+        predicted = np.argmax(
+            method.predict(state, frame["image"][None], frame["image"].shape[:2])["scores"][0], axis=-1
+        )
+        valid = frame["label"] < 3
+        np.add.at(matrix, (frame["label"][valid], predicted[valid]), 1)
+    return matrix
+
+
+def test_one_pass_decodes_each_frame_once_and_traces_the_forward_once(folder, decoded):
+    method = Brightness()
+    evaluator = make(method, folder)
+    summary, frames = evaluator.evaluate(0.0, pictures=2)
+    assert sorted(decoded) == list(range(8)) and method.traces == 1
+    assert [frame["name"] for frame in frames] == ["000", "004"]
+    for frame in frames:
+        # Colours tell the classes of almost every pixel.
+        assert (frame["prediction"] == frame["label"]).mean() > 0.95 and frame["prediction"].dtype == np.uint8
+        assert frame["entropy"].shape == (32, 64) and 0 <= frame["entropy"].min() < frame["entropy"].max() <= 1
+    assert summary["miou"]["own"] > 0.9
+    evaluator.check(0.0)
+    assert evaluator.evaluate(70.0)[0]["miou"]["own"] < summary["miou"]["own"] and method.traces == 1
+
+
+def test_the_figures_are_those_of_the_whole_split(folder):
+    evaluator = make(Brightness(), folder, batch_size=3)  # the last batch is padded
+    summary, frames = evaluator.evaluate(0.0)
+    assert frames == []
+    matrix = by_hand(evaluator, Brightness(), 0.0)
+    assert summary == summarise(matrix, evaluator.dataset.label_space, "own")
+    assert summary["metrics"]["dice"] == pytest.approx(metrics.dice(matrix).mean())
+    assert summary["metrics"]["pixel_accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
+
+
+def test_evaluators_of_one_method_share_their_program(folder):
+    method = Brightness()
+    section, mesh = Evaluation(final=folder, batch_size=4), sharding.data_mesh()
+    step = evaluation_step(method, section, mesh)
+    for split in ("val", "train"):
+        Evaluator(dataclasses.replace(folder, split=split), section, step, mesh, path="domain").evaluate(0.0)
+    assert method.traces == 1
+
+
+def test_a_split_without_labels_has_pictures_alone_and_only_they_are_decoded(folder, tiny_folder, tmp_path, decoded):
+    (tmp_path / "dataset.yaml").write_text((tiny_folder / "dataset.yaml").read_text())
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "images").symlink_to(tiny_folder / "val" / "images")
+    evaluator = make(Brightness(), dataclasses.replace(folder, root=str(tmp_path)), batch_size=2)
+    evaluator.check(0.0)
+    decoded.clear()
+    summary, frames = evaluator.evaluate(0.0, pictures=2)
+    assert summary is None and not evaluator.scored
+    assert [(frame["name"], frame["label"]) for frame in frames] == [("000", None), ("004", None)]
+    assert sorted(decoded) == [1, 4, 5]  # the first frame was decoded when the split was opened
+
+
+def test_scores_are_made_as_the_section_says(folder):
+    plain = make(Brightness(), folder).evaluate(0.0)[0]
+    windows = make(Brightness(), folder, inference=Inference(window=(16, 20), stride=(8, 15), flip=True)).evaluate(0.0)[
+        0
+    ]
+    assert windows["iou"] == pytest.approx(plain["iou"], abs=1e-3)
+
+
+def test_depth_is_scored_like_a_segmentation():
+    evaluator = make(Constant(), dataclasses.replace(STREETS, fields=("image", "depth")), headline="abs_rel")
+    evaluator.check(jnp.float32(20.0))
+    summary, frames = evaluator.evaluate(jnp.float32(20.0), pictures=2)
+    true = np.concatenate([frame["depth"][frame["depth"] > 0] for frame in evaluator.dataset]).astype(np.float64)
+    assert frames == [] and (summary["miou"], summary["iou"], summary["pixel_accuracy"]) == ({}, {}, None)
+    expected = {
+        "abs_rel": (np.abs(20 - true) / true).mean(),
+        "sq_rel": ((20 - true) ** 2 / true).mean(),
+        "rmse": np.sqrt(((20 - true) ** 2).mean()),
+        "rmse_log": np.sqrt(((np.log(20) - np.log(true)) ** 2).mean()),
+        **{f"delta{k}": (np.maximum(20 / true, true / 20) < 1.25**k).mean() for k in (1, 2, 3)},
+    }
+    assert summary["metrics"] == pytest.approx(expected, rel=1e-6)
+    section = Evaluation(headline="abs_rel")
+    assert headline(summary, section) == summary["metrics"]["abs_rel"]
+    with pytest.raises(UserError, match=r"config.evaluation.headline: expected one of \['abs_rel', .* got 'dice'"):
+        headline(summary, Evaluation(headline="dice"))
+    # Better where it is right about more pixels.
+    near = evaluator.evaluate(jnp.float32(np.median(true)))[0]["metrics"]
+    assert near["delta1"] > summary["metrics"]["delta1"] or near["abs_rel"] < summary["metrics"]["abs_rel"]
+
+
+def test_classes_and_depth_together():
+    class Two(Constant):
+        def predict(self, state, images, size):
+            return super().predict(state, images, size) | {
+                "scores": jnp.zeros((len(images), *size, 19)).at[..., 2].set(1)
+            }
+
+    summary, frames = make(Two(), BOTH, protocol="19").evaluate(jnp.float32(5.0), pictures=1)
+    assert {"miou", "dice", "pixel_accuracy", "abs_rel", "delta3"} <= set(summary["metrics"])
+    assert summary["metrics"]["miou"] == summary["miou"]["19"] and (frames[0]["prediction"] == 2).all()
+
+
+def test_row_sums_leave_out_invalid_pixels_and_mind_predictions_that_are_none():
+    true = jnp.array([[[2.0, 0.0, 4.0], [0.0, 0.0, 0.0]]])
+    found = depth.row_sums(jnp.array([[[3.0, jnp.nan, -1.0], [1.0, 1.0, 1.0]]]), true)
+    assert found.shape == (1, 2, 8) and not np.asarray(found[0, 1]).any()
+    sums = dict(zip(metrics.DEPTH_SUMS, np.asarray(found[0, 0]).tolist(), strict=True))
+    assert sums["count"] == 2 and sums["abs_rel"] == pytest.approx(0.5 + 3.999 / 4)
+    assert sums["log_squares"] == pytest.approx(np.log(1.5) ** 2 + np.log(4000) ** 2, rel=1e-5)
+    assert (sums["delta1"], sums["delta2"], sums["delta3"]) == (0, 1, 1)
+    with pytest.raises(ValueError, match="expected one shape"):
+        depth.row_sums(true, true[:, :1])
+
+
+def test_a_headline_that_cannot_be_answered_is_refused_before_the_first_step(folder):
+    with pytest.raises(
+        UserError, match="config.evaluation.headline: unknown metric 'pixel_acuracy'; did you mean 'pixel_accuracy'"
+    ):
+        make(Brightness(), folder, headline="pixel_acuracy")
+    with pytest.raises(UserError, match="config.evaluation.final.fields: expected 'depth', since .* found only label"):
+        make(Brightness(), folder, headline="rmse")
+    with pytest.raises(
+        UserError, match="of what the method predicts and config.evaluation.final holds, which is depth, got 'miou'"
+    ):
+        make(Constant(), BOTH, protocol="19").check(jnp.float32(1.0))
+    with pytest.raises(UserError, match="which is classes, got 'delta1'"):
+        make(Brightness(), BOTH, headline="delta1").check(0.0)
+
+
+def test_the_headline_of_a_summary():
+    space = LabelSpace(("road", "tram"), ((1, 2, 3), (4, 5, 6)))
+    summary = summarise(np.array([[3, 1], [0, 0]]), space)
+    assert headline(summary, Evaluation(protocol="own")) == summary["miou"]["own"] == 0.75
+    assert headline(summary, Evaluation(headline="dice")) == pytest.approx(6 / 7)
+    assert headline(summary, Evaluation(headline="pixel_accuracy")) == 0.75
+    with pytest.raises(UserError, match=r"config.evaluation.protocol: expected one of \['own'\], got '19'"):
+        headline(summary, Evaluation())
+    with pytest.raises(UserError, match=r"config.evaluation.headline: expected one of .* got 'accuracy'"):
+        headline(summary, Evaluation(headline="accuracy"))
+    empty = summarise(np.zeros((2, 2)), space)
+    for section, words in (
+        (Evaluation(protocol="own"), "label of protocol 'own'"),
+        (Evaluation(headline="dice"), "dice"),
+    ):
+        with pytest.raises(UserError, match=f"config.evaluation.final: no frame of the split has a .*{words}"):
+            headline(empty, section)
+
+
+def test_the_compiled_program_returns_no_scores(folder):
+    evaluator = make(Brightness(), folder)
+    shapes = jax.tree.map(lambda x: x.shape, evaluator._run(0.0, evaluator._batches[0]))
+    assert shapes == {"prediction": (32, 64), "entropy": (32, 64), "confusion": (3, 3)}

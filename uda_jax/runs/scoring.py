@@ -1,0 +1,139 @@
+"""Scoring within a run: the splits of its stages, the rows of the final ones, and what a score on dev logs."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from uda_jax.config import Experiment
+from uda_jax.data.io import atomic
+from uda_jax.errors import UserError
+from uda_jax.inference.evaluate import Evaluator, evaluation_step, headline
+from uda_jax.report import pictures
+from uda_jax.runs import results, states
+from uda_jax.runs.stages import Context, Stage
+from uda_jax.runs.workdir import Workdir
+from uda_jax.training.metrics import METRICS
+
+
+@dataclasses.dataclass(frozen=True)
+class DevScore:
+    """What a state is worth on the dev splits.
+
+    Attributes:
+      value: the headline, of several splits their mean.
+      scalars: for the log.
+      images: for the log, uint8 RGB [H, W, 3] by name.
+    """
+
+    value: float
+    scalars: dict[str, float]
+    images: dict[str, np.ndarray]
+
+
+def evaluators(stage: Stage, which: str, context: Context) -> dict[str, Evaluator]:
+    """Returns the evaluators of the "final" or of the "dev" splits by name; there may be no dev split.
+
+    They are opened once. All of a stage share one function, which is compiled for the stage's method.
+
+    Raises:
+      UserError: as `Evaluator`; a dev split without anything to score on.
+    """
+    key, section, mesh = (stage.name, which), context.experiment.evaluation, context.mesh
+    if key in context.evaluators:
+        return context.evaluators[key]
+    if stage.name not in context.evaluation_steps:
+        context.evaluation_steps[stage.name] = evaluation_step(stage.method, section, mesh)
+    found = {}
+    for name, domain in section.splits(which).items():
+        path = section.path(which, name)
+        found[name] = Evaluator(domain, section, context.evaluation_steps[stage.name], mesh, path=path)
+        if which == "dev" and not found[name].scored:
+            raise UserError(f"{path}: expected labels to choose checkpoints by, found none; leave dev out")
+    context.evaluators[key] = found
+    return found
+
+
+def check(stage: Stage, state: Any, context: Context) -> None:
+    """Scores one batch of each split, so that a mistake shows before the first step and not after hours."""
+    for evaluator in (evaluators(stage, "dev", context) or evaluators(stage, "final", context)).values():
+        evaluator.check(state)
+
+
+def score_dev(stage: Stage, state: Any, context: Context) -> DevScore:
+    """Scores a state on the dev splits and draws a few of their frames; every process has to call it."""
+    section, values, scalars, images = context.experiment.evaluation, [], {}, {}
+    splits = evaluators(stage, "dev", context)
+    for name, evaluator in splits.items():
+        summary, frames = evaluator.evaluate(state, section.pictures)
+        values.append(headline(summary, section, section.path("dev", name)))
+        figures = summary["metrics"] | {section.headline: values[-1]}
+        scalars[name] = {metric: value for metric, value in figures.items() if value is not None}
+        images |= {f"{name}/{frame['name']}": _panel(frame, context.palette) for frame in frames}
+    names = dict.fromkeys(metric for figures in scalars.values() for metric in figures)
+    means = {metric: [figures[metric] for figures in scalars.values() if metric in figures] for metric in names}
+    logged = {f"evaluation/{metric}": statistics.fmean(found) for metric, found in means.items()}
+    if len(splits) > 1:
+        logged |= {
+            f"evaluation/{name}/{metric}": v for name, figures in scalars.items() for metric, v in figures.items()
+        }
+    return DevScore(statistics.fmean(values), logged, images)
+
+
+def score_final(
+    stage: Stage,
+    workdir: Workdir,
+    context: Context,
+    stage_results: Sequence[Mapping[str, Any]],
+    invocation: results.Invocation,
+) -> list[dict[str, Any]]:
+    """Scores the last stage's last state on the final splits, and writes the result rows and the pictures.
+
+    Returns:
+      A row for each split that has something to score on.
+    """
+    experiment, rows = context.experiment, []
+    state = context.trained[stage.name] if stage.name in context.trained else states.load(stage, workdir, context.mesh)
+    splits = evaluators(stage, "final", context)
+    for name, evaluator in splits.items():
+        summary, frames = evaluator.evaluate(state, experiment.evaluation.pictures)
+        for frame in frames:
+            own = frame if len(splits) == 1 else frame | {"name": f"{name}/{frame['name']}"}
+            pictures.save_frame(workdir.pictures, palette=context.palette, **own)
+        if summary is not None:
+            rows.append(results.row(experiment, name, summary, stage_results, invocation))
+    if rows and context.first_process:
+        atomic.write(workdir.result, json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
+def with_protocol(experiment: Experiment, known: Mapping[str, Any]) -> Experiment:
+    """Returns the experiment with a protocol among those that its label space answers, unless it is for depth alone.
+
+    Args:
+      experiment: the validated config.
+      known: from `evaluate.protocols`.
+
+    Raises:
+      UserError: an unknown protocol.
+    """
+    section = experiment.evaluation
+    if section.headline in METRICS and METRICS[section.headline].map != "label":
+        return experiment
+    if section.protocol == "own":
+        # All of a folder's own classes may happen to be those of a protocol, and then bear its name.
+        section = dataclasses.replace(section, protocol=next(iter(known)))
+    if section.protocol not in known:
+        raise UserError(f"config.evaluation.protocol: expected one of {sorted(known)}, got {section.protocol!r}")
+    return dataclasses.replace(experiment, evaluation=section)
+
+
+def _panel(frame: dict[str, Any], palette: np.ndarray) -> np.ndarray:
+    """Returns label, prediction and entropy side by side, behind the image if it has their size."""
+    label = [] if frame["label"] is None else [pictures.colourise(frame["label"], palette)]
+    parts = [*label, pictures.colourise(frame["prediction"], palette)]
+    images = [frame["image"]] if frame["image"].shape == parts[0].shape else []
+    return pictures.panel([*images, *parts, pictures.heat_map(frame["entropy"])])
