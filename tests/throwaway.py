@@ -13,6 +13,8 @@ class Counting:
     """Scores are a linear function of a pixel's colour, which every step changes; one network never learns."""
 
     num_classes: int = 3
+    precision: str = "fp32"
+    accumulation: int = 1
 
     def init(self, key, example_batch):
         del example_batch

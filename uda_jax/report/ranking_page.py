@@ -11,6 +11,7 @@ from typing import Any
 from uda_jax.errors import UserError
 from uda_jax.report.elements import Figure
 from uda_jax.report.pictures import frame_folder, saved_frames
+from uda_jax.training.layout import StageFiles
 
 # Key to the types it may have, of the file and of each of its frames.
 KEYS: dict[str, tuple[type, ...]] = {
@@ -84,8 +85,9 @@ def read_ranking(path: str | os.PathLike) -> Ranking:
             )
         previous = frame["score"]
     figures = {key: found[key] for key in KEYS if key != "frames"}
-    pictures = {group: saved_frames(path.parent / group) for group in ("easiest", "hardest")}
-    return Ranking(path.parent.name, frames=tuple(found["frames"]), **figures, **pictures)
+    files = StageFiles(path.parent)
+    pictures = {"easiest": saved_frames(files.easiest), "hardest": saved_frames(files.hardest)}
+    return Ranking(files.path.name, frames=tuple(found["frames"]), **figures, **pictures)
 
 
 def section(rankings: Sequence[tuple[str, Ranking]]) -> list[dict[str, Any]]:

@@ -10,9 +10,8 @@ from uda_jax.errors import UserError
 from uda_jax.report.pictures import saved_frames
 from uda_jax.report.ranking_page import Ranking, read_ranking
 from uda_jax.report.tables import read_rows
+from uda_jax.training.layout import RunFiles, StageFiles
 from uda_jax.training.logging import read_metrics
-
-_MARKS_OF_A_RUN = ("result.json", "metrics.jsonl", "config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,21 +79,22 @@ def _read(folder: pathlib.Path) -> Run:
         raise UserError(
             f"{folder}: expected a run folder, got {'a file' if folder.exists() else 'nothing'}; check the path"
         )
-    logs = [path for path in (folder / "metrics.jsonl", *folder.glob("*/metrics.jsonl")) if path.exists()]
-    if not logs and not any((folder / name).exists() for name in _MARKS_OF_A_RUN):
-        raise UserError(
-            f"{folder}: no run (it has none of {', '.join(_MARKS_OF_A_RUN)}); give folders that 'uda train' wrote"
-        )
-    result = folder / "result.json"
+    files = RunFiles(folder)
+    stages = files.stages()
+    # Files that programs write may have no stages.
+    logs = [stage.metrics for stage in (StageFiles(folder), *stages) if stage.metrics.exists()]
+    if not logs and not files.result.exists() and not files.config.exists():
+        marks = ", ".join(path.name for path in (files.result, StageFiles(folder).metrics, files.config))
+        raise UserError(f"{folder}: no run (it has none of {marks}); give folders that 'uda train' wrote")
     metrics: dict[str, list[dict[str, Any]]] = {}
     # A stage's file was last written when the stage ended, which is the order of the stages.
     for path in sorted(logs, key=lambda path: path.stat().st_mtime_ns):
         for row in read_metrics(path):
             metrics.setdefault(row.get("stage") or ("" if path.parent == folder else path.parent.name), []).append(row)
-    rows = tuple(read_rows(result)) if result.exists() else ()
-    rankings = tuple(read_ranking(path) for path in sorted(folder.glob("*/ranking.json")))
+    rows = tuple(read_rows(files.result)) if files.result.exists() else ()
+    rankings = tuple(read_ranking(stage.ranking) for stage in stages if stage.ranking.exists())
     illustrations: dict[str, list[pathlib.Path]] = {}
-    for path in sorted(folder.glob("*/illustrations/*/*.png")):
-        stage, _, name, _ = path.relative_to(folder).parts
-        illustrations.setdefault(f"{stage}: {name}", []).append(path)
-    return Run(folder, rows, metrics, saved_frames(folder / "pictures"), rankings, illustrations)
+    for stage in stages:
+        for path in sorted(stage.illustrations.glob("*/*.png")):
+            illustrations.setdefault(f"{stage.path.name}: {path.parent.name}", []).append(path)
+    return Run(folder, rows, metrics, saved_frames(files.pictures), rankings, illustrations)

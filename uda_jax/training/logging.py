@@ -10,7 +10,6 @@ import itertools
 import logging
 import math
 import os
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
@@ -23,6 +22,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from uda_jax.data.io import json_lines
 from uda_jax.data.io.progress import StatusLine
+from uda_jax.training.layout import StageFiles
 
 _FLUSH_SECONDS = 10  # how long TensorBoard may lag behind
 _WRITERS_OF_THIS_PROCESS = itertools.count()
@@ -43,7 +43,7 @@ class MetricWriter:
     """
 
     def __init__(self, folder: str | os.PathLike, *, stage: str = "", active: bool = True):
-        self._path, self._stage = pathlib.Path(folder) / "metrics.jsonl", stage
+        self._path, self._stage = StageFiles(folder).metrics, stage
         self._flush_at, self._closed = 0.0, False
         self._events: EventsWriter | None = None
         if active:
