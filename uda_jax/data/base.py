@@ -123,7 +123,7 @@ class Dataset(Sequence):
     """A random-access sequence of frames (the contract of `uda_jax.data`).
 
     A subclass sets `label_space` and defines `__len__`, `name`, and either `__getitem__` or `read`; the other follows
-    from it. All else has defaults, which say the least.
+    from it. All else has defaults, those of a data set that does not lie in files.
 
     Attributes:
       label_space: names and colours of the label values.

@@ -1,1 +1,1 @@
-"""`uda check`: decodes all of a data set and tells what is wrong with it."""
+"""`uda check`: decodes all of a data set and reports what is wrong with it."""

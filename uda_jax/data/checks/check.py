@@ -282,7 +282,7 @@ class _ReportBuilder:
         """Notes frames without a map that others have, where the data set allows it."""
         for field in self._maps:
             missing: set[str] = set()
-            # A data set may have to read its first frame to tell, which may be damaged in a way it did not foresee.
+            # A data set may have to read its first frame for this, which may be damaged in a way it did not foresee.
             with contextlib.suppress(Exception):
                 missing = {name for name in self._dataset.missing(field) if (name, field) not in reported}
             if missing:

@@ -44,7 +44,7 @@ DEPTHS = ("exact", "stereo")
 BASELINE = 0.5  # metres from the left camera, whose frames these are, to the right one
 NEAREST = 2.5  # metres; what is nearer gets no stereo depth
 
-# Spread over camera_train; every class occurs, which tests/data/test_streets.py checks.
+# Spread over camera_train; every class occurs, which tests/data/datasets/test_streets.py checks.
 LABELLED = tuple(range(20, 2000, 40))
 
 # Split -> (look, first seed, indices into the seeds).

@@ -122,7 +122,7 @@ class Tfds(Dataset):
             record = source[index]
         except Exception as error:  # array_record and protobuf raise exceptions of several kinds for a damaged file
             raise UserError(
-                f"{self._where}: record {index} of split '{self._split}' cannot be read ({_words(error)}); prepare the "
+                f"{self._where}: record {index} of split '{self._split}' cannot be read ({_brief(error)}); prepare the "
                 "set again"
             ) from None
         for field, name in wanted.items():
@@ -151,7 +151,7 @@ class Tfds(Dataset):
                 ) from None
             # TFDS raises exceptions of many kinds for descriptions and shards that are damaged or missing.
             except Exception as error:
-                raise UserError(f"{self._where}: cannot open split '{self._split}' ({_words(error)})") from None
+                raise UserError(f"{self._where}: cannot open split '{self._split}' ({_brief(error)})") from None
         return self._source
 
     def _kind(self, features: Any, field: str) -> str:
@@ -276,5 +276,5 @@ def _ids(array: np.ndarray, where: str) -> np.ndarray:
     return array.astype(np.uint8)
 
 
-def _words(error: Exception) -> str:
+def _brief(error: Exception) -> str:
     return printable(" ".join(str(error).split())[:200])

@@ -100,7 +100,7 @@ _received: tuple[Callable[..., Any], tuple] | None = None
 def _begin(function: Callable[..., Any], shared: tuple) -> None:
     global _received
     _received = (function, shared)
-    # Ctrl-C reaches every process; workers end at once and without a word, the one that started them says what is left.
+    # Ctrl-C reaches every process; workers end at once and silently, and the one that started them reports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # A worker whose parent was killed would wait for its next item for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()

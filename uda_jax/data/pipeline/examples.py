@@ -46,8 +46,8 @@ class DomainFrames:
             if self._domain.crop is None and example[field].shape != shape:
                 first = self._dataset.name(0)
                 raise UserError(
-                    f"{self._path}: {field} of frame '{example['name']}' is {_words(example[field].shape)} (height x "
-                    f"width), but that of '{first}' is {_words(shape)}; set '{self._path}.size' or 'crop'"
+                    f"{self._path}: {field} of frame '{example['name']}' is {_hxw(example[field].shape)} (height x "
+                    f"width), but that of '{first}' is {_hxw(shape)}; set '{self._path}.size' or 'crop'"
                 )
         return example
 
@@ -108,8 +108,8 @@ def training_examples(domain: Domain, path: str, seed: str) -> grain.MapDataset:
         for field, shape in shapes.items():
             if shape != expected[field]:
                 raise UserError(
-                    f"{where}: {field} is {_words(shape)} (height x width), but that of '{path}' is "
-                    f"{_words(expected[field])}; give both the same 'size' or 'crop'"
+                    f"{where}: {field} is {_hxw(shape)} (height x width), but that of '{path}' is "
+                    f"{_hxw(expected[field])}; give both the same 'size' or 'crop'"
                 )
         parts.append(examples.map(_Renumber(dataset.starts[number])))
         weights.append(member.weight)
@@ -164,5 +164,5 @@ def _augmented_shape(field: str, shapes: Shapes, crop: tuple[int, int] | None) -
     return MAPS[field].shape(crop)
 
 
-def _words(shape: tuple[int, ...]) -> str:
+def _hxw(shape: tuple[int, ...]) -> str:
     return f"{shape[0]}x{shape[1]}"

@@ -104,7 +104,7 @@ class RareClassSampler:
 
 @dataclasses.dataclass(frozen=True)
 class RareClassFrames:
-    """Draws one augmented example, for grain's `random_map` over elements that say nothing.
+    """Draws one augmented example, for grain's `random_map` over elements whose values are ignored.
 
     Attributes:
       frames: prepared frames with labels.

@@ -67,7 +67,7 @@ class TrainStream(grain.DatasetIterator):
     """What `train_stream` returns: a grain iterator whose state is the number of batches taken.
 
     grain's own state has one cursor per loader process and fits no other number of them. The order of our
-    batches does not depend on the topology, so their number says it all, and a run may resume with other
+    batches does not depend on the topology, so their number is the whole state, and a run may resume with other
     workers or processes. `get_state` and `set_state` are what Orbax checkpoints call; `close` ends the
     loader processes.
     """
@@ -108,7 +108,7 @@ class TrainStream(grain.DatasetIterator):
         return {"step": self._step}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Continues after as many batches as `state` tells."""
+        """Continues after the number of batches in `state`."""
         self._stop()
         self._step = state["step"]
 

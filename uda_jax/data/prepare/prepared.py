@@ -1,7 +1,7 @@
 """Reading what `uda prepare` wrote: any data set as ArrayRecord shards, with the contract of `uda_jax.data`.
 
 A prepared folder holds, for each split, shards of records, TFDS' description of them, and `manifest.json`, which is
-written last and says all that reading needs: frame names, stored ids and their meaning in every label space, sizes
+written last and holds all that reading needs: frame names, stored ids and their meaning in every label space, sizes
 and checksums. A record is a `tf.train.Example` with one PNG or JPEG per map. It is parsed with TFDS' own message type
 but without TFDS' features: that takes two thirds of the time, and decodes only the maps that are asked for.
 """

@@ -1,4 +1,4 @@
-"""The writing of one split into a prepared folder: what is there already, what is missing, the files that tell."""
+"""Writing one split into a prepared folder: what is there already, what is missing, and the files that record it."""
 
 import contextlib
 import hashlib
@@ -184,11 +184,11 @@ def _same(earlier: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> N
     """Checks that the settings of earlier calls are those of now."""
     for key, value in earlier.items():
         if now[key] != value:
-            what = "other frames" if key == "names" else f"{key} {_words(value)}, not {_words(now[key])}"
+            what = "other frames" if key == "names" else f"{key} {_as_written(value)}, not {_as_written(now[key])}"
             raise UserError(f"--out: {folder} was prepared with {what}; choose another folder, or delete this one")
 
 
-def _words(value: Any) -> str:
+def _as_written(value: Any) -> str:
     """Returns a setting as the command line writes it."""
     if isinstance(value, list) and value and isinstance(value[0], int):
         return f"{value[1]}x{value[0]}"
