@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from uda_jax import config, schema
-from uda_jax.data.pipeline.domains import Domain, check_name, open_domain
+from uda_jax.data.pipeline import domains
+from uda_jax.data.pipeline.domains import Domain, check_name, open_domain, opened_once
 from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.data.pipeline.streams import evaluation_batches, train_stream
@@ -320,3 +321,18 @@ def test_other_names_of_domains_are_refused(name):
     message = f"config.data.{name}: unknown domain.*; further domains are named after these, such as target_bdd"
     with pytest.raises(UserError, match=message):
         check_name(name, "config.data")
+
+
+def test_domains_share_the_data_set_that_they_read(tiny_folder, monkeypatch):
+    opened = []
+    open_dataset = domains.open_dataset
+    monkeypatch.setattr(domains, "open_dataset", lambda *where, **o: opened.append(where) or open_dataset(*where, **o))
+    with opened_once():
+        whole = open_domain(folder(tiny_folder))
+        assert open_domain(folder(tiny_folder, size=(16, 32), flip=True)) is whole
+        few = open_domain(folder(tiny_folder, count=3))
+        assert len(few) == 3 and len(whole) == 8
+        mixed = open_domain(folder(tiny_folder, mix={"other": folder(tiny_folder, split="val")}))
+        assert len(mixed) == 16
+    assert [split for _, _, split, _ in opened] == ["train", "val"]
+    assert open_domain(folder(tiny_folder)) is not whole

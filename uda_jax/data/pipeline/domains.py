@@ -3,7 +3,11 @@
 Domains have names: source, labelled_target and target; and further ones of a kind, such as target_bdd.
 """
 
+import contextlib
+import contextvars
 import dataclasses
+import json
+from collections.abc import Iterator
 from typing import Any
 
 from uda_jax.data import open_dataset, require_sound
@@ -17,6 +21,9 @@ from uda_jax.schema import config_field, did_you_mean
 
 # The kinds of domains: what they are to a method.
 KINDS = ("source", "labelled_target", "target")
+# Data sets that are open, by what they were opened with, within `opened_once`.
+_OPEN: contextvars.ContextVar[dict[str, Dataset] | None] = contextvars.ContextVar("open data sets", default=None)
+
 NO_MAP = "add it, leave the frame out with names_file, or take the map out of fields"
 
 
@@ -151,7 +158,7 @@ def open_domain(domain: Domain, path: str = "domain") -> Dataset:
         parts = members(domain, path)
         return Mixture({name: open_domain(member, where) for name, (where, member) in parts.items()}, path)
     try:
-        dataset = open_dataset(domain.dataset, domain.root, domain.split, domain.label_space, **(domain.options or {}))
+        dataset = _open_dataset(domain)
         _check_resized(domain, dataset)
         offsets = {field: MAPS[field].offset for field in domain.fields if field in MAPS and MAPS[field].offset}
         if offsets := {field: offset for field, offset in offsets.items() if not dataset.has(field)}:
@@ -166,6 +173,27 @@ def open_domain(domain: Domain, path: str = "domain") -> Dataset:
         raise UserError(f"{path}: {error}") from None
     require_maps(dataset, domain, path)
     return dataset
+
+
+@contextlib.contextmanager
+def opened_once() -> Iterator[None]:
+    """Within the block, domains that read one data set share it: its folders are listed once and must not change."""
+    token = _OPEN.set({})
+    try:
+        yield
+    finally:
+        _OPEN.reset(token)
+
+
+def _open_dataset(domain: Domain) -> Dataset:
+    where, options = (domain.dataset, domain.root, domain.split, domain.label_space), domain.options or {}
+    opened = _OPEN.get()
+    if opened is None:
+        return open_dataset(*where, **options)
+    key = json.dumps([*where, options], sort_keys=True, default=str)
+    if key not in opened:
+        opened[key] = open_dataset(*where, **options)
+    return opened[key]
 
 
 def require_maps(dataset: Dataset, domain: Domain, path: str = "domain") -> None:
