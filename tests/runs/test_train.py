@@ -17,8 +17,10 @@ import pytest
 
 from uda_jax import config
 from uda_jax.data.labels import label_spaces
+from uda_jax.data.pipeline import domains
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import protocols
+from uda_jax.report.rows import KEYS
 from uda_jax.runs import results, scoring, stages, states, train
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.workdir import Workdir
@@ -85,6 +87,7 @@ def test_a_run_leaves_what_the_report_reads(uninterrupted):
     assert json.loads((workdir / "result.json").read_text()) == [row]
     assert row["steps"] == 6 and row["protocol"] == "own" and set(row["iou"]) == {"ground", "wall", "thing"}
     assert row["miou"]["own"] == pytest.approx(np.mean(list(row["iou"].values())))
+    assert {name for name, key in KEYS.items() if key.required} <= set(row) <= set(KEYS)
     steps = [entry["step"] for entry in logged(workdir) if "loss/total" in entry]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert [entry["step"] for entry in logged(workdir) if "evaluation/miou" in entry] == [3, 6]
@@ -93,10 +96,14 @@ def test_a_run_leaves_what_the_report_reads(uninterrupted):
     assert last == 6 and (workdir / "train" / "finished.json").exists()
 
 
-def test_finished_runs_are_not_run_again(uninterrupted, tiny_experiment):
+def test_finished_runs_are_not_run_again(uninterrupted, tiny_experiment, monkeypatch):
     workdir, row = uninterrupted
     before = (workdir / "train" / "metrics.jsonl").stat().st_mtime_ns
+    opened, open_dataset = [], domains.open_dataset
+    monkeypatch.setattr(domains, "open_dataset", lambda *where, **o: opened.append(where) or open_dataset(*where, **o))
     assert run(tiny_experiment, workdir) == row
+    # Of four domains two read one split each.
+    assert sorted(split for _, _, split, _ in opened) == ["train", "val"]
     assert (workdir / "train" / "metrics.jsonl").stat().st_mtime_ns == before
 
 

@@ -233,5 +233,5 @@ def _score(metrics: dict[str, float]) -> float:
 
 
 def state_bytes(state: Any) -> int:
-    """Returns the size of a state in bytes, which is about the size of its checkpoint."""
+    """Returns the size of a state, or of a part of one, in bytes: about the size of its checkpoint."""
     return sum(x.nbytes for x in jax.tree.leaves(state))

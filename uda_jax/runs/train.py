@@ -21,6 +21,7 @@ from uda_jax import config
 from uda_jax.config import Experiment
 from uda_jax.data.io import atomic
 from uda_jax.data.pipeline import streams
+from uda_jax.data.pipeline.domains import opened_once
 from uda_jax.inference.evaluate import protocols
 from uda_jax.runs import instruments, results, scoring, stages, states
 from uda_jax.runs.checkpoints import Checkpoints, state_bytes
@@ -51,10 +52,10 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
     workdir = Workdir(workdir)
     for field, size in (("train", experiment.train.batch_size), ("evaluation", experiment.evaluation.batch_size)):
         sharding.check_batch_size(size, f"config.{field}.batch_size")
-    space = stages.label_space(experiment)
-    experiment = scoring.with_protocol(experiment, protocols(space))
-    workdir.check(experiment)
-    with _stop_on_sigterm() as stop:
+    with opened_once(), _stop_on_sigterm() as stop:
+        space = stages.label_space(experiment)
+        experiment = scoring.with_protocol(experiment, protocols(space))
+        workdir.check(experiment)
         context = Context(experiment, sharding.data_mesh(), space, stop)
         recipe = stages.recipe(experiment, len(space.names))
         for stage in recipe:
@@ -143,6 +144,7 @@ class StageRun:
         """Returns the first state; writes its frozen networks and the table of its parameters."""
         log = (lambda text: print(text, file=sys.stderr)) if self.context.first_process else None
         state = states.initial(self.stage, workdir, self.context.experiment.seed, self.context.mesh, log)
+        check_space(self.files.path, state_bytes(state.frozen))
         self.checkpoints.save_frozen(state)
         self.first_row["parameters/total"] = sum(instruments.parameter_counts(state.params).values())
         if log:
@@ -204,7 +206,7 @@ class StageRun:
 
     def save(self, step: int, score: float | None) -> None:
         """Starts writing a checkpoint, unless the disk is too full for one."""
-        check_space(self.files.path, state_bytes(self.state))
+        check_space(self.files.path, state_bytes(self.state.replace(frozen={})))
         plain = config.to_plain(self.context.experiment)
         self.checkpoints.save(step, self.state, self.iterator, config=plain, notes=self.notes(), score=score)
 
