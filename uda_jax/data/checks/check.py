@@ -109,8 +109,8 @@ def check_dataset(
       name, root, split: as `uda_jax.data.get_dataset` takes them.
       label_space: a protocol; None takes the data set's own default.
       options: further ones that only this data set has.
-      workers: processes that decode, since NumPy holds the interpreter's lock; 0 decodes in this one. None takes one
-        per core, and 0 for a few frames. They import the running script, whose work must be under `__main__`.
+      workers: processes that decode, since NumPy holds the interpreter's lock; 0 and 1 decode in this one. None takes
+        one per core, and none for a few frames. They import the running script, whose work must be under `__main__`.
       progress: whether to show a progress bar on stderr.
 
     Raises:
