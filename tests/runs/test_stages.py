@@ -1,11 +1,14 @@
 """Recipes: what the stages of a config are, and which mistakes in them are named."""
 
 import dataclasses
+import json
+import sys
 
 import pytest
 
 from uda_jax import config
 from uda_jax.config import StageConfig
+from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.runs import kinds, stages
 from uda_jax.runs.kinds.rank import Rank
@@ -27,6 +30,51 @@ def ranking(**fields):
 def test_kinds_are_found_by_file():
     assert kinds.names() == ["rank", "train"]
     assert kinds.get("rank", "config") is Rank and not Rank.TRAINS and kinds.get("train", "config").TRAINS
+
+
+COUNT_FRAMES = """
+import dataclasses
+
+from uda_jax.data.pipeline.domains import open_domain
+from uda_jax.errors import UserError
+from uda_jax.runs.kinds.base import Kind
+from uda_jax.schema import config_field
+
+
+@dataclasses.dataclass(frozen=True)
+class CountFrames(Kind):
+    limit: int = config_field(100, "Frames that there may be.", low=1)
+
+    def validate(self, stage, context):
+        if len(context.space.names) != 3:
+            raise UserError(f"stage {stage.name}: expected three classes")
+
+    def run(self, stage, workdir, context):
+        count = sum(len(open_domain(domain)) for domain in stage.domains_in(workdir).values())
+        return {"seconds": 0.0, "frames": min(self.limit, count)}
+
+
+KIND = CountFrames
+"""
+
+
+def test_a_kind_is_one_file(tiny_experiment, tmp_path, monkeypatch):
+    (tmp_path / "count_frames.py").write_text(COUNT_FRAMES)
+    monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "uda_jax.runs.kinds.count_frames", raising=False)
+    section = {"name": "count_frames", "limit": 10}
+    count, _ = stages.recipe(
+        with_stages(tiny_experiment, count=StageConfig(kind=section), last=StageConfig()), num_classes=3
+    )
+    context = stages.Context(tiny_experiment, None, label_spaces.label_space("7"), lambda: False)
+    with pytest.raises(UserError, match="stage count: expected three classes"):
+        count.kind.validate(count, context)
+    workdir = Workdir(tmp_path / "run")
+    found = {"count": {"seconds": 0.0, "frames": 10}}
+    assert stages.run_recipe([count], workdir, context) == found
+    assert json.loads(workdir.stage("count").finished.read_text()) == found["count"]
+    # What is finished is not done again.
+    assert stages.run_recipe([dataclasses.replace(count, kind=None)], workdir, context) == found
 
 
 def test_a_config_without_stages_has_one(tiny_experiment):

@@ -15,6 +15,7 @@ from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.runs import inspection, results, scoring, stages, states, train
 from uda_jax.runs.checkpoints import Checkpoints
+from uda_jax.runs.kinds.rank import Rank
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
 from uda_jax.training.logging import read_metrics
@@ -189,6 +190,7 @@ class Growing(Counting):
         return state.replace(extra={"seen": jnp.concatenate([state.extra["seen"], jnp.zeros((1,))])}), metrics
 
 
+@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
 def test_a_step_that_is_compiled_twice_is_a_mistake(experiment, workdir):
     (stage,) = stages.recipe(with_train(experiment, steps=3), num_classes=3)
     with pytest.raises(AssertionError, match="stage train: the step was traced 3 times, not once"):
@@ -214,6 +216,19 @@ def test_stages_hand_on_networks_that_learn_and_that_do_not(experiment, workdir,
     wrong = dataclasses.replace(second, start_from={"anchor": second.start_from["anchor"]._replace(network="anchr")})
     with pytest.raises(UserError, match=r"stage first has no network 'anchr', only \['anchor', 'segmenter'\]"):
         states.check_initial([first, wrong])
+
+
+def test_frames_are_ranked_by_the_best_checkpoint_if_that_is_asked_for(experiment, workdir, monkeypatch):
+    rank = StageConfig(kind=config.named("rank", Rank(fraction=0.5)).to_dict(), start_from={"segmenter": "first@best"})
+    found = {"first": StageConfig(), "rank": rank, "last": StageConfig()}
+    experiment = dataclasses.replace(experiment, stages=found, recipe=tuple(found))
+    first, rank, _ = recipe(experiment)
+    start = rank.start_from["segmenter"]._replace(stage=first)
+    scores_of(monkeypatch, 0.3, 0.9, 0.5)
+    train.train_stage(first, workdir, context(experiment))
+    result = rank.kind.run(dataclasses.replace(rank, start_from={"segmenter": start}), workdir, context(experiment))
+    assert (result["easy"], result["hard"]) == (4, 4)
+    assert json.loads(workdir.stage("rank").ranking.read_text())["step"] == 4
 
 
 def test_checkpoints_hold_the_config_that_they_were_trained_with(experiment, workdir):
