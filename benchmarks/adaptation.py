@@ -36,6 +36,7 @@ ROWS = {
         "adaptsegnet": "adaptsegnet:streets",
         "minent": "advent:streets,minent",
         "advent": "advent:streets",
+        "advent_teacher": "advent_teacher:streets",
         "intrada": "intrada:streets",
         "labelled_only": "source_only:streets,labelled",
         "source_plus_labelled": "source_only:streets,both",

@@ -23,6 +23,7 @@ from uda_jax.configs import dacs
 from uda_jax.errors import UserError
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.corda import CorDA
+from uda_jax.methods.parts.teacher import MeanTeacher
 from uda_jax.schema import did_you_mean
 
 # Row name, whether streets' camera has the renderer's depth, and the form of the weights of difficulty.
@@ -79,7 +80,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
     if not published:
         method = dataclasses.replace(
             method,
-            teacher_alpha=SCRATCH_ALPHA,
+            teacher=MeanTeacher(alpha=SCRATCH_ALPHA),
             depth_unit=SCRATCH_DEPTH_UNIT,
             source_depth_weight=SCRATCH_SOURCE_DEPTH_WEIGHT,
             mixed_depth_weight=SCRATCH_MIXED_DEPTH_WEIGHT,

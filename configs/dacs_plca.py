@@ -11,7 +11,7 @@ from uda_jax.configs.common import networks
 
 from uda_jax.config import as_config
 from uda_jax.configs import dacs, plca
-from uda_jax.methods.plca import Association
+from uda_jax.methods.parts.association import Association
 
 VARIANTS = {"": "dacs_plca"}
 

@@ -112,7 +112,7 @@ def _method(benchmark: str, steps: int, inter: Experiment) -> IntraDA:
         optimiser=from_mapping(Sgd, inter.method["optimiser"]),
         schedule=networks.schedule(benchmark, steps),
         discriminator=networks.discriminator(benchmark),
-        judged="probabilities" if inter.method["name"] == "adaptsegnet" else "self_information",
+        discriminator_input="probabilities" if inter.method["name"] == "adaptsegnet" else "self_information",
     )
     if networks.published(benchmark):
         return method

@@ -24,7 +24,8 @@ from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax.config import Experiment, InitFrom, with_method
 from uda_jax.methods.base import Segmenter
-from uda_jax.methods.plca import PLCA, Association
+from uda_jax.methods.parts.association import Association
+from uda_jax.methods.plca import PLCA
 from uda_jax.training.optimisers import Sgd
 from uda_jax.training.schedules import Schedule
 
@@ -39,7 +40,12 @@ VARIANTS = {
 
 # One head with four branches, without bias, from PyTorch's default start.
 REFERENCE = Segmenter(
-    name="deeplab_v2_resnet101", input_norm="caffe_bgr", aspp_branches=4, aspp_bias=False, head_init="uniform"
+    name="deeplab_v2_resnet101",
+    input_norm="caffe_bgr",
+    align_corners=False,
+    aspp_branches=4,
+    aspp_bias=False,
+    head_init="uniform",
 )
 REFERENCE_WEIGHTS = InitFrom(path="weights/resnet101-imagenet.pth", fresh=("head",), dialect="caffe_resnet101")
 REFERENCE_SGD = Sgd(learning_rate=2.5e-4, head_multiplier=1.0, train_norm_affine=True)
@@ -78,7 +84,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
     else:
         experiment = dataclasses.replace(experiment, init_from=networks.init_from(benchmark))
         method = PLCA(
-            segmenter=networks.segmenter(benchmark),
+            segmenter=dataclasses.replace(networks.segmenter(benchmark), align_corners=False),
             optimiser=networks.optimiser(benchmark),
             schedule=networks.schedule(benchmark, experiment.train.steps),
             association=Association(**(SCRATCH_ASSOCIATION | association)),

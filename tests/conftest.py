@@ -58,7 +58,7 @@ import os
 
 from uda_jax.config import Evaluation, Experiment, Train, with_method
 from uda_jax.data.pipeline.domains import Domain
-from uda_jax.methods.adversarial import Discriminator
+from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.methods.advent import Advent
 from uda_jax.methods.base import Segmenter
 from uda_jax.training.optimisers import Sgd

@@ -3,8 +3,8 @@
 import dataclasses
 
 from uda_jax.config import Experiment, InitFrom
-from uda_jax.methods.adversarial import Discriminator
 from uda_jax.methods.base import Segmenter
+from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 

@@ -7,7 +7,7 @@ import pytest
 import vectors
 
 from uda_jax.losses import absolute_depth, adversarial, berhu
-from uda_jax.methods.adversarial import judgement
+from uda_jax.methods.parts.alignment import domain_loss
 
 GOLDEN = vectors.FOLDER
 with_gradient = jax.jit(jax.value_and_grad(berhu))
@@ -92,12 +92,12 @@ def test_both_sides_of_a_discriminator(kind, short):
         np.testing.assert_allclose(value, arrays[f"{short}_{name}"], rtol=1e-5)
         expected = arrays[f"grad_{short}_{name}"]
         np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-    loss, _ = judgement(arrays["pred_b"], arrays["pred_a"], kind=kind)
+    loss, _ = domain_loss(arrays["pred_b"], arrays["pred_a"], kind=kind)
     np.testing.assert_allclose(0.5 * loss, arrays[f"{short}_d_half_sum"], rtol=1e-5)
 
 
 def test_an_undecided_discriminator():
     zero = jnp.zeros((1, 2, 2, 1))
     for kind, half, fooling in (("bce", np.log(2), np.log(2)), ("least_squares", 0.5, 1.0)):
-        np.testing.assert_allclose(0.5 * judgement(zero, zero, kind=kind)[0], half, rtol=1e-6)
+        np.testing.assert_allclose(0.5 * domain_loss(zero, zero, kind=kind)[0], half, rtol=1e-6)
         np.testing.assert_allclose(adversarial(zero, 1, kind=kind), fooling, rtol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 import vectors
 from vectors import nhwc
 
-from uda_jax.losses import cross_entropy
+from uda_jax.losses import cross_entropy, cross_entropy_map
 
 GOLDEN = vectors.FOLDER
 
@@ -136,3 +136,17 @@ def test_shapes_are_checked():
         cross_entropy(LOGITS, LABELS, class_weights=jnp.ones(4))
     with pytest.raises(ValueError, match=r"pixel_weights: expected shape \(3,\)"):
         cross_entropy(LOGITS, LABELS, pixel_weights=jnp.ones(1))
+
+
+def test_the_map_holds_each_pixels_loss():
+    """By hand, eager and jitted; what is ignored is 0 with zero gradient, and the sum is what the scalar divides."""
+    first, second = -np.log(0.5), -np.log(0.75)
+    for run in (cross_entropy_map, jax.jit(cross_entropy_map)):
+        np.testing.assert_allclose(run(LOGITS, LABELS), [first, second, 0.0], rtol=1e-6)
+    weighted = cross_entropy_map(LOGITS, LABELS, class_weights=jnp.array([1.0, 3.0, 100.0]))
+    np.testing.assert_allclose(weighted, [first, 3 * second, 0.0], rtol=1e-6)
+    total, gradient = jax.value_and_grad(lambda z: cross_entropy_map(z, LABELS).sum())(LOGITS.at[2].set(jnp.nan))
+    np.testing.assert_allclose(total, 2 * cross_entropy(LOGITS, LABELS), rtol=1e-6)
+    assert np.isfinite(gradient).all() and not gradient[2].any()
+    with pytest.raises(ValueError, match=r"labels: expected shape \(3,\) for logits \(3, 3\), got \(2,\)"):
+        cross_entropy_map(LOGITS, LABELS[:2])

@@ -11,7 +11,7 @@ import pytest
 from uda_jax import config, losses, ops
 from uda_jax.methods import base
 from uda_jax.methods.adaptsegnet import AdaptSegNet
-from uda_jax.methods.adversarial import Discriminator
+from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.runs import stages
 from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
@@ -63,7 +63,7 @@ def distance(z, domain, kind):
 
 
 def judge(method, params, z):
-    return method.judge.apply({"params": params}, jax.nn.softmax(z))
+    return method.discriminator.of_outputs("fp32").module.apply({"params": params}, jax.nn.softmax(z))
 
 
 def test_the_objectives_of_both_sides_written_out(played, batch, flat):

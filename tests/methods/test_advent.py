@@ -11,7 +11,7 @@ from uda_jax import losses, ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.advent import Advent
-from uda_jax.methods.adversarial import Discriminator
+from uda_jax.methods.parts.alignment import Discriminator, accuracy, domain_loss
 from uda_jax.schema import from_mapping
 from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
@@ -80,7 +80,8 @@ def test_advent_plays_both_sides_from_the_same_forwards(batch):
     state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
     labels = batch["source"]["label"].astype(np.int32)
     judge_of = {"logits": "discriminator", "aux_logits": "discriminator_aux"}
-    judge = lambda params, p: method.judge.apply({"params": params}, losses.self_information(jax.nn.softmax(p)))  # noqa: E731
+    module = method.discriminator.of_outputs("fp32").module
+    judge = lambda params, p: module.apply({"params": params}, losses.self_information(jax.nn.softmax(p)))  # noqa: E731
 
     def segmenter_objective(params):
         outputs, _ = maps(method, params, state, batch)
@@ -126,12 +127,19 @@ def test_the_target_weight_is_the_only_route_from_the_discriminators(batch):
 
 
 def test_accuracy_is_one_half_for_a_blind_discriminator_and_one_for_a_perfect_one():
-    from uda_jax.methods.adversarial import accuracy
-
     logits = jnp.array([[-1.0, -2.0], [-3.0, -0.5]])
     assert accuracy(logits, -logits, threshold=0.0) == 1.0
     assert accuracy(logits, logits, threshold=0.0) == 0.5
     assert accuracy(-logits, logits, threshold=0.0) == 0.0
+
+
+def test_accuracy_of_least_squares_by_hand():
+    """Its decisions lie about 0 and 1: what is below one half is taken for the source."""
+    source, target = jnp.array([[0.2, 0.4], [0.6, -1.0]]), jnp.array([[0.3, 0.7], [0.9, 0.55]])
+    loss, share = domain_loss(source, target, kind="least_squares")
+    assert share == 0.5 * (3 / 4 + 3 / 4)
+    expected = np.mean(np.square(source)) + np.mean(np.square(target - 1))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_a_single_head_needs_a_single_discriminator(batch):

@@ -16,8 +16,8 @@ from uda_jax.data.pipeline import streams
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.adaptsegnet import AdaptSegNet
-from uda_jax.methods.adversarial import Discriminator
 from uda_jax.methods.ass import ASS, SemanticLevel
+from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
@@ -94,7 +94,7 @@ def decisions(method, params, vectors, label, domain):
     small, terms = down(label, vectors.shape[1:3]), []
     for b, k in itertools.product(range(len(small)), range(3)):
         if (small[b] == k).any():
-            o = method.semantic_judge.apply({"params": params}, jnp.mean(vectors[b][small[b] == k], axis=0))
+            o = method.semantic_network.apply({"params": params}, jnp.mean(vectors[b][small[b] == k], axis=0))
             terms.append(jax.nn.logsumexp(o) - o[k + 3 * domain])
     return sum(terms) / len(terms), len(terms)
 
@@ -103,7 +103,8 @@ def test_the_objectives_of_the_three_players_written_out(played, batch, flat):
     method, state, (after, metrics) = played
     labels = {name: batch[name]["label"].astype(np.int32) for name in ("source", "labelled_target")}
     judges = {name: tree for name, tree in state.params.items() if name != "segmenter"}
-    judge = lambda params, z: method.judge.apply({"params": params}, jax.nn.softmax(up(z)))  # noqa: E731
+    module = method.discriminator.of_outputs("fp32").module
+    judge = lambda params, z: module.apply({"params": params}, jax.nn.softmax(up(z)))  # noqa: E731
 
     def segmenter_objective(params):
         found = outputs(method, params, state, batch)
@@ -225,7 +226,7 @@ def test_options_change_what_the_semantic_level_sees_and_asks(played, shown, bat
         if "form" not in options:
             vectors, counts = ops.class_means(vectors, known, 3)
             known = counts > 0
-        seen[name] = method.semantic_judge.apply({"params": state.params["semantic_discriminator"]}, vectors), known
+        seen[name] = method.semantic_network.apply({"params": state.params["semantic_discriminator"]}, vectors), known
     loss = losses.semantic_adversarial_map if "form" in options else losses.semantic_adversarial
     asked = lambda name, domain: float(loss(*seen[name], domain, kind=method.semantic.head))  # noqa: E731
     assert metrics[0] == pytest.approx(0.7 * asked("labelled_target", 0), rel=1e-4)

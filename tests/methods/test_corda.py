@@ -11,7 +11,7 @@ from uda_jax import config, losses, ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.corda import CorDA, depth_weight
-from uda_jax.methods.self_training import Mixed, pseudo_labels
+from uda_jax.methods.parts.mixing import Mixed, Mixing, pseudo_labels
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
 from uda_jax.training.optimisers import Sgd
@@ -50,14 +50,14 @@ OUTPUTS = {
 def make(**fields):
     segmenter = base.Segmenter(name="corda_resnet14", width=4, input_norm="imagenet_rgb", initial_head="linear")
     sgd = Sgd(learning_rate=0.1, head_multiplier=1.0, momentum=0.0, weight_decay=0.0)
-    defaults = {"segmenter": segmenter, "optimiser": sgd, "schedule": Schedule(name="constant"), "threshold": 0.5}
-    return CorDA(num_classes=3, **defaults | fields)
+    defaults = {"segmenter": segmenter, "optimiser": sgd, "schedule": Schedule(name="constant")}
+    return CorDA(num_classes=3, mixing=Mixing(threshold=0.5), **defaults | fields)
 
 
 def mixed_of(method, teacher_logits, mask):
     """What a mask and a teacher make of the golden labels."""
-    labels, confidence = pseudo_labels(nhwc(teacher_logits), mask.shape[1:])
-    return Mixed(mask, None, ops.mix(mask, STEP["labels"], labels), method.pixel_weights(mask, confidence))
+    labels, confidence = pseudo_labels(method.segmenter, nhwc(teacher_logits), mask.shape[1:])
+    return Mixed(mask, None, ops.mix(mask, STEP["labels"], labels), method.mixing.pixel_weights(mask, confidence))
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +140,8 @@ def test_golden_warm_start(t, gradients):
     """On GTA5 the teacher's first prediction labels up to step 25000, the final one from 25001 on."""
     golden = {name.removeprefix(f"iter{t}_"): value for name, value in np.load(GOLDEN / "step_gta.npz").items()}
     method = CorDA(initial_steps=config.load("corda:gta5_cityscapes").method.initial_steps)
-    state = base.initial_state(jax.random.key(0), {}, {}).replace(step=jnp.int32(t))
     heads = {"logits": STEP["teacher_out_s"], "aux_logits": STEP["teacher_out_initial_s"]}
-    mixed = mixed_of(method, method.taught(state, heads), STEP["mask"].astype(bool))
+    mixed = mixed_of(method, method.pseudo_label_logits(jnp.int32(t), heads), STEP["mask"].astype(bool))
     np.testing.assert_array_equal(mixed.label, golden["mixed_label"])
     assert float(jnp.min(mixed.weight)) == pytest.approx(float(golden["unlabeled_weight"]))
     found, terms = gradients(OUTPUTS, mixed, CorDA(depth_weight_mode="reference"))
@@ -274,7 +273,7 @@ def test_published_settings(benchmark):
     experiment, found = stage(f"corda:{benchmark}")
     plain, other = stage(f"dacs:{benchmark}")
     method, gta5 = found.method, benchmark == "gta5_cityscapes"
-    assert (method.teacher_alpha, method.source_depth_weight, method.mixed_depth_weight) == (0.999, 0.01, 0.001)
+    assert (method.teacher.alpha, method.source_depth_weight, method.mixed_depth_weight) == (0.999, 0.01, 0.001)
     assert (method.depth_weight_mode, method.depth_unit) == ("per_image", 1.0)
     assert (method.initial_steps, method.source_nearest) == ((25_001, 0.1) if gta5 else (0, 0.0))
     for field in ("optimiser", "schedule", "threshold", "pixel_weight", "augmentation", "mix_ignored", "mixed_weight"):

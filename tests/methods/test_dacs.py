@@ -11,7 +11,8 @@ import vectors
 from uda_jax import config, losses, ops
 from uda_jax.methods import base
 from uda_jax.methods.dacs import Dacs
-from uda_jax.methods.self_training import Mixed, StrongAugmentation, pseudo_labels
+from uda_jax.methods.parts.forward import segmentation_losses
+from uda_jax.methods.parts.mixing import Mixed, Mixing, StrongAugmentation, mixed_loss, pseudo_labels
 from uda_jax.runs import stages
 from uda_jax.training import schedules
 from uda_jax.training.optimisers import Sgd
@@ -22,7 +23,13 @@ RATE = 0.1
 SEGMENTER = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb")
 SGD = Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True)
 # None of the first step's pixels passes this threshold, and some of the second's do.
-METHOD = Dacs(num_classes=3, segmenter=SEGMENTER, optimiser=SGD, schedule=Schedule(name="constant"), threshold=0.8)
+METHOD = Dacs(
+    num_classes=3,
+    segmenter=SEGMENTER,
+    optimiser=SGD,
+    schedule=Schedule(name="constant"),
+    mixing=Mixing(threshold=0.8),
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +59,18 @@ def test_golden_iteration():
     """The released code's losses and gradients for given outputs of the networks."""
     given, golden = (np.load(GOLDEN / f"step_{name}.npz") for name in ("synthia", "dacs"))
     nhwc = lambda name: np.moveaxis(given[name], 1, -1)  # noqa: E731
-    method, mask = Dacs(), given["mask"].astype(bool)
-    labels, confidence = pseudo_labels(nhwc("teacher_out_s"), mask.shape[1:])
-    mixed = Mixed(mask, None, ops.mix(mask, given["labels"], labels), method.pixel_weights(mask, confidence))
+    segmenter, mask = base.Segmenter(), given["mask"].astype(bool)
+    labels, confidence = pseudo_labels(segmenter, nhwc("teacher_out_s"), mask.shape[1:])
+    mixed = Mixed(mask, None, ops.mix(mask, given["labels"], labels), Mixing().pixel_weights(mask, confidence))
     np.testing.assert_array_equal(mixed.label, golden["mixed_label"])
     np.testing.assert_allclose(mixed.weight, golden["pixel_weight"], rtol=1e-6)
     assert float(jnp.min(mixed.weight)) == pytest.approx(float(golden["unlabeled_weight"]))
 
-    batch = {"source": {"label": given["labels"]}}
-
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def iteration(outputs):
-        terms = method.objective(outputs, batch, mixed)
+        terms = segmentation_losses(segmenter, outputs["source"], given["labels"])
+        terms["mixed"] = mixed_loss(segmenter, outputs["mixed"]["logits"], mixed)
         return sum(terms.values()), terms
 
     outputs = {name: {"logits": nhwc(f"{name}_out_s")} for name in ("source", "mixed")}
@@ -75,9 +81,6 @@ def test_golden_iteration():
     for name in outputs:
         expected = np.moveaxis(golden[f"{name}_grad_s"], 1, -1)
         np.testing.assert_allclose(gradient[name]["logits"], expected, rtol=0, atol=1e-7)
-    # Without mixed images it is supervised training on the source.
-    terms = Dacs(mixed_weight=0.0).objective(outputs, batch, mixed)
-    assert sum(terms.values()) == pytest.approx(float(golden["loss_labeled"]), rel=1e-5)
 
 
 def test_two_steps_written_out(stepped, batch):
@@ -90,7 +93,7 @@ def test_two_steps_written_out(stepped, batch):
         logits, teacher_stats = forward(method, *teacher, batch["target"]["image"])
         p = jax.nn.softmax(logits)
         share = jnp.mean(jnp.max(p, axis=-1) >= 0.8)
-        mask, image = method.mixed_images(state, batch)
+        mask, image = method.mixing.mixed_images(state, batch)
         labels = jnp.where(mask, labels_s, jnp.argmax(p, axis=-1))
 
         def objective(params):
@@ -163,9 +166,10 @@ def test_published_settings(benchmark):
     for t, expected in ((0, 2.5e-4), (125_000, 1.339717e-4), (249_999, 3.4657e-9)):
         assert float(rate(t)) == pytest.approx(expected, rel=1e-4)
     assert (found.train.steps, found.train.batch_size, found.train.accumulation) == (250_000, 2, 1)
-    assert (method.teacher_alpha, method.threshold, method.pixel_weight) == (0.99, 0.968, "threshold_uniform")
-    assert method.augmentation == StrongAugmentation(0.8, 0.25, 0.25, 0.25, 0.25, 0.5, (0.15, 1.15))
-    assert (method.mix_ignored, method.mixed_weight, method.predict_with) == (True, 1.0, "student")
+    assert (method.teacher.alpha, method.mixing.threshold) == (0.99, 0.968)
+    assert (method.mixing.pixel_weight, method.mixing.mix_ignored) == ("threshold_uniform", True)
+    assert method.mixing.augmentation == StrongAugmentation(0.8, 0.25, 0.25, 0.25, 0.25, 0.5, (0.15, 1.15))
+    assert (method.mixed_weight, method.predict_with) == (1.0, "student")
     segmenter = method.segmenter
     assert (segmenter.name, segmenter.input_norm, segmenter.aspp_branches) == ("deeplab_v2_resnet101", "caffe_bgr", 2)
     assert not segmenter.multi_level and segmenter.options.bn_mode == "batch"

@@ -10,7 +10,7 @@ from uda_jax.methods import dacs_plca
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.dacs import Dacs
 from uda_jax.methods.dacs_plca import DacsPlca
-from uda_jax.methods.plca import Association
+from uda_jax.methods.parts.association import Association
 from uda_jax.training.optimisers import Sgd
 from uda_jax.training.schedules import Schedule
 
@@ -53,4 +53,4 @@ def test_association_adds_its_terms_and_moves_the_student(batch, dacs, same):
 
 
 def test_the_file_is_small():
-    assert len(inspect.getsource(dacs_plca).splitlines()) < 120
+    assert len(inspect.getsource(dacs_plca).splitlines()) <= 60

@@ -1,6 +1,5 @@
 """DADA: both players' objectives written out, what the discriminator sees, targets, the published values."""
 
-import importlib.util
 import json
 
 import jax
@@ -13,8 +12,8 @@ import vectors
 from uda_jax import config, losses, networks, ops, weights
 from uda_jax.errors import UserError
 from uda_jax.methods import base
-from uda_jax.methods.adversarial import Discriminator
-from uda_jax.methods.dada import DADA
+from uda_jax.methods.dada import DADA, depth_aware_information
+from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
 from uda_jax.training.optimisers import Adam, Sgd
@@ -71,7 +70,7 @@ def test_the_objectives_of_both_sides_written_out(played, with_depth, flat):
     def judge(params, found):
         p = jax.nn.softmax(found["logits"])
         seen = -p * jnp.log2(p + 1e-30) / np.log2(3) * found["depth"]
-        return method.judge.apply({"params": params}, seen)
+        return method.discriminator.of_outputs("fp32").module.apply({"params": params}, seen)
 
     def segmenter_objective(params):
         found, stats = maps(method, params, state, with_depth)
@@ -106,14 +105,15 @@ def test_the_objectives_of_both_sides_written_out(played, with_depth, flat):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_fooling_reaches_classes_and_depth(played):
+def test_the_adversarial_loss_reaches_classes_and_depth(played):
     method, state, *_ = played
+    discriminators = method.discriminator.of_outputs("fp32")
 
     @jax.jit
     @jax.grad
     def gradient(maps):
-        seen = {"logits": method.judged_map(jax.nn.softmax(maps["logits"]), maps["depth"])}
-        return method.fooling_losses(state.params, seen)["adversarial"]
+        seen = {"logits": depth_aware_information(jax.nn.softmax(maps["logits"]), maps["depth"])}
+        return discriminators.adversarial_losses(state.params, seen, {"logits": 0.5})["adversarial"]
 
     maps = {
         name: jax.random.normal(jax.random.key(0), (1, 32, 64, size)) for name, size in (("logits", 3), ("depth", 1))
@@ -125,18 +125,15 @@ def test_fooling_reaches_classes_and_depth(played):
 def test_golden(file):
     """From logits and depth to the discriminator's decision and back, against the released code."""
     golden = {k: np.moveaxis(v, 1, -1) if v.ndim == 4 else v for k, v in np.load(file).items()}
-    spec = importlib.util.spec_from_file_location("torch_weights", GOLDEN / "torch_weights.py")
-    torch_weights = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(torch_weights)
     shapes = json.loads((GOLDEN / "gio-ada" / "dada_discriminator.manifest.json").read_text())
-    params = weights.from_torch(torch_weights.stand_in_state_dict(shapes), "advent_discriminator")
+    params = weights.from_torch(vectors.stand_in_state_dict(shapes), "advent_discriminator")
     classes = golden["seg_logits"].shape[-1]
     judge = networks.build("pixel_discriminator", classes)
 
     @jax.jit
     def run(logits, depth):
         def loss(logits, depth):
-            seen = make(num_classes=classes).judged_map(jax.nn.softmax(logits), depth)
+            seen = depth_aware_information(jax.nn.softmax(logits), depth)
             decisions = judge.apply(params, seen)
             return losses.adversarial(decisions, 0), (seen, decisions)
 
@@ -152,14 +149,14 @@ def test_golden(file):
 
 
 def test_what_the_discriminator_sees():
-    method, even = make(), jnp.full((1, 2, 2, 3), 1 / 3)
+    even = jnp.full((1, 2, 2, 3), 1 / 3)
     depth = jnp.array([1.0, -2.0, 0.0, 6.0]).reshape(1, 2, 2, 1)
-    np.testing.assert_allclose(method.judged_map(even, depth), jnp.broadcast_to(depth / 3, even.shape), rtol=1e-6)
+    np.testing.assert_allclose(depth_aware_information(even, depth), jnp.broadcast_to(depth / 3, even.shape), rtol=1e-6)
     certain = jax.nn.one_hot(jnp.array([[[0, 1], [2, 1]]]), 3)
-    np.testing.assert_array_equal(method.judged_map(certain, depth), 0)
+    np.testing.assert_array_equal(depth_aware_information(certain, depth), 0)
     p = jax.nn.softmax(jax.random.normal(jax.random.key(0), (1, 2, 2, 3)))
-    np.testing.assert_array_equal(method.judged_map(p, jnp.ones_like(depth)), losses.self_information(p))
-    np.testing.assert_allclose(method.judged_map(p, 2 * depth), 2 * method.judged_map(p, depth), rtol=1e-6)
+    np.testing.assert_array_equal(depth_aware_information(p, jnp.ones_like(depth)), losses.self_information(p))
+    np.testing.assert_allclose(depth_aware_information(p, 2 * depth), 2 * depth_aware_information(p, depth), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("halves", "expected"), [(False, 2 * np.log(2)), (True, np.log(2))])

@@ -1,6 +1,7 @@
 """GIO-Ada: who learns from which loss, one step of all players written out, switches, stages, the image pool."""
 
 import dataclasses
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,11 @@ import pytest
 
 from uda_jax import config, losses, networks, ops
 from uda_jax.errors import UserError
-from uda_jax.methods import base
+from uda_jax.methods import base, gio_ada
 from uda_jax.methods.adaptsegnet import AdaptSegNet
-from uda_jax.methods.adversarial import Discriminator
-from uda_jax.methods.gio_ada import GIOAda, Translator
+from uda_jax.methods.gio_ada import GIOAda
+from uda_jax.methods.parts.alignment import Discriminator
+from uda_jax.methods.parts.translation import Translator, exchange
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
 from uda_jax.training.optimisers import Adam, Sgd
@@ -58,11 +60,10 @@ def make(cls=GIOAda, **fields):
     )
 
 
-class Opened(GIOAda):
-    """Hands out the parts of an iteration in place of running them."""
-
-    def adversarial_step(self, *parts):
-        return parts
+def parts(method, state, batch):
+    """The two losses of an iteration, in place of running it."""
+    with mock.patch.object(gio_ada, "two_player_step", lambda state, _, __, *losses: losses):
+        return method.train_step(state, batch)
 
 
 def initial(method, batch):
@@ -89,24 +90,26 @@ def played(with_depth):
 
 @pytest.fixture(scope="module")
 def opened(with_depth, played):
-    """Losses, what the judges see, statistics and, for each loss alone, the gradient of every adapted network."""
+    """Losses, what the discriminators see, statistics and, for each loss alone, the gradient of every generator."""
     state = played[2]
 
     @jax.jit
     def run(state, batch):
-        _, adapted_loss, judge_loss, _ = make(Opened, **EVERYTHING).train_step(state, batch)
-        names = ("segmenter", "translator")
-        others = {name: tree for name, tree in state.params.items() if name not in names}
+        generator_loss, discriminator_loss = parts(make(**EVERYTHING), state, batch)
+        generators = {name: state.params[name] for name in ("segmenter", "translator")}
+        others = {name: tree for name, tree in state.params.items() if name not in generators}
 
         def terms(params):
-            found, shown, stats = adapted_loss(params, others)
-            return found, (shown, stats)
+            found = generator_loss({**state.params, **params})
+            return found.losses, (found.discriminator_inputs, found.model_state["segmenter"])
 
-        found, pullback, (shown, stats) = jax.vjp(terms, {name: state.params[name] for name in names}, has_aux=True)
+        def total(params):
+            return sum(discriminator_loss({**state.params, **params}, inputs).losses.values())
+
+        found, pullback, (inputs, stats) = jax.vjp(terms, generators, has_aux=True)
         only = lambda *chosen: {name: jnp.float32(name in chosen) for name in found}  # noqa: E731
         gradients = {route: pullback(only(*names))[0] for route, names in ROUTES.items()}
-        judging = jax.grad(lambda judges: sum(judge_loss(judges, shown)[0].values()))(others)
-        return found, shown, stats, gradients, judging
+        return found, inputs, stats, gradients, jax.grad(total)(others)
 
     return jax.device_get(run(state, with_depth))
 
@@ -161,12 +164,13 @@ def test_the_losses_written_out(played, opened, with_depth):
     method, _, state, (after, metrics) = played
     source, target = with_depth["source"], with_depth["target"]
     metres, mask = source["depth"][..., None], source["depth"][..., None] > 0
+    discriminator = method.discriminator.of_outputs("fp32").module
 
     @jax.jit
     def written_out(params):
         seen = [source["image"] / 127.5 - 1, np.where(mask, 2 * np.minimum(metres / 80, 1) - 1, 0)]
         seen += [source["label"][..., None] == np.arange(3)]
-        redrawn = method.transform.apply({"params": params["translator"]}, jnp.concatenate(seen, -1))
+        redrawn = method.translator.build("fp32").apply({"params": params["translator"]}, jnp.concatenate(seen, -1))
         mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
         stats, outputs = state.model_state["segmenter"], []
         for images in ((redrawn + 1) / 2, source["image"] / 255, target["image"] / 255):
@@ -182,10 +186,11 @@ def test_the_losses_written_out(played, opened, with_depth):
             error = jnp.abs(depth - np.minimum(metres / 80, 1)) * mask
             terms[f"{name}depth"] = 0.7 * jnp.sum(error) / mask.sum()
         maps = [jnp.concatenate([jax.nn.softmax(logits), depth], -1) for logits, depth in (outputs[0], outputs[2])]
-        z_s, z_t = (method.judge.apply({"params": params["discriminator"]}, o) for o in maps)
+        z_s, z_t = (discriminator.apply({"params": params["discriminator"]}, o) for o in maps)
         terms["adversarial"] = 0.5 * jnp.mean(jax.nn.softplus(z_t))
         terms["discriminator"] = 0.5 * jnp.mean(jax.nn.softplus(z_s)) + 0.5 * jnp.mean(jax.nn.softplus(-z_t))
-        judge = lambda x: method.image_judge.apply({"params": params["image_discriminator"]}, x)  # noqa: E731
+        module = method.image_discriminator.of_images("fp32")
+        judge = lambda x: module.apply({"params": params["image_discriminator"]}, x)  # noqa: E731
         real = judge(target["image"] / 127.5 - 1)
         terms["adversarial_image"] = 0.6 * jnp.mean((judge(redrawn) - 1) ** 2)
         # The pool is not full yet, and shows what it stores.
@@ -197,7 +202,7 @@ def test_the_losses_written_out(played, opened, with_depth):
     assert set(terms) == LOSSES | {"discriminator", "image_discriminator"}
     for name, value in terms.items():
         assert metrics[f"loss/{name}"] == pytest.approx(value, rel=2e-4), name
-    np.testing.assert_allclose(opened[1]["images"], redrawn, atol=1e-4)
+    np.testing.assert_allclose(opened[1].translated, redrawn, atol=1e-4)
     assert int(after.extra["pooled"]) == 2
     np.testing.assert_allclose(after.extra["pool"][:2], redrawn, atol=1e-4)
     np.testing.assert_array_equal(after.extra["pool"][2], 0)
@@ -218,22 +223,23 @@ def test_without_valid_pixels_and_with_a_full_pool_the_same_step_goes_on(played,
 def test_the_task_reaches_the_translator_only_if_it_may(played, with_depth, may):
     """Colours stand in for what the task network predicts."""
 
-    class Coloured(Opened):
-        def forward(self, params, model_state, images):
-            return {"logits": images, "depth": images[..., :1]}, {"logits": jax.nn.softmax(images)}, model_state
+    class Coloured(GIOAda):
+        def forward(self, params, model_state, images, *, key=None):
+            return {"logits": images, "depth": images[..., :1]}, model_state
 
     fields = {"output_level": "none", "image_weight": 0.0, "task_grad_to_transform": may}
+    method, state = make(Coloured, **fields), played[2]
 
     @jax.jit
     @jax.grad
     def gradient(translator):
-        _, adapted_loss, judge_loss, _ = make(Coloured, **fields).train_step(played[2], with_depth)
-        assert judge_loss is None
-        found = adapted_loss({"segmenter": {}, "translator": translator}, {})[0]
+        generator_loss, _ = parts(method, state, with_depth)
+        found = generator_loss({"segmenter": {}, "translator": translator}).losses
         assert set(found) == {"segmentation", "depth"}
         return sum(found.values())
 
-    assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient(played[2].params["translator"]))) == may
+    assert method.players({"segmenter", "translator"})[1] == {}
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient(state.params["translator"]))) == may
 
 
 def test_switched_down_it_is_adaptsegnet(batch, same):
@@ -275,7 +281,9 @@ def test_a_weight_of_0_leaves_its_part_out(with_depth):
     batch = {"source": {name: with_depth["source"][name] for name in ("image", "label")}}
     state = jax.eval_shape(lambda key: method.init(key, batch), jax.random.key(0))
     _, metrics = jax.eval_shape(method.train_step, state, batch)
-    assert set(metrics) == {"loss/segmentation", "loss/total", "norm/segmenter", "norm/translator"}
+    figures = {f"{kind}/{name}" for kind in ("norm", "update_norm", "learning_rate") for name in state.params}
+    assert set(metrics) == {"loss/segmentation", "loss/total"} | figures
+    assert set(state.params) == {"segmenter", "translator"}
 
 
 def test_what_the_translator_sees(with_depth):
@@ -311,15 +319,15 @@ def test_depth_ends_as_its_target_needs_and_is_judged_as_asked():
     method = make(input_level="none", depth_target="inverse", output_input="product", depth_loss="berhu")
     assert method.network.options.depth_activation == "linear" and make().network.options.depth_activation == "sigmoid"
     outputs = {"depth": jnp.full((1, 2, 3, 1), -3.0)}
-    p = jnp.full((1, 4, 8, 3), 1 / 3)
-    np.testing.assert_allclose(method.judged_maps(outputs, {"logits": p})["logits"], -1.0, rtol=1e-5)
-    both = make().judged_maps(outputs, {"logits": p})["logits"]
+    outputs["logits"], p = jnp.zeros((1, 2, 3, 3)), jnp.full((1, 4, 8, 3), 1 / 3)
+    np.testing.assert_allclose(method.output_maps(outputs, (4, 8))["logits"], -1.0, rtol=1e-5)
+    both = make().output_maps(outputs, (4, 8))["logits"]
     np.testing.assert_allclose(both, jnp.concatenate([p, jnp.full((1, 4, 8, 1), -3.0)], -1), rtol=1e-6)
     # An error of 10.5 everywhere lies beyond a fifth of itself.
-    batch = {"source": {"depth": jnp.full((1, 4, 8), 65.526)}}
+    source = {"depth": jnp.full((1, 4, 8), 65.526)}
     loss = dataclasses.replace(method, nearest_depth=0.0, segmentation_weight=0.0)._task_losses
     outputs = {"depth": jnp.full((1, 2, 3, 1), -0.5)}
-    assert loss(outputs, batch)["depth"] == pytest.approx(0.1 * 2.6 * 10.5, rel=1e-4)
+    assert loss(outputs, source)["depth"] == pytest.approx(0.1 * 2.6 * 10.5, rel=1e-4)
 
 
 @pytest.mark.parametrize(("name", "width"), [("deeplab_v2_resnet14", 4), ("deeplab_v2_vgg16", 2)])
@@ -341,28 +349,32 @@ def test_a_linear_depth_head_is_the_other_without_its_sigmoid(name, width):
 
 @pytest.mark.parametrize("name", ["translator", "refiner"])
 def test_the_images_approach_the_target_while_the_task_network_is_frozen(with_depth, same, name):
-    """The second stage: not a bit of the task network changes, and redrawn images get the target's colours."""
+    """The second stage: not a bit of the task network changes, and the translator goes down its own slope.
+
+    Against the discriminator of the step's start, the translated images' loss falls along the translator's update.
+    """
     method = make(output_level="none", freeze_task=True, segmentation_weight=0.1)
     method = dataclasses.replace(method, translator=dataclasses.replace(method.translator, name=name))
-    assert isinstance(method.transform, {"translator": networks.Translator, "refiner": networks.Refiner}[name])
+    module = method.translator.build("fp32")
+    assert isinstance(module, {"translator": networks.Translator, "refiner": networks.Refiner}[name])
     state, step = initial(method, with_depth), jax.jit(method.train_step, donate_argnums=0)
+    before = jax.device_get(state.params)
     first = state.params["translator"]["output"]["kernel"]
     task = jax.device_get((state.params["segmenter"], state.model_state))
     assert set(state.opt_state) == {"translator", "image_discriminator"}
-    target = ops.normalise(with_depth["target"]["image"], "tanh").mean((0, 1, 2))
-    redraw = jax.jit(lambda state: method.redraw(state.params, with_depth["source"]).mean((0, 1, 2)))
-    distances = [np.abs(redraw(state) - target).mean()]
-    for _ in range(60):
-        state, metrics = step(state, with_depth)
-    assert step._cache_size() == 1 and first.is_deleted()
-    distances.append(np.abs(redraw(state) - target).mean())
-    assert distances[1] < 0.85 * distances[0]
+    generator_loss, _ = parts(method, jax.tree.map(jnp.copy, state), with_depth)
+    total = jax.jit(jax.grad(lambda t: sum(generator_loss({**before, "translator": t}).losses.values())))
+    slope = total(before["translator"])
+    state, metrics = step(state, with_depth)
+    assert first.is_deleted()
+    moved = jax.tree.map(jnp.subtract, state.params["translator"], before["translator"])
+    assert sum(jnp.vdot(g, m) for g, m in zip(*map(jax.tree.leaves, (slope, moved)), strict=True)) < 0
     assert same(task, (state.params["segmenter"], state.model_state))
     assert "norm/segmenter" not in metrics and metrics["loss/segmentation"] > 0
     shown = jax.jit(method.illustrate)(state, with_depth)
     assert shown["translated"].dtype == jnp.uint8 and shown["translated"].shape == (2, 32, 64, 3)
-    drawn = (shown["translated"] / 127.5 - 1).mean((0, 1, 2))
-    np.testing.assert_allclose(drawn, redraw(state), atol=0.01)
+    translated = jax.jit(lambda state: method.translate(state.params, with_depth["source"]))(state)
+    np.testing.assert_allclose(shown["translated"] / 127.5 - 1, np.clip(translated, -1, 1), atol=0.5 / 127.5 + 1e-4)
     assert make(input_level="none").illustrate(state, with_depth) == {}
 
 
@@ -401,15 +413,28 @@ def test_a_pool_shows_old_images():
     assert 35 < swapped < 79 and len(set(shown_later)) == len(shown_later)
 
 
+def test_the_pool_draws_anew_in_every_step(played):
+    """The coins of one step are not those of the next: over some steps some images are exchanged and some are not."""
+    state, images = played[2], jnp.zeros((2, 32, 64, 3))
+    full = ops.empty_pool(2, (32, 64)) | {"pooled": jnp.int32(2), "pool": jnp.ones((2, 32, 64, 3))}
+    state = state.replace(extra=full)
+    draw = jax.jit(lambda step: exchange(state.replace(step=step), images)[0].mean((1, 2, 3)))
+    drawn = {tuple(np.asarray(draw(jnp.int32(step))).tolist()) for step in range(12)}
+    assert len(drawn) > 1
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"depth_head": False}, "m.depth_head: expected True with output_level 'seg.depth', got False"),
         ({"output_level": "seg", "output_input": "product"}, "m.output_input: expected 'concat' unless"),
         ({"input_level": "none", "image_pool": 50}, "m.image_pool: expected 0 without an image discriminator, got 50"),
-        ({"input_level": "none", "freeze_task": True}, "m.freeze_task: expected False where no image is redrawn, got"),
+        (
+            {"input_level": "none", "freeze_task": True},
+            "m.freeze_task: expected False where no image is",
+        ),
         ({"freeze_task": True}, "m.output_level: expected 'none' with a frozen task network, got 'seg.depth'"),
-        ({"input_level": "none", "train_on_untranslated": True}, "m.train_on_untranslated: expected False where no"),
+        ({"input_level": "none", "train_on_untranslated": True}, "m.train_on_untranslated: expected False without"),
         (
             {"train_on_untranslated": True, "segmentation_weight": 0.0, "depth_weight": 0.0},
             "m.train_on_untranslated: expected False with no loss of the task, got True",

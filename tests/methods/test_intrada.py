@@ -1,14 +1,12 @@
 """IntraDA's last stage: AdvEnt from easy to hard, AdaptSegNet where its discriminators see probabilities."""
 
-import dataclasses
-
 import jax
 import numpy as np
 
 from uda_jax.methods import base
 from uda_jax.methods.adaptsegnet import AdaptSegNet
-from uda_jax.methods.adversarial import Discriminator
 from uda_jax.methods.intrada import IntraDA
+from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.methods.source_only import SourceOnly
 from uda_jax.training.optimisers import Sgd
 
@@ -27,7 +25,7 @@ def after_a_step(method, batch):
 
 def test_with_probabilities_both_players_lose_what_adaptsegnets_lose(batch):
     """Easy frames take the place of the source, hard ones that of the target; nothing else differs."""
-    methods = [IntraDA(**fields, **SHARED, **JUDGED) for fields in ({}, {"judged": "probabilities"})]
+    methods = [IntraDA(**fields, **SHARED, **JUDGED) for fields in ({}, {"discriminator_input": "probabilities"})]
     methods.append(AdaptSegNet(**SHARED, **JUDGED))
     state = jax.jit(lambda key: methods[0].init(key, batch))(jax.random.key(0))
     wanted = ("loss/segmentation", "loss/adversarial", "loss/discriminator", "loss/total")
@@ -52,14 +50,3 @@ def test_without_hard_frames_it_is_supervised_by_the_pseudo_labels(batch, same):
     fresh = jax.jit(lambda key: method.init(key, easy))(jax.random.key(0))
     assert same(ours.params["discriminator"], fresh.params["discriminator"])
     assert same(ours.opt_state["discriminator"], fresh.opt_state["discriminator"])
-
-
-def test_the_two_maps_differ(batch):
-    """Otherwise the option would have no effect to test."""
-    method = IntraDA(**SHARED, **JUDGED)
-    p = np.full((1, 1, 1, 3), 1 / 3, np.float32)
-    np.testing.assert_allclose(method.judged_map(p), 1 / 3, rtol=1e-6)
-    sure = np.array([[[[1.0, 0.0, 0.0]]]], np.float32)
-    np.testing.assert_allclose(method.judged_map(sure), 0.0, atol=1e-6)
-    probabilities = dataclasses.replace(method, judged="probabilities")
-    np.testing.assert_array_equal(probabilities.judged_map(sure), sure)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from vectors import nhwc, relative_error
 from uda_jax import config, losses, ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
-from uda_jax.methods.plca import PLCA, SHOWN_PIXELS, Association
+from uda_jax.methods.parts.association import Association
+from uda_jax.methods.plca import ILLUSTRATED_PIXELS, PLCA
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
 from uda_jax.training import optimisers
@@ -27,7 +29,9 @@ RATE = 0.1
 
 
 def make(**fields):
-    segmenter = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb", aspp_bias=False)
+    segmenter = base.Segmenter(
+        name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb", aspp_bias=False, align_corners=False
+    )
     sgd = Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True)
     defaults = {"num_classes": 3, "segmenter": segmenter, "optimiser": sgd, "schedule": Schedule(name="constant")}
     return PLCA(**defaults | fields)
@@ -86,7 +90,7 @@ def test_aggregated_prediction_is_the_released_one(file):
     state_dict = stand_in_state_dict(json.loads((PLCA_FILES / f"{file.stem}_manifest.json").read_text()))
     kernels = [state_dict[f"classifier.0.convs.{i}.0.weight"].transpose(2, 3, 1, 0) for i in range(4)]
     variables = {"params": {"head": {f"branch_{i}": {"kernel": kernel} for i, kernel in enumerate(kernels)}}}
-    method = PLCA(num_classes=len(kernels[0][0][0][0]), segmenter=base.Segmenter(aspp_bias=False))
+    method = PLCA(num_classes=len(kernels[0][0][0][0]), segmenter=base.Segmenter(aspp_bias=False, align_corners=False))
     size = tuple(golden["image_size"].tolist())
     with jax.default_matmul_precision("highest"):
         scores = jax.jit(method.aggregated_scores, static_argnums=2)(variables, nhwc(golden["feat"]), size)
@@ -235,7 +239,7 @@ def test_pictures_join_the_centres_of_associated_cells(run):
         return method.illustrate(state, own)["association"], found, small
 
     pairs, found, small = jax.device_get(both(batch["source"]["label"]))
-    assert pairs.points.shape == (2, SHOWN_PIXELS, 4) and pairs.classes.shape == (2, SHOWN_PIXELS)
+    assert pairs.points.shape == (2, ILLUSTRATED_PIXELS, 4) and pairs.classes.shape == (2, ILLUSTRATED_PIXELS)
     assert pairs.points.dtype == np.int32 and pairs.left.dtype == np.uint8
     np.testing.assert_array_equal(pairs.right, batch["target"]["image"])
     flattened = (found["selected_mask"], found["target_index"], small)
@@ -245,7 +249,7 @@ def test_pictures_join_the_centres_of_associated_cells(run):
     for image in range(2):
         shown = pairs.points[image][pairs.points[image, :, 0] >= 0].tolist()
         cells = [9 * rows.index(row) + columns.index(column) for row, column, _, _ in shown]
-        assert len(set(cells)) == len(cells) == min(SHOWN_PIXELS, selected[image].sum()) > 0
+        assert len(set(cells)) == len(cells) == min(ILLUSTRATED_PIXELS, selected[image].sum()) > 0
         assert np.all(selected[image, cells])
         assert [9 * rows.index(row) + columns.index(column) for _, _, row, column in shown] == ends[
             image, cells
@@ -341,3 +345,23 @@ def test_a_term_of_weight_0_is_not_computed(fields, absent):
     maps = {"features": jnp.ones((1, 2, 2, 4)), "logits": jnp.ones((1, 2, 2, 3))}
     terms = jax.eval_shape(make(**fields).objective, maps, maps, jnp.zeros((1, 16, 16), jnp.int32), jax.random.key(0))
     assert terms.keys() == names - absent
+
+
+def test_each_level_has_its_own_weight_and_each_domain_its_own_rows():
+    """Unequal weights, and the random reduction that losses draw for source and for target."""
+    generator = np.random.default_rng(4)
+    maps = lambda: {"features": generator.random((1, 6, 8, 5)), "logits": generator.random((1, 6, 8, 3))}  # noqa: E731
+    source, target = (jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), maps()) for _ in "st")
+    labels, key = jnp.zeros((1, 6, 8), jnp.int32), jax.random.key(0)
+    one = Association(feature_weight=1.0, prediction_weight=1.0).losses(source, target, labels, key)
+    unequal = Association(feature_weight=0.2, prediction_weight=0.05).losses(source, target, labels, key)
+    np.testing.assert_allclose(unequal["association_features"], 0.2 * one["association_features"], rtol=1e-6)
+    np.testing.assert_allclose(unequal["association_predictions"], 0.05 * one["association_predictions"], rtol=1e-6)
+    section = Association(feature_weight=1.0, prediction_weight=0.0, reduction="random", scale=0.5)
+    drawn = []
+    with mock.patch.object(losses, "cycle_association", lambda s, t, *_, **__: drawn.append((s, t)) or jnp.zeros(())):
+        # The same maps for both domains: with the same rows and columns they would be equal again.
+        for seed in range(4):
+            section.losses(source, source, labels, jax.random.key(seed))
+    assert all(s.shape == t.shape == (1, 3, 4, 5) for s, t in drawn)
+    assert any((np.asarray(s) != np.asarray(t)).any() for s, t in drawn)

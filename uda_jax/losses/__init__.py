@@ -3,10 +3,10 @@
 from uda_jax.losses.adversarial import adversarial
 from uda_jax.losses.association import aggregate, association_diagnostics, cycle_association
 from uda_jax.losses.depth import absolute_depth, berhu
-from uda_jax.losses.entropy import class_ratio_prior, entropy, hard_entropy
+from uda_jax.losses.entropy import class_ratio_prior, entropy, entropy_map, hard_entropy
 from uda_jax.losses.label_smoothing import adaptive_label_smoothing
 from uda_jax.losses.lovasz import lovasz_softmax
-from uda_jax.losses.segmentation import cross_entropy
+from uda_jax.losses.segmentation import cross_entropy, cross_entropy_map
 from uda_jax.losses.semantic import semantic_adversarial, semantic_adversarial_map
 from uda_jax.ops import self_information
 
@@ -19,8 +19,10 @@ __all__ = [
     "berhu",
     "class_ratio_prior",
     "cross_entropy",
+    "cross_entropy_map",
     "cycle_association",
     "entropy",
+    "entropy_map",
     "hard_entropy",
     "lovasz_softmax",
     "self_information",

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.named_scope("adversarial")
 def adversarial(logits: jax.Array, label: float, *, kind: str = "bce") -> jax.Array:
     """Distance of a discriminator's decision from a constant domain label.
 

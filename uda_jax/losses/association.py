@@ -33,6 +33,7 @@ class _Links(NamedTuple):
     source_log: jax.Array  # log q(j -> i*(j))
 
 
+@jax.named_scope("cycle_association")
 def cycle_association(
     source: jax.Array,
     target: jax.Array,
@@ -74,6 +75,7 @@ def cycle_association(
     return jnp.sum(losses) / jnp.maximum(jnp.sum(selected), 1)
 
 
+@jax.named_scope("association_diagnostics")
 def association_diagnostics(
     source: jax.Array,
     target: jax.Array,
@@ -128,6 +130,7 @@ def association_diagnostics(
     }
 
 
+@jax.named_scope("aggregate")
 def aggregate(
     target: jax.Array, *, similarity: str = "cosine", alpha: float = 0.5, block_size: int | str | None = "auto"
 ) -> jax.Array:

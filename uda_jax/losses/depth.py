@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.named_scope("berhu")
 def berhu(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
     r"""Reverse Huber loss: absolute where the error is small, quadratic where it is large.
 
@@ -30,6 +31,7 @@ def berhu(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Arra
     return jnp.sum(loss) / jnp.maximum(jnp.sum(mask), 1)
 
 
+@jax.named_scope("absolute_depth")
 def absolute_depth(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean absolute error over the pixels that count.
 

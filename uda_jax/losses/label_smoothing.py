@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.named_scope("adaptive_label_smoothing")
 def adaptive_label_smoothing(logits: jax.Array, *, strength: float = 10.0) -> jax.Array:
     r"""Cross entropy against uniform labels, weighted by how far it is from a fixed point.
 

@@ -8,6 +8,7 @@ _MOST_SORTED = 2**17
 _LEVELS = 2**15
 
 
+@jax.named_scope("lovasz_softmax")
 def lovasz_softmax(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
     r"""Lovasz extension of the Jaccard loss, averaged over the classes that the batch shows.
 

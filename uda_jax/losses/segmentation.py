@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.named_scope("cross_entropy")
 def cross_entropy(
     logits: jax.Array,
     labels: jax.Array,
@@ -44,17 +45,47 @@ def cross_entropy(
         if array is not None and array.shape != shape:
             raise ValueError(f"{name}: expected shape {shape} for logits {logits.shape}, got {array.shape}")
 
+    chosen = _chosen(labels, num_classes, ignore_label)
+    losses = _cross_entropy_map(logits, chosen, class_weights)
+    if pixel_weights is not None:
+        return jnp.sum(losses * pixel_weights.astype(jnp.float32)) / labels.size
+    weights = 1.0 if class_weights is None else class_weights.astype(jnp.float32)
+    total = jnp.sum(jnp.where(chosen, weights, 0.0))
+    return jnp.where(total > 0.0, jnp.sum(losses) / jnp.where(total > 0.0, total, 1.0), 0.0)
+
+
+@jax.named_scope("cross_entropy_map")
+def cross_entropy_map(
+    logits: jax.Array, labels: jax.Array, *, ignore_label: int = 255, class_weights: jax.Array | None = None
+) -> jax.Array:
+    """The per-pixel form of `cross_entropy`, for losses that weigh or select pixels by rules of their own.
+
+    Args:
+      logits, labels, ignore_label, class_weights: as `cross_entropy` takes them.
+
+    Returns:
+      float32 map `[...]` of w l in nats; 0 with zero gradient where the label is ignored.
+
+    Raises:
+      ValueError: the shapes do not fit together.
+    """
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(f"labels: expected shape {logits.shape[:-1]} for logits {logits.shape}, got {labels.shape}")
+    return _cross_entropy_map(logits, _chosen(labels, logits.shape[-1], ignore_label), class_weights)
+
+
+def _chosen(labels: jax.Array, num_classes: int, ignore_label: int) -> jax.Array:
+    """Returns bool `[..., C]`: the class of each pixel, none where it is ignored."""
     # uint8 labels could not be compared with a negative ignore label or with more than 256 classes.
     labels = labels.astype(jnp.int32)
     valid = (labels >= 0) & (labels < num_classes) & (labels != ignore_label)
-    # Masking the input as well keeps an infinite logit of an ignored pixel out of the gradient.
-    log_probabilities = jax.nn.log_softmax(jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0))
     # A comparison instead of a gather: out-of-range labels are harmless and the gradient needs no scatter.
-    chosen = valid[..., None] & (labels[..., None] == jnp.arange(num_classes))
-    weights = 1.0 if class_weights is None else class_weights.astype(jnp.float32)
-    losses = -jnp.sum(jnp.where(chosen, weights * log_probabilities, 0.0), axis=-1)
+    return valid[..., None] & (labels[..., None] == jnp.arange(num_classes))
 
-    if pixel_weights is not None:
-        return jnp.sum(losses * pixel_weights.astype(jnp.float32)) / labels.size
-    total = jnp.sum(jnp.where(chosen, weights, 0.0))
-    return jnp.where(total > 0.0, jnp.sum(losses) / jnp.where(total > 0.0, total, 1.0), 0.0)
+
+def _cross_entropy_map(logits: jax.Array, chosen: jax.Array, class_weights: jax.Array | None) -> jax.Array:
+    valid = jnp.any(chosen, axis=-1, keepdims=True)
+    # Masking the input as well keeps an infinite logit of an ignored pixel out of the gradient.
+    log_probabilities = jax.nn.log_softmax(jnp.where(valid, logits.astype(jnp.float32), 0.0))
+    weights = 1.0 if class_weights is None else class_weights.astype(jnp.float32)
+    return -jnp.sum(jnp.where(chosen, weights * log_probabilities, 0.0), axis=-1)

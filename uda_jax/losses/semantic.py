@@ -14,6 +14,7 @@ from uda_jax.losses.segmentation import cross_entropy
 KINDS = ("class_conditional", "binary")
 
 
+@jax.named_scope("semantic_adversarial")
 def semantic_adversarial(
     logits: jax.Array, present: jax.Array, domain: int, *, kind: str = "class_conditional"
 ) -> jax.Array:
@@ -42,6 +43,7 @@ def semantic_adversarial(
     return _decisions(logits, classes, domain, kind)
 
 
+@jax.named_scope("semantic_adversarial_map")
 def semantic_adversarial_map(
     logits: jax.Array, labels: jax.Array, domain: int, *, kind: str = "class_conditional"
 ) -> jax.Array:

@@ -1,7 +1,7 @@
 """Adaptation methods: one file per paper, found by file name.
 
-A file `methods/<name>.py` defines `METHOD`, a frozen dataclass that follows `base.Method`. Nothing else has
-to change when one is added.
+A file `methods/<name>.py` defines `METHOD`, a frozen dataclass that follows `base.Method`; a dotted name is a module of
+somebody else's that defines one. Nothing else has to change when one is added.
 """
 
 import importlib
@@ -11,16 +11,35 @@ from typing import Any
 from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
 
-_NOT_METHODS = ("adversarial", "base", "parts", "self_training")
+_NOT_METHODS = ("base", "parts")
 
 
 def names() -> list[str]:
-    """Returns the names of all methods, sorted, without importing them."""
+    """Returns the names of all methods of the package, sorted, without importing them."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_METHODS)
 
 
 def get(name: str) -> type[Any]:
-    """Returns the method class of that name; raises UserError with the closest known name."""
+    """Returns the method class of a name: a file of this package, or a dotted module such as "my_package.my_method".
+
+    Raises:
+      UserError: no such method (with the closest known one), a module that cannot be imported or has no METHOD.
+    """
+    if "." in name:
+        return _outside(name)
     if name not in names():
         raise UserError(f"config.method.name: unknown method '{name}'{did_you_mean(name, names())}")
     return importlib.import_module(f"{__name__}.{name}").METHOD
+
+
+def _outside(name: str) -> type[Any]:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"config.method.name: cannot import the module '{name}' ({error}); install it, or put its folder on "
+            "PYTHONPATH or beside the config file"
+        ) from error
+    if not hasattr(module, "METHOD"):
+        raise UserError(f"config.method.name: expected the module '{name}' to define METHOD, its method's class")
+    return module.METHOD

@@ -10,33 +10,52 @@ the paper's single-level model.
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
-
 from uda_jax.methods import base
-from uda_jax.methods.adversarial import MultiLevel
+from uda_jax.methods.parts.alignment import (
+    Discriminator,
+    DiscriminatorInputs,
+    adversarial_players,
+    head_weights,
+    init_with_discriminators,
+    probabilities,
+)
+from uda_jax.methods.parts.forward import segmentation_losses
+from uda_jax.methods.parts.updates import GeneratorLosses, two_player_step
+from uda_jax.schema import config_field
+from uda_jax.training.optimisers import Sgd
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptSegNet(MultiLevel):
+class AdaptSegNet(base.SegmentationMethod):
     """Adversarial learning on softmax maps, at one or two levels."""
+
+    optimiser: Sgd = config_field(Sgd(), "Optimiser of the segmenter.")
+    discriminator: Discriminator = config_field(Discriminator(), "The discriminators, one per head.")
+    aux_weight: float = config_field(0.1, "lambda_seg, weight of the earlier head's cross entropy.", low=0.0)
+    target_weight: float = config_field(0.001, "lambda_adv, weight of the main head's loss on the target.", low=0.0)
+    target_aux_weight: float = config_field(0.0002, "Weight of the earlier head's loss on the target.", low=0.0)
+
+    init = init_with_discriminators
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration, in the order of the released script for PyTorch 0.4."""
         source, target = batch["source"], batch["target"]
+        discriminators = self.discriminator.of_outputs(self.precision)
+        weights = head_weights(self.target_weight, self.target_aux_weight)
 
-        def segmenter_loss(params, judges):
+        def generator_loss(params) -> GeneratorLosses:
             # Source, then target: each is normalised by its own batch statistics, which both update.
-            outputs, maps_s, model_state = self.forward(params, state.model_state["segmenter"], source["image"])
-            losses = base.segmentation_losses(outputs, source["label"].astype(jnp.int32), self.aux_weight)
-            _, maps_t, model_state = self.forward(params, model_state, target["image"])
-            losses |= self.fooling_losses(judges, maps_t)
-            return losses, (maps_s, maps_t), model_state
+            model_state = state.model_state["segmenter"]
+            outputs_s, model_state = self.forward(params["segmenter"], model_state, source["image"])
+            losses = segmentation_losses(self.segmenter, outputs_s, source["label"], self.aux_weight)
+            outputs_t, model_state = self.forward(params["segmenter"], model_state, target["image"])
+            maps_s = probabilities(self.segmenter, outputs_s, source["image"].shape[1:3])
+            maps_t = probabilities(self.segmenter, outputs_t, target["image"].shape[1:3])
+            losses |= discriminators.adversarial_losses(params, maps_t, weights)
+            return GeneratorLosses(losses, DiscriminatorInputs(maps_s, maps_t), {"segmenter": model_state})
 
-        def discriminator_loss(judges, maps: tuple[dict[str, jax.Array], dict[str, jax.Array]]):
-            return self.discriminator_losses(judges, *maps)
-
-        return self.adversarial_step(state, segmenter_loss, discriminator_loss)
+        generators, others = adversarial_players(self, state.params)
+        return two_player_step(state, generators, others, generator_loss, discriminators.discriminator_losses)
 
 
 METHOD = AdaptSegNet

@@ -8,7 +8,7 @@ z = G(x), the constant source network G_s and the network G_t that adapts:
     G_t:  min  CE(D(G_t(x_t)), source)        only while D is right on more than 60 % of the batch
 
 No label takes part, neither the target's nor the source's: G_s and G_t start from a network that an earlier stage
-trained on the source. A digit is a map of one pixel, but maps of any size are judged, pixel by pixel.
+trained on the source. A digit is a map of one pixel, but maps of any size are classified, pixel by pixel.
 """
 
 import dataclasses
@@ -17,22 +17,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from uda_jax import networks, ops
 from uda_jax.errors import UserError
 from uda_jax.losses import cross_entropy
 from uda_jax.methods import base
+from uda_jax.methods.parts.forward import dropout_key
+from uda_jax.methods.parts.updates import Players, initial_state, update_player
 from uda_jax.schema import config_field
-from uda_jax.training import optimisers
 from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.precision import compute_dtype
 from uda_jax.training.schedules import Schedule
 
-# The classes of the discriminator's softmax, numbered as CyCADA's code does; `adversarial.py` has them reversed.
+# The classes of the discriminator's softmax, numbered as CyCADA's code does; `parts/alignment.py` has them reversed.
 TARGET, SOURCE = 0, 1
-
-PLAYERS = ("segmenter", "discriminator")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +56,18 @@ class Adda(base.SegmentationMethod):
     )
 
     @property
-    def judge(self) -> nn.Module:
+    def score_discriminator(self) -> nn.Module:
         """The Flax module of the discriminator."""
         dtype = compute_dtype(self.precision)
         return networks.build("score_discriminator", self.num_classes, hidden=self.discriminator.hidden, dtype=dtype)
 
-    def _optimiser(self, player: str, params: dict[str, Any]) -> optax.GradientTransformation:
-        section = self.optimiser if player == "segmenter" else self.discriminator.optimiser
-        frozen = self.segmenter.frozen
-        return optimisers.build(section, self.schedule, params, accumulation=self.accumulation, frozen=frozen)
+    @property
+    def players(self) -> Players:
+        """Returns both players; "source_segmenter" has none."""
+        return {
+            "segmenter": self.player("segmenter", optimiser=self.optimiser),
+            "discriminator": self.player("discriminator", optimiser=self.discriminator.optimiser),
+        }
 
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
         """Returns the first state: "segmenter" adapts, "source_segmenter" is constant and equal to it at first.
@@ -82,20 +83,18 @@ class Adda(base.SegmentationMethod):
                 "images (rank.fraction = 1) end the recipe before this stage"
             )
         images = ops.normalise(example_batch["target"]["image"][:1], self.segmenter.input_norm)
-        start = self.network.init(jax.random.fold_in(key, 0), images, train=False)
-        judge = self.judge.init(jax.random.fold_in(key, 1), jnp.zeros((1, 1, 1, self.num_classes)))
+        segmenter = self.network.init(jax.random.fold_in(key, 0), images, train=False)
+        scores = jnp.zeros((1, 1, 1, self.num_classes))
+        discriminator = self.score_discriminator.init(jax.random.fold_in(key, 1), scores)
         # Copies, since a step may not be given one buffer twice to write into.
-        variables = {"segmenter": start, "source_segmenter": jax.tree.map(jnp.copy, start), "discriminator": judge}
-        opt_state = {}
-        for player in PLAYERS:
-            params = {player: variables[player]["params"]}
-            opt_state[player] = self._optimiser(player, params).init(params)
-        return base.initial_state(key, variables, opt_state, {"updates": jnp.zeros((), jnp.int32)})
+        variables = {"segmenter": segmenter, "source_segmenter": jax.tree.map(jnp.copy, segmenter)}
+        variables["discriminator"] = discriminator
+        return initial_state(key, variables, self.players, extra={"updates": jnp.zeros((), jnp.int32)})
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration: first the discriminator, then the segmenter against the discriminator as it is now.
 
-        Both networks run in training mode, dropout included, each once: the updated discriminator judges the scores
+        Both networks run in training mode, dropout included, each once: the updated discriminator classifies the scores
         that it has learnt from. Its accuracy, which decides whether the segmenter is updated, is that before its own
         update. A shut gate leaves the segmenter and its optimiser's state as they were, but for batch statistics.
         CyCADA's code ends the training after an epoch without an update; a stage has a fixed number of steps instead
@@ -106,43 +105,44 @@ class Adda(base.SegmentationMethod):
         scores_t, pull, model_state = jax.vjp(
             lambda params: self._scores(state, "segmenter", params, batch["target"]["image"]), adapting, has_aux=True
         )
-        judge_loss = jax.value_and_grad(self._judge_loss, has_aux=True)
-        (loss, accuracy), gradient = judge_loss(state.params["discriminator"], scores_s, scores_t)
+        # D, on the scores of both domains.
+        discriminator_loss = jax.value_and_grad(self._discriminator_loss, has_aux=True)
+        (loss, accuracy), gradient = discriminator_loss(state.params["discriminator"], scores_s, scores_t)
         metrics = {"loss/discriminator": loss, "discriminator/accuracy": accuracy}
-        state, metrics["norm/discriminator"] = self._updated(state, "discriminator", gradient)
+        players = self.players
+        state, found = update_player(state, "discriminator", players["discriminator"], {"discriminator": gradient})
+        metrics |= found
 
-        loss, to_scores = jax.value_and_grad(self._fooling_loss)(scores_t, state.params["discriminator"])
+        # G_t, if D is good enough to adapt against.
+        loss, to_scores = jax.value_and_grad(self._adversarial_loss)(scores_t, state.params["discriminator"])
         metrics |= {"loss/adversarial": loss, "loss/total": loss}
-        moved, metrics["norm/segmenter"] = self._updated(state, "segmenter", pull(to_scores)[0])
+        gradient, updates = {"segmenter": pull(to_scores)[0]}, state.extra["updates"]
+        moved, found = update_player(state, "segmenter", players["segmenter"], gradient, updates)
+        metrics |= found
         enough = accuracy > self.update_above
-        updates = state.extra["updates"] + enough
         state = jax.tree.map(lambda new, old: jnp.where(enough, new, old), moved, state)
+        updates = updates + enough
         state = state.replace(step=state.step + 1, extra={"updates": updates})
         metrics["segmenter/update_share"] = updates / state.step
         return state.replace(model_state=state.model_state | {"segmenter": model_state}), metrics
 
     def _scores(self, state: base.TrainState, name: str, params: Any, images: jax.Array) -> tuple[jax.Array, Any]:
         """Returns the scores `[B, h, w, C]` of one of the two networks in training mode, and its next statistics."""
-        inputs = ops.normalise(images, self.segmenter.input_norm)
-        key = base.dropout_key(state, ("source_segmenter", "segmenter").index(name))
-        outputs, model_state = base.forward(self.network, params, state.model_state[name], inputs, train=True, key=key)
+        key = dropout_key(state, ("source_segmenter", "segmenter").index(name))
+        outputs, model_state = self.forward(params, state.model_state[name], images, key=key)
         return outputs["logits"], model_state
 
-    def _judge_loss(self, params: Any, source: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _discriminator_loss(self, params: Any, source: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The discriminator's cross entropy over the scores of both domains, and the share that it gets right."""
-        logits = [self.judge.apply({"params": params}, scores).reshape(-1, 2) for scores in (source, target)]
+        logits = [self.score_discriminator.apply({"params": params}, x).reshape(-1, 2) for x in (source, target)]
         truth = [jnp.full(len(part), label) for part, label in zip(logits, (SOURCE, TARGET), strict=True)]
         logits, truth = jnp.concatenate(logits), jnp.concatenate(truth)
         return cross_entropy(logits, truth), jnp.mean(jnp.argmax(logits, axis=-1) == truth)
 
-    def _fooling_loss(self, target: jax.Array, judge: Any) -> jax.Array:
+    def _adversarial_loss(self, target: jax.Array, discriminator: Any) -> jax.Array:
         """The segmenter's side: its scores shall be taken for the source's."""
-        logits = self.judge.apply({"params": judge}, target)
+        logits = self.score_discriminator.apply({"params": discriminator}, target)
         return cross_entropy(logits, jnp.full(logits.shape[:-1], SOURCE))
-
-    def _updated(self, state: base.TrainState, player: str, gradient: Any) -> tuple[base.TrainState, jax.Array]:
-        optimiser = self._optimiser(player, {player: state.params[player]})
-        return base.apply_player(state, player, {player: gradient}, optimiser)
 
 
 METHOD = Adda

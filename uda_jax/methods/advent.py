@@ -17,19 +17,35 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from uda_jax import losses
+from uda_jax import losses, ops
 from uda_jax.errors import UserError
-from uda_jax.losses import self_information
 from uda_jax.methods import base
-from uda_jax.methods.adversarial import MultiLevel, named
+from uda_jax.methods.parts.alignment import (
+    Discriminator,
+    DiscriminatorInputs,
+    adversarial_players,
+    head_weights,
+    information,
+    initial_networks,
+    loss_name,
+    probabilities,
+)
+from uda_jax.methods.parts.forward import segmentation_losses
+from uda_jax.methods.parts.updates import GeneratorLosses, initial_state, two_player_step
 from uda_jax.schema import config_field
+from uda_jax.training.optimisers import Sgd
 
 
 @dataclasses.dataclass(frozen=True)
-class Advent(MultiLevel):
+class Advent(base.SegmentationMethod):
     """MinEnt and AdvEnt."""
 
     objective: str = config_field("adversarial", "MinEnt or AdvEnt.", choices=("entropy", "adversarial"))
+    optimiser: Sgd = config_field(Sgd(), "Optimiser of the segmenter.")
+    discriminator: Discriminator = config_field(Discriminator(), "One per head; unused by MinEnt.")
+    aux_weight: float = config_field(0.1, "lambda_seg, weight of the earlier head's cross entropy.", low=0.0)
+    target_weight: float = config_field(0.001, "lambda_ent or lambda_adv of the main head.", low=0.0)
+    target_aux_weight: float = config_field(0.0002, "Weight of the earlier head's loss on the target.", low=0.0)
     hard_fraction: float = config_field(
         1.0, "MinEnt: share of each target image's pixels, most uncertain first, that is minimised (ER: 0.3).", high=1.0
     )
@@ -48,58 +64,60 @@ class Advent(MultiLevel):
 
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
         """Returns the first state; AdvEnt adds one discriminator per head, the prior a sum of class shares."""
-        variables = self.initial_variables(key, example_batch, judges=self.objective == "adversarial")
+        if self.objective == "adversarial":
+            variables = initial_networks(self, key, example_batch)
+        else:
+            variables = {"segmenter": self.initial_segmenter(key, example_batch)}
+        generators, discriminators = adversarial_players(self, variables)
         extra = {"class_shares": jnp.zeros(self.num_classes)} if self.prior_weight else {}
-        return self.first_state(key, variables, extra)
+        return initial_state(key, variables, {**generators, **discriminators}, extra=extra)
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration of the paper's training."""
         source, target = batch["source"], batch["target"]
-        labels = source["label"].astype(jnp.int32)
+        discriminators = self.discriminator.of_outputs(self.precision)
+        weights = head_weights(self.target_weight, self.target_aux_weight)
         if self.prior_weight:
-            shares = state.extra["class_shares"] + _class_shares(labels, self.num_classes)
+            shares = state.extra["class_shares"] + _class_shares(source["label"], self.num_classes)
             state = state.replace(extra=state.extra | {"class_shares": shares})
 
-        def segmenter_loss(params, judges):
+        def generator_loss(params) -> GeneratorLosses:
             # Source, then target: each is normalised by its own batch statistics, which both update.
-            outputs, maps_s, model_state = self.forward(params, state.model_state["segmenter"], source["image"])
-            terms = base.segmentation_losses(outputs, labels, self.aux_weight)
-            _, maps_t, model_state = self.forward(params, model_state, target["image"])
+            model_state = state.model_state["segmenter"]
+            outputs_s, model_state = self.forward(params["segmenter"], model_state, source["image"])
+            terms = segmentation_losses(self.segmenter, outputs_s, source["label"], self.aux_weight)
+            outputs_t, model_state = self.forward(params["segmenter"], model_state, target["image"])
+            maps_t = probabilities(self.segmenter, outputs_t, target["image"].shape[1:3])
             if self.prior_weight:
-                terms["class_prior"] = self.prior_weight * self._prior_loss(state, maps_t["logits"])
+                # Against the classes' mean share in the source batches so far.
+                prior = state.extra["class_shares"] / jnp.maximum(jnp.sum(state.extra["class_shares"]), 1e-12)
+                penalty = losses.class_ratio_prior(maps_t["logits"], prior, relaxation=self.prior_relaxation)
+                terms["class_prior"] = self.prior_weight * penalty
             if self.objective == "entropy":
-                return terms | self._entropy_losses(maps_t), None, model_state
-            information_s, information_t = jax.tree.map(self.judged_map, (maps_s, maps_t))
-            return terms | self.fooling_losses(judges, information_t), (information_s, information_t), model_state
+                # MinEnt: the mean entropy of each head's target maps, or of their most uncertain pixels.
+                for head, p in maps_t.items():
+                    terms[loss_name("entropy", head)] = weights[head] * self._entropy(p)
+                return GeneratorLosses(terms, None, {"segmenter": model_state})
+            # AdvEnt: the discriminators see weighted self-information.
+            information_s = information(self.segmenter, outputs_s, source["image"].shape[1:3])
+            information_t = {head: ops.self_information(p) for head, p in maps_t.items()}
+            inputs = DiscriminatorInputs(information_s, information_t)
+            terms |= discriminators.adversarial_losses(params, inputs.target, weights)
+            return GeneratorLosses(terms, inputs, {"segmenter": model_state})
 
-        def discriminator_loss(judges, information):
-            return self.discriminator_losses(judges, *information)
+        generators, others = adversarial_players(self, state.params)
+        return two_player_step(state, generators, others, generator_loss, discriminators.discriminator_losses)
 
-        return self.adversarial_step(
-            state, segmenter_loss, discriminator_loss if self.objective == "adversarial" else None
-        )
-
-    def judged_map(self, probabilities: jax.Array) -> jax.Array:
-        """What a discriminator sees of a head's probabilities [B, H, W, C]: their weighted self-information."""
-        return self_information(probabilities)
-
-    def _entropy_losses(self, maps: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """MinEnt: the mean entropy of each head's target maps, or of their most uncertain pixels."""
-
-        def entropy(p):
-            return losses.entropy(p) if self.hard_fraction == 1 else losses.hard_entropy(p, fraction=self.hard_fraction)
-
-        return {named("entropy", head): self.weight(head) * entropy(p) for head, p in maps.items()}
-
-    def _prior_loss(self, state: base.TrainState, probabilities: jax.Array) -> jax.Array:
-        """The class-ratio prior against the classes' mean share in the source batches so far."""
-        prior = state.extra["class_shares"] / jnp.maximum(jnp.sum(state.extra["class_shares"]), 1e-12)
-        return losses.class_ratio_prior(probabilities, prior, relaxation=self.prior_relaxation)
+    def _entropy(self, probabilities: jax.Array) -> jax.Array:
+        if self.hard_fraction == 1:
+            return losses.entropy(probabilities)
+        return losses.hard_entropy(probabilities, fraction=self.hard_fraction)
 
 
 def _class_shares(labels: jax.Array, num_classes: int) -> jax.Array:
     """Returns each class's share [C] of the labelled pixels of a batch; all 0 where there are none."""
-    counts = jnp.sum(labels[..., None] == jnp.arange(num_classes), axis=(0, 1, 2)).astype(jnp.float32)
+    counts = jnp.sum(labels.astype(jnp.int32)[..., None] == jnp.arange(num_classes), axis=(0, 1, 2))
+    counts = counts.astype(jnp.float32)
     return counts / jnp.maximum(jnp.sum(counts), 1.0)
 
 

@@ -14,8 +14,8 @@ the same class. No code was published; layer widths, weights and the choice of l
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,12 +24,48 @@ import jax.numpy as jnp
 from uda_jax import networks, ops
 from uda_jax.losses import semantic_adversarial, semantic_adversarial_map
 from uda_jax.methods import base
-from uda_jax.methods.adversarial import SOURCE, TARGET, MultiLevel
+from uda_jax.methods.parts.alignment import (
+    SOURCE,
+    TARGET,
+    Discriminator,
+    DiscriminatorInputs,
+    adversarial_players,
+    head_weights,
+    initial_networks,
+    probabilities,
+)
+from uda_jax.methods.parts.forward import segmentation_losses
+from uda_jax.methods.parts.updates import (
+    DiscriminatorLosses,
+    GeneratorLosses,
+    Players,
+    initial_state,
+    two_player_step,
+)
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Adam
+from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.precision import compute_dtype
 
 SEMANTIC = "semantic_discriminator"
+
+
+class SemanticInputs(NamedTuple):
+    """What S sees of a domain.
+
+    Attributes:
+      vectors: class means [B, K, D], or all vectors [B, h, w, D].
+      valid: bool [B, K], which classes are present; or the vectors' labels [B, h, w].
+    """
+
+    vectors: jax.Array
+    valid: jax.Array
+
+
+class ASSInputs(NamedTuple):
+    """What D sees of source and unlabelled target, and S of source and labelled target, if there is one."""
+
+    outputs: DiscriminatorInputs
+    semantic: tuple[SemanticInputs, SemanticInputs] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +74,7 @@ class SemanticLevel:
 
     weight: float = config_field(0.001, "lambda_S.", low=0.0)
     form: str = config_field(
-        "mean", "mean: judge each class's mean vector; pixel: judge every labelled location.", choices=("mean", "pixel")
+        "mean", "mean: classify each class's mean vector; pixel: every labelled location.", choices=("mean", "pixel")
     )
     source: str = config_field(
         "features",
@@ -55,79 +91,92 @@ class SemanticLevel:
 
 
 @dataclasses.dataclass(frozen=True)
-class ASS(MultiLevel):
+class ASS(base.SegmentationMethod):
     """Global and semantic-level adversarial learning with few labelled target images."""
 
+    OPTIONAL_DOMAINS = ("labelled_target",)
+
+    optimiser: Sgd = config_field(Sgd(), "Optimiser of the segmenter.")
+    discriminator: Discriminator = config_field(Discriminator(), "The global level's discriminators, one per head.")
+    aux_weight: float = config_field(0.1, "lambda_seg, weight of the earlier head's cross entropy.", low=0.0)
+    target_weight: float = config_field(0.001, "lambda_G, weight of the main head's loss on the target.", low=0.0)
+    target_aux_weight: float = config_field(0.0002, "Weight of the earlier head's loss on the target.", low=0.0)
     labelled_weight: float = config_field(1.0, "lambda_t, weight of the labelled target's cross entropy.", low=0.0)
     semantic: SemanticLevel = config_field(SemanticLevel(), "The semantic level.")
 
     @property
-    def semantic_judge(self) -> nn.Module:
+    def semantic_network(self) -> nn.Module:
         """The Flax module of S; its parameters are the state's."""
         dtype = compute_dtype(self.precision)
         return networks.build(SEMANTIC, self.num_classes, hidden=self.semantic.hidden, dtype=dtype)
 
-    def players(self, names: list[str]) -> dict[str, tuple[Any, list[str]]]:
-        """Three players: the segmenter, the discriminators of its heads, the semantic discriminator."""
-        others = [name for name in names if name != SEMANTIC]
-        return super().players(others) | {SEMANTIC: (self.semantic.optimiser, [SEMANTIC])}
-
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
         """Returns the first state: segmenter, one discriminator per head, semantic discriminator."""
-        variables = self.initial_variables(key, example_batch)
-        images = ops.normalise(example_batch["source"]["image"][:1], self.segmenter.input_norm)
-        outputs = jax.eval_shape(lambda: self.network.apply(variables["segmenter"], images, train=False))
+        variables = initial_networks(self, key, example_batch)
+        images = jnp.zeros(example_batch["source"]["image"].shape)
+        outputs = jax.eval_shape(lambda: self.network.apply(variables["segmenter"], images))
         size = self.num_classes if self.semantic.source == "probabilities" else outputs["features"].shape[-1]
-        variables[SEMANTIC] = self.semantic_judge.init(jax.random.fold_in(key, len(variables) + 1), jnp.zeros(size))
-        return self.first_state(key, variables)
+        variables[SEMANTIC] = self.semantic_network.init(jax.random.fold_in(key, len(variables) + 1), jnp.zeros(size))
+        generators, discriminators = self.players(variables)
+        return initial_state(key, variables, {**generators, **discriminators})
+
+    def players(self, networks: Iterable[str]) -> tuple[Players, Players]:
+        """Returns who trains the networks of a state: the segmenter's side; D and S."""
+        generators, discriminators = adversarial_players(self, networks)
+        return generators, discriminators | {SEMANTIC: self.player(SEMANTIC, optimiser=self.semantic.optimiser)}
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration; a batch without labelled target images leaves the global level alone."""
-        labels = {name: maps["label"].astype(jnp.int32) for name, maps in batch.items() if name != "target"}
+        source, labelled, target = batch["source"], batch.get("labelled_target"), batch["target"]
+        discriminators = self.discriminator.of_outputs(self.precision)
+        weights = head_weights(self.target_weight, self.target_aux_weight)
 
-        def segmenter_loss(params, judges):
+        def generator_loss(params) -> GeneratorLosses:
             # Source, labelled target, target: each has its own batch statistics, and updates the running ones.
-            outputs_s, maps_s, model_state = self.forward(
-                params, state.model_state["segmenter"], batch["source"]["image"]
-            )
-            losses, seen = base.segmentation_losses(outputs_s, labels["source"], self.aux_weight), None
-            if "labelled_target" in batch:
-                outputs_l, _, model_state = self.forward(params, model_state, batch["labelled_target"]["image"])
-                terms = base.segmentation_losses(outputs_l, labels["labelled_target"], self.aux_weight)
+            model_state = state.model_state["segmenter"]
+            outputs_s, model_state = self.forward(params["segmenter"], model_state, source["image"])
+            losses = segmentation_losses(self.segmenter, outputs_s, source["label"], self.aux_weight)
+            semantic = None
+            if labelled is not None:
+                outputs_l, model_state = self.forward(params["segmenter"], model_state, labelled["image"])
+                terms = segmentation_losses(self.segmenter, outputs_l, labelled["label"], self.aux_weight)
                 losses |= {f"labelled_{name}": self.labelled_weight * value for name, value in terms.items()}
-                seen = (self._seen(outputs_s, labels["source"]), self._seen(outputs_l, labels["labelled_target"]))
-                losses["semantic"] = self.semantic.weight * self._decisions(judges, seen[1], SOURCE)
-            _, maps_u, model_state = self.forward(params, model_state, batch["target"]["image"])
-            losses |= self.fooling_losses(judges, maps_u)
-            return losses, (maps_s, maps_u, seen), model_state
+                pairs = ((outputs_s, source["label"]), (outputs_l, labelled["label"]))
+                semantic = tuple(self._semantic_inputs(outputs, label) for outputs, label in pairs)
+                losses["semantic"] = self.semantic.weight * self._semantic_loss(params, semantic[1], SOURCE)
+            outputs_u, model_state = self.forward(params["segmenter"], model_state, target["image"])
+            maps_s = probabilities(self.segmenter, outputs_s, source["image"].shape[1:3])
+            maps_u = probabilities(self.segmenter, outputs_u, target["image"].shape[1:3])
+            losses |= discriminators.adversarial_losses(params, maps_u, weights)
+            inputs = ASSInputs(DiscriminatorInputs(maps_s, maps_u), semantic)
+            return GeneratorLosses(losses, inputs, {"segmenter": model_state})
 
-        def judge_loss(judges, shown):
-            maps_s, maps_u, seen = shown
-            losses, metrics = self.discriminator_losses(judges, maps_s, maps_u)
-            if seen is not None:
-                halves = self._decisions(judges, seen[0], SOURCE) + self._decisions(judges, seen[1], TARGET)
-                losses[SEMANTIC] = 0.5 * halves
-            return losses, metrics
+        def discriminator_loss(params, inputs: ASSInputs) -> DiscriminatorLosses:
+            losses, metrics = discriminators.discriminator_losses(params, inputs.outputs)
+            if inputs.semantic is not None:
+                source_loss = self._semantic_loss(params, inputs.semantic[0], SOURCE)
+                losses[SEMANTIC] = 0.5 * (source_loss + self._semantic_loss(params, inputs.semantic[1], TARGET))
+            return DiscriminatorLosses(losses, metrics)
 
-        return self.adversarial_step(state, segmenter_loss, judge_loss)
+        generators, others = self.players(state.params)
+        return two_player_step(state, generators, others, generator_loss, discriminator_loss)
 
-    def _seen(self, outputs: Mapping[str, jax.Array], labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What S sees of a domain: class means [B, K, D] and which are present, or all vectors and their labels."""
+    def _semantic_inputs(self, outputs: Mapping[str, jax.Array], labels: jax.Array) -> SemanticInputs:
         vectors = outputs["features"]
         if self.semantic.source == "probabilities":
             vectors = jax.nn.softmax(outputs["logits"].astype(jnp.float32))
-        small = ops.resize_nearest_legacy(labels, vectors.shape[1:3])
+        small = ops.resize_nearest_legacy(labels.astype(jnp.int32), vectors.shape[1:3])
         if self.semantic.form == "pixel":
-            return vectors, small
+            return SemanticInputs(vectors, small)
         means, counts = ops.class_means(vectors, small, self.num_classes)
-        return means, counts > 0
+        return SemanticInputs(means, counts > 0)
 
-    def _decisions(self, judges: Mapping[str, Any], seen: tuple[jax.Array, jax.Array], domain: int) -> jax.Array:
+    def _semantic_loss(self, params: Mapping[str, Any], inputs: SemanticInputs, domain: int) -> jax.Array:
         """Distance of S's decisions from a domain, over everything that it sees."""
-        vectors, valid = seen
-        logits = self.semantic_judge.apply({"params": judges[SEMANTIC]}, vectors)
+        with jax.named_scope(SEMANTIC):
+            logits = self.semantic_network.apply({"params": params[SEMANTIC]}, inputs.vectors)
         loss = semantic_adversarial if self.semantic.form == "mean" else semantic_adversarial_map
-        return loss(logits, valid, domain, kind=self.semantic.head)
+        return loss(logits, inputs.valid, domain, kind=self.semantic.head)
 
 
 METHOD = ASS

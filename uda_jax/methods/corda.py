@@ -21,24 +21,26 @@ from uda_jax import ops
 from uda_jax.errors import UserError
 from uda_jax.losses import berhu, cross_entropy
 from uda_jax.methods import base
-from uda_jax.methods.dacs import Dacs, up
-from uda_jax.methods.self_training import Mixed
+from uda_jax.methods.parts.mixing import Mixed, Mixing, check_single_head, illustrate_mixing
+from uda_jax.methods.parts.teacher import MeanTeacher, init_with_teacher, predict_with_teacher
+from uda_jax.methods.parts.updates import single_player_step
 from uda_jax.schema import config_field
+from uda_jax.training.optimisers import Adam, Sgd
 
 # The least weight of a pixel with depth.
 _FLOOR = 0.001
 
 
 @dataclasses.dataclass(frozen=True)
-class CorDA(Dacs):
+class CorDA(base.SegmentationMethod):
     """DACS with depth as a second task and as a measure of difficulty."""
 
-    teacher_alpha: float = config_field(
-        0.999,
-        "Share of the teacher that an update keeps; the first, t = 0 on, keep less, 1 - 1 / (t + 1).",
-        low=0,
-        high=1,
-    )
+    PREDICTION_FIELDS = ("predict_with",)
+
+    optimiser: Sgd | Adam = config_field(Sgd(), "Optimiser of the student.")
+    teacher: MeanTeacher = config_field(MeanTeacher(alpha=0.999), "The teacher.")
+    mixing: Mixing = config_field(Mixing(), "The mixed images and their pseudo-labels.")
+    mixed_weight: float = config_field(1.0, "Weight of the cross entropy on mixed images; 0 = off.", low=0.0)
     source_depth_weight: float = config_field(0.01, "lambda_s, of each depth loss on source images.", low=0.0)
     mixed_depth_weight: float = config_field(0.001, "lambda_m, of each depth loss on mixed images.", low=0.0)
     # The released code multiplies arrays of different ranks: its weights broadcast over the images of a batch.
@@ -62,33 +64,60 @@ class CorDA(Dacs):
         low=0.0,
     )
 
+    predict_with: str = config_field("student", "Network that predicts.", choices=("student", "teacher"))
+
+    init, predict, illustrate = init_with_teacher, predict_with_teacher, illustrate_mixing
+
     def check(self, path: str) -> None:
-        """Raises a UserError for a network without the heads, or what the base class refuses."""
-        super().check(path)
+        """Raises a UserError for a network without the heads, or with one that nothing trains."""
+        check_single_head(self, path)
         if not self.segmenter.name.startswith("corda_"):
             raise UserError(
                 f"{path}.segmenter.name: expected a network with depth heads for each domain, such as "
                 f"corda_resnet101, got {self.segmenter.name!r}"
             )
 
-    def taught(self, state: base.TrainState, outputs: Mapping[str, jax.Array]) -> jax.Array:
-        """Returns those of the teacher's maps that become pseudo-labels, logits `[B, h, w, C]`."""
+    def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
+        """One iteration: the teacher labels the target, the student learns both tasks, the teacher is updated."""
+        source, target = batch["source"], batch["target"]
+        outputs, teacher = self.teacher.forward(self, state, target["image"])
+        logits = self.pseudo_label_logits(state.step, outputs)
+        mixed, shares = self.mixing.label_and_mix(self.segmenter, state, batch, logits)
+
+        def student_loss(params):
+            # Source, then mixed: each is normalised by its own batch statistics, which both update.
+            outputs, model_state = {}, state.model_state["segmenter"]
+            outputs["source"], model_state = self.forward(params["segmenter"], model_state, source["image"])
+            outputs["mixed"], model_state = self.forward(params["segmenter"], model_state, mixed.image)
+            return self.objective(outputs, batch, mixed), {"segmenter": model_state}
+
+        state, metrics = single_player_step(state, self.player("segmenter", optimiser=self.optimiser), student_loss)
+        return self.teacher.update(teacher, state, self.accumulation), metrics | shares
+
+    def pseudo_label_logits(self, step: jax.Array, outputs: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns those of the teacher's maps that become pseudo-labels in a step, logits `[B, h, w, C]`."""
         if not self.initial_steps:
             return outputs["logits"]
-        return jnp.where(state.step < self.initial_steps, outputs["aux_logits"], outputs["logits"])
+        return jnp.where(step < self.initial_steps, outputs["aux_logits"], outputs["logits"])
 
     def objective(
         self, outputs: Mapping[str, Mapping[str, jax.Array]], batch: base.Batch, mixed: Mixed
     ) -> dict[str, jax.Array]:
-        """Returns the weighted losses by name, as functions of what the network says about both batches."""
+        """Returns L_s and L_m as weighted losses by name.
+
+        Args:
+          outputs: the network's maps of the "source" images and of the "mixed" ones.
+          batch: gives the source's labels and the inverse depth of both domains.
+          mixed: the mixed batch.
+        """
         labels = batch["source"]["label"]
         target_s = self.inverse_depth(batch, "source")
         target_m = ops.mix(mixed.mask, target_s, self.inverse_depth(batch, "target"))
         known_s, known_m = target_s > ops.NO_SUPERVISION, target_m > ops.NO_SUPERVISION
         target_s, target_m = target_s / self.depth_unit, target_m / self.depth_unit
         source, mixture = (
-            {name: up(maps, labels.shape[1:3]) for name, maps in outputs[which].items() if name != "features"}
-            for which in ("source", "mixed")
+            {name: self.segmenter.upsample(x, labels.shape[1:3]) for name, x in maps.items() if name != "features"}
+            for maps in (outputs["source"], outputs["mixed"])
         )
         weight = mixed.weight * self.difficulty(mixture["source_depth"], mixture["depth"], target_m, known_m)
         losses = {}

@@ -1,6 +1,6 @@
 """DADA: depth-aware domain adaptation (Vu et al., ICCV 2019, arXiv 1904.01886).
 
-AdvEnt, with the depth that the source knows as a second thing to learn and to be judged by:
+AdvEnt, with the depth that the source knows as a second thing to learn and to discriminate by:
 
     G:  min  L_seg(x_s) + lambda_depth berHu(q_s, z_s) + lambda_adv BCE(D(F_t), source)
     D:  min  BCE(D(F_s), source) + BCE(D(F_t), target)
@@ -18,17 +18,34 @@ import jax.numpy as jnp
 
 from uda_jax import ops
 from uda_jax.errors import UserError
-from uda_jax.losses import berhu, self_information
+from uda_jax.losses import berhu
 from uda_jax.methods import base
-from uda_jax.methods.adversarial import OutputAlignment, depth_map, source_depth
+from uda_jax.methods.parts.alignment import (
+    Discriminator,
+    DiscriminatorInputs,
+    adversarial_players,
+    init_with_discriminators,
+    probabilities,
+)
+from uda_jax.methods.parts.depth import depth_map, source_depth
+from uda_jax.methods.parts.forward import segmentation_losses
+from uda_jax.methods.parts.updates import (
+    DiscriminatorLosses,
+    GeneratorLosses,
+    two_player_step,
+)
 from uda_jax.schema import config_field
+from uda_jax.training.optimisers import Sgd
 
 
 @dataclasses.dataclass(frozen=True)
-class DADA(OutputAlignment):
+class DADA(base.SegmentationMethod):
     """AdvEnt that learns depth on the source and shows it to the discriminator."""
 
     segmenter: base.Segmenter = config_field(base.Segmenter(name="dada_resnet101"), "The network, one of dada_*.")
+    optimiser: Sgd = config_field(Sgd(), "Optimiser of the segmenter.")
+    discriminator: Discriminator = config_field(Discriminator(), "The discriminator.")
+    target_weight: float = config_field(0.001, "lambda_adv, weight of the loss on the target.", low=0.0)
     depth_weight: float = config_field(0.001, "Weight of the source's depth loss, lambda_depth; 0 = off.", low=0.0)
     nearest_depth: float = config_field(
         0.1,
@@ -38,17 +55,14 @@ class DADA(OutputAlignment):
     )
     # The paper's targets of hundreds suit a network that starts from ImageNet's weights and a small weight.
     depth_unit: float = config_field(
-        1.0, "Unit of the inverse depth that is regressed and judged: targets are divided by it. 1 is the paper's."
+        1.0, "Unit of the inverse depth that is regressed: targets are divided by it. 1 is the paper's."
     )
     discriminator_halves: bool = config_field(
         False,
         "Whether each domain weighs half in the discriminator's loss, as in AdvEnt's code; in DADA's it does not.",
     )
 
-    @property
-    def domain_weight(self) -> float:
-        """Weight of each domain in the discriminator's loss."""
-        return 0.5 if self.discriminator_halves else 1.0
+    init = init_with_discriminators
 
     def check(self, path: str) -> None:
         """Raises a UserError for a network without DADA's depth branch, or a unit that is none."""
@@ -63,34 +77,42 @@ class DADA(OutputAlignment):
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration, in the order of the released script."""
         source, target = batch["source"], batch["target"]
+        discriminators = self.discriminator.of_outputs(self.precision)
 
-        def segmenter_loss(params, judges):
+        def generator_loss(params) -> GeneratorLosses:
             # Source, then target: each is normalised by its own batch statistics, which both update.
-            outputs_s, maps_s, model_state = self.forward(params, state.model_state["segmenter"], source["image"])
-            losses = base.segmentation_losses(outputs_s, source["label"].astype(jnp.int32))
+            model_state = state.model_state["segmenter"]
+            outputs_s, model_state = self.forward(params["segmenter"], model_state, source["image"])
+            losses = segmentation_losses(self.segmenter, outputs_s, source["label"])
             if self.depth_weight:
-                losses["depth"] = self.depth_weight * self._depth_loss(outputs_s, source_depth(batch))
-            outputs_t, maps_t, model_state = self.forward(params, model_state, target["image"])
-            seen = (self._seen(outputs_s, maps_s), self._seen(outputs_t, maps_t))
-            return losses | self.fooling_losses(judges, seen[1]), seen, model_state
+                losses["depth"] = self.depth_weight * self._depth_loss(outputs_s, source_depth(source))
+            outputs_t, model_state = self.forward(params["segmenter"], model_state, target["image"])
+            pairs = ((outputs_s, source["image"]), (outputs_t, target["image"]))
+            inputs = DiscriminatorInputs(*(self._inputs(outputs, x.shape[1:3]) for outputs, x in pairs))
+            losses |= discriminators.adversarial_losses(params, inputs.target, {"logits": self.target_weight})
+            return GeneratorLosses(losses, inputs, {"segmenter": model_state})
 
-        def discriminator_loss(judges, seen):
-            return self.discriminator_losses(judges, *seen)
+        def discriminator_loss(params, inputs: DiscriminatorInputs) -> DiscriminatorLosses:
+            weight = 0.5 if self.discriminator_halves else 1.0
+            return discriminators.discriminator_losses(params, inputs, domain_weight=weight)
 
-        return self.adversarial_step(state, segmenter_loss, discriminator_loss)
+        generators, others = adversarial_players(self, state.params)
+        return two_player_step(state, generators, others, generator_loss, discriminator_loss)
 
-    def judged_map(self, probabilities: jax.Array, depth: jax.Array) -> jax.Array:
-        """What the discriminator sees, F [B, H, W, C], of probabilities [B, H, W, C] and depth [B, H, W, 1]."""
-        return self_information(probabilities) * depth
-
-    def _seen(self, outputs: Mapping[str, jax.Array], maps: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        p = maps["logits"]
-        return {"logits": self.judged_map(p, depth_map(outputs, p.shape[1:3]))}
+    def _inputs(self, outputs: Mapping[str, jax.Array], size: tuple[int, int]) -> dict[str, jax.Array]:
+        """What the discriminator sees, F [B, *size, C]."""
+        p = probabilities(self.segmenter, outputs, size)["logits"]
+        return {"logits": depth_aware_information(p, depth_map(self.segmenter, outputs, size))}
 
     def _depth_loss(self, outputs: Mapping[str, jax.Array], depth: jax.Array) -> jax.Array:
         """berHu over every pixel, the sky's and invalid ones included: they count as farthest away."""
         target = ops.inverse_depth(depth, nearest=self.nearest_depth) / self.depth_unit
-        return berhu(depth_map(outputs, depth.shape[1:3]), target, jnp.ones_like(target, bool))
+        return berhu(depth_map(self.segmenter, outputs, depth.shape[1:3]), target, jnp.ones_like(target, bool))
+
+
+def depth_aware_information(probabilities: jax.Array, depth: jax.Array) -> jax.Array:
+    """Returns F = I q [B, H, W, C] of probabilities [B, H, W, C] and depth [B, H, W, 1]."""
+    return ops.self_information(probabilities) * depth
 
 
 METHOD = DADA

@@ -6,49 +6,72 @@
     3. intra-domain: G_intra learns L_seg(x_e, y_e) + lambda_adv BCE(D(I(x_k)), easy)
                      while D learns to tell I(x_e) from I(x_k)
 
-A config lists the three as stages; the second is `uda_jax.runs.ranking`. This file is the third: AdvEnt whose batch
-holds the easy frames with their pseudo-labels as "source" and the hard ones as "target". Without hard frames
-(lambda = 1) the adversarial half has nothing to look at, and it is self-training on the whole target.
+A config lists the three as stages; the second is a stage of its own kind. This file is the third, whose batch holds the
+easy frames with their pseudo-labels as "source" and the hard ones as "target". Without hard frames (lambda = 1) the
+adversarial half has nothing to look at, and it is self-training on the whole target.
 """
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
-
 from uda_jax.methods import base
-from uda_jax.methods.advent import Advent
+from uda_jax.methods.parts.alignment import (
+    Discriminator,
+    DiscriminatorInputs,
+    adversarial_players,
+    head_weights,
+    information,
+    init_with_discriminators,
+    probabilities,
+)
+from uda_jax.methods.parts.forward import segmentation_losses
+from uda_jax.methods.parts.updates import GeneratorLosses, two_player_step
 from uda_jax.schema import config_field
+from uda_jax.training.optimisers import Sgd
 
 
 @dataclasses.dataclass(frozen=True)
-class IntraDA(Advent):
+class IntraDA(base.SegmentationMethod):
     """The intra-domain stage."""
 
+    DOMAINS = ("source",)
+    OPTIONAL_DOMAINS = ("target",)
+
+    optimiser: Sgd = config_field(Sgd(), "Optimiser of the segmenter.")
+    discriminator: Discriminator = config_field(Discriminator(), "One per head; unused without hard frames.")
+    aux_weight: float = config_field(0.1, "lambda_seg, weight of the earlier head's cross entropy.", low=0.0)
+    target_weight: float = config_field(0.001, "lambda_adv of the main head, on hard frames.", low=0.0)
+    target_aux_weight: float = config_field(0.0002, "lambda_adv of the earlier head, on hard frames.", low=0.0)
     # For Synscapes the authors used AdaptSegNet, whose discriminators see the probabilities themselves.
-    judged: str = config_field(
+    discriminator_input: str = config_field(
         "self_information", "Map that the discriminators see.", choices=("self_information", "probabilities")
     )
 
-    def judged_map(self, probabilities: jax.Array) -> jax.Array:
-        """What a discriminator sees of a head's probabilities [B, H, W, C], of the same shape."""
-        return probabilities if self.judged == "probabilities" else super().judged_map(probabilities)
+    init = init_with_discriminators
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration of the third stage; on a batch without hard frames, of self-training."""
-        return super().train_step(state, batch) if "target" in batch else self._self_training_step(state, batch)
+        easy, hard = batch["source"], batch.get("target")
+        discriminators = self.discriminator.of_outputs(self.precision)
+        weights = head_weights(self.target_weight, self.target_aux_weight)
 
-    def _self_training_step(self, state, batch):
-        """L_seg on the pseudo-labels alone; the discriminators stay as they are."""
-        easy = batch["source"]
+        def generator_loss(params) -> GeneratorLosses:
+            # Easy, then hard: each is normalised by its own batch statistics, which both update.
+            model_state = state.model_state["segmenter"]
+            outputs_e, model_state = self.forward(params["segmenter"], model_state, easy["image"])
+            losses = segmentation_losses(self.segmenter, outputs_e, easy["label"], self.aux_weight)
+            if hard is None:
+                return GeneratorLosses(losses, None, {"segmenter": model_state})
+            outputs_k, model_state = self.forward(params["segmenter"], model_state, hard["image"])
+            maps = information if self.discriminator_input == "self_information" else probabilities
+            pairs = ((outputs_e, easy["image"]), (outputs_k, hard["image"]))
+            inputs = DiscriminatorInputs(*(maps(self.segmenter, outputs, x.shape[1:3]) for outputs, x in pairs))
+            losses |= discriminators.adversarial_losses(params, inputs.target, weights)
+            return GeneratorLosses(losses, inputs, {"segmenter": model_state})
 
-        def segmenter_loss(params, judges):
-            del judges  # Nothing is hard, and so there is nothing to tell apart.
-            outputs, _, model_state = self.forward(params, state.model_state["segmenter"], easy["image"])
-            losses = base.segmentation_losses(outputs, easy["label"].astype(jnp.int32), self.aux_weight)
-            return losses, None, model_state
-
-        return self.adversarial_step(state, segmenter_loss, None)
+        generators, others = adversarial_players(self, state.params)
+        # Where nothing is hard there is nothing to tell apart, and the discriminators stay as they are.
+        others = {} if hard is None else others
+        return two_player_step(state, generators, others, generator_loss, discriminators.discriminator_losses)
 
 
 METHOD = IntraDA

@@ -5,48 +5,57 @@ source-plus-labelled-target baseline. Every method is measured between the first
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax
-import jax.numpy as jnp
 
-from uda_jax import ops
+from uda_jax.errors import UserError
 from uda_jax.methods import base
+from uda_jax.methods.parts.forward import dropout_key, segmentation_losses
+from uda_jax.methods.parts.updates import initial_state, single_player_step
 from uda_jax.schema import config_field
-
-# Batch statistics are threaded in this order wherever several domains are forwarded.
-LABELLED_DOMAINS = ("source", "labelled_target")
+from uda_jax.training.optimisers import Adam, Sgd
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceOnly(base.SegmenterAlone):
-    """Cross entropy on every labelled domain of the batch."""
+class SourceOnly(base.SegmentationMethod):
+    """Cross entropy on every domain of the batch, all of which must have labels."""
 
+    optimiser: Sgd | Adam = config_field(Sgd(), "Optimiser of the segmenter.")
     aux_weight: float = config_field(
         0.1, "Weight of the earlier head's cross entropy (AdaptSegNet, lambda_seg).", low=0.0
     )
 
+    def check_domains(self, names: Iterable[str], path: str) -> None:
+        """Raises a UserError without any domain; every one of them is learnt from."""
+        if not list(names):
+            raise UserError(f"{path}: expected at least one labelled domain, such as source, got none; add it")
+
+    def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
+        """Returns the first state; any domain of the batch gives the image shape."""
+        variables = {"segmenter": self.initial_segmenter(key, example_batch)}
+        return initial_state(key, variables, {"segmenter": self.player("segmenter", optimiser=self.optimiser)})
+
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One forward per labelled domain, one backward, one update."""
 
-        def segmenter_loss(params):
+        def loss(params):
             losses, model_state = {}, state.model_state["segmenter"]
-            for i, domain in enumerate(LABELLED_DOMAINS):
-                if domain not in batch:
-                    continue
-                images = ops.normalise(batch[domain]["image"], self.segmenter.input_norm)
-                key = base.dropout_key(state, i)
-                outputs, model_state = base.forward(self.network, params, model_state, images, train=True, key=key)
-                labels = batch[domain]["label"].astype(jnp.int32)
+            # Batch statistics are threaded in this order wherever several domains are forwarded.
+            for i, domain in enumerate(_ordered(batch)):
+                images, labels = batch[domain]["image"], batch[domain]["label"]
+                outputs, model_state = self.forward(params["segmenter"], model_state, images, key=dropout_key(state, i))
                 prefix = "" if domain == "source" else f"{domain}_"
-                terms = base.segmentation_losses(outputs, labels, self.aux_weight)
+                terms = segmentation_losses(self.segmenter, outputs, labels, self.aux_weight)
                 losses |= {prefix + name: value for name, value in terms.items()}
-            return sum(losses.values()), (losses, model_state)
+            return losses, {"segmenter": model_state}
 
-        value_and_gradient = jax.value_and_grad(segmenter_loss, has_aux=True)
-        (total, (losses, model_state)), gradient = value_and_gradient(state.params["segmenter"])
-        state, norm = base.apply_player(state, "segmenter", {"segmenter": gradient}, self.transformation(state.params))
-        state = state.replace(step=state.step + 1, model_state={"segmenter": model_state})
-        return state, base.loss_metrics(losses) | {"loss/total": total, "norm/segmenter": norm}
+        return single_player_step(state, self.player("segmenter", optimiser=self.optimiser), loss)
+
+
+def _ordered(batch: base.Batch) -> list[str]:
+    """Returns the names of the domains: the source's first, then the labelled target's, then others'."""
+    return sorted(batch, key=lambda name: (not name.startswith("source"), name))
 
 
 METHOD = SourceOnly

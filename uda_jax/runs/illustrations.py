@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from uda_jax.data.io import atomic
-from uda_jax.methods.base import SHOWN_IMAGES, Pairs
+from uda_jax.methods.parts.state import ILLUSTRATED_IMAGES, Pairs
 from uda_jax.report import pictures
 
 
@@ -51,7 +51,7 @@ class Illustrator:
             return {}
         found = {}
         for name, shown in jax.device_get(self._compute(state, batch)).items():
-            images = self._joined(shown) if isinstance(shown, Pairs) else shown[:SHOWN_IMAGES]
+            images = self._joined(shown) if isinstance(shown, Pairs) else shown[:ILLUSTRATED_IMAGES]
             found |= {f"{name}/{i}": image for i, image in enumerate(images)}
         for name, image in found.items() if self._write else ():
             atomic.write(self._folder / f"{name}.png", pictures.png(image))
@@ -59,5 +59,7 @@ class Illustrator:
 
     def _joined(self, pairs: Pairs) -> list[np.ndarray]:
         colours = pictures.colourise(pairs.classes.astype(np.uint8), self._palette)
-        each = zip(*(array[:SHOWN_IMAGES] for array in (pairs.left, pairs.right, pairs.points, colours)), strict=True)
+        each = zip(
+            *(array[:ILLUSTRATED_IMAGES] for array in (pairs.left, pairs.right, pairs.points, colours)), strict=True
+        )
         return [pictures.joined(*image) for image in each]

@@ -13,20 +13,27 @@ from uda_jax import ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.dacs import Dacs
-from uda_jax.methods.self_training import StrongAugmentation, average, pseudo_labels
+from uda_jax.methods.parts.mixing import Mixing, StrongAugmentation, pseudo_labels
+from uda_jax.methods.parts.state import TrainState
+from uda_jax.methods.parts.teacher import MeanTeacher, exponential_moving_average
 from uda_jax.schema import from_mapping
 from uda_jax.training.optimisers import Sgd
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.FOLDER / "dacs-corda"
 PLAIN = StrongAugmentation(jitter=0.0, blur=0.0)
+SEGMENTER = base.Segmenter()
 
 
 def make(**fields):
     segmenter = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb")
     sgd = Sgd(learning_rate=0.1, head_multiplier=1.0, train_norm_affine=True)
-    defaults = {"segmenter": segmenter, "optimiser": sgd, "schedule": Schedule(name="constant"), "augmentation": PLAIN}
+    defaults = {"segmenter": segmenter, "optimiser": sgd, "schedule": Schedule(name="constant"), "mixing": plain()}
     return Dacs(num_classes=3, **defaults | fields)
+
+
+def plain(**fields):
+    return Mixing(**{"augmentation": PLAIN, **fields})
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +43,11 @@ def state(batch):
 
 def test_golden_pseudo_labels():
     golden = np.load(GOLDEN / "pseudo_label.npz")
-    labels, confidence = pseudo_labels(nhwc(golden["teacher_logits"]), tuple(golden["output_size"].tolist()))
+    labels, confidence = pseudo_labels(SEGMENTER, nhwc(golden["teacher_logits"]), tuple(golden["output_size"].tolist()))
     np.testing.assert_array_equal(labels, golden["pseudo_label"])
     np.testing.assert_allclose(confidence, golden["max_prob"], rtol=0, atol=1e-5)
-    method = make(threshold=float(golden["threshold"]))
-    weights = np.asarray(method.pixel_weights(golden["mask"].astype(bool), confidence))
+    mixing = Mixing(threshold=float(golden["threshold"]))
+    weights = np.asarray(mixing.pixel_weights(golden["mask"].astype(bool), confidence))
     np.testing.assert_allclose(weights, golden["mixed_pixel_weight"], rtol=1e-6)
     share, one = np.unique(weights) * confidence.size
     assert one == confidence.size and np.rint(share) == np.rint(golden["confident_fraction"] * confidence.size)
@@ -52,12 +59,12 @@ def test_golden_average():
     for alpha, name in ((0.99, "99"), (0.999, "999")):
         for k, t in enumerate(golden["iterations"]):
             before, student = golden["teacher_before"][k], golden["student"][k]
-            after = average(before, student, t, alpha)
+            after = exponential_moving_average(before, student, t, alpha)
             np.testing.assert_allclose(after, golden[f"teacher_after_{name}"][k], rtol=0, atol=1e-6)
 
 
 def test_the_average_starts_as_the_student_and_remembers_more_and_more():
-    kept = lambda t, alpha: float(average(jnp.float32(1), jnp.float32(0), jnp.int32(t), alpha))  # noqa: E731
+    kept = lambda t, alpha: float(exponential_moving_average(jnp.float32(1), jnp.float32(0), jnp.int32(t), alpha))  # noqa: E731
     assert kept(0, 0.99) == 0.0 and kept(1, 0.99) == 0.5 and kept(9, 0.99) == pytest.approx(0.9)
     for alpha, cap in ((0.99, 99), (0.999, 999)):
         assert kept(cap - 2, alpha) < np.float32(alpha) == kept(cap, alpha) == kept(10 * cap, alpha)
@@ -65,26 +72,26 @@ def test_the_average_starts_as_the_student_and_remembers_more_and_more():
 
 def test_the_teacher_moves_once_per_update():
     """Three batches are averaged into one update, so two steps of three leave it, and t counts updates."""
-    method, teacher = make(accumulation=3, teacher_alpha=0.6), jnp.float32(1)
+    section, teacher = MeanTeacher(alpha=0.6), {"params": jnp.float32(1), "model_state": {}}
     # Its shares in the three updates: 0, then 1 - 1 / 2, then 1 - 1 / 3 or alpha at most.
     for step, expected in enumerate([1.0, 1.0, 0.0, 0.0, 0.0, 1.5, 1.5, 1.5, 0.6 * 1.5 + 0.4 * 3.0]):
         student = {"segmenter": jnp.float32(0.0 if step < 3 else 3.0)}
-        state = base.TrainState(jnp.int32(step), student, {}, {}, None, jax.random.key(0), {})
-        teacher = method.followed(teacher, state)
-        assert float(teacher) == pytest.approx(expected), step
+        after = TrainState(jnp.int32(step + 1), student, {}, {}, None, jax.random.key(0), {})
+        teacher = section.update(teacher, after, accumulation=3).teacher
+        assert float(teacher["params"]) == pytest.approx(expected), step
 
 
 def test_confidence_at_its_ends():
-    method = make()
+    mixing = Mixing()
     mask = np.zeros((1, 8, 8), bool)
     for logits, fraction in ((np.zeros((1, 4, 4, 3)), 0.0), (np.tile([1000.0, 0, 0], (1, 4, 4, 1)), 1.0)):
-        labels, confidence = pseudo_labels(logits, (8, 8))
+        labels, confidence = pseudo_labels(SEGMENTER, logits, (8, 8))
         assert not labels.any()
-        np.testing.assert_array_equal(method.pixel_weights(mask, confidence), np.full(mask.shape, fraction))
+        np.testing.assert_array_equal(mixing.pixel_weights(mask, confidence), np.full(mask.shape, fraction))
     # A probability of exactly the threshold is confident.
     exactly = np.full(mask.shape, 0.968, np.float32)
-    np.testing.assert_array_equal(method.pixel_weights(mask, exactly), np.ones(mask.shape))
-    np.testing.assert_array_equal(method.pixel_weights(mask, np.nextafter(exactly, 0)), np.zeros(mask.shape))
+    np.testing.assert_array_equal(mixing.pixel_weights(mask, exactly), np.ones(mask.shape))
+    np.testing.assert_array_equal(mixing.pixel_weights(mask, np.nextafter(exactly, 0)), np.zeros(mask.shape))
 
 
 @pytest.mark.parametrize(
@@ -94,17 +101,17 @@ def test_confidence_at_its_ends():
 def test_weights_by_hand(kind, expected):
     """The share counts all pixels of the target, also those that the source covers."""
     mask, confidence = np.array([[[True, False, False, False]]]), np.array([[[0.99, 0.98, 0.97, 0.9]]], np.float32)
-    weights = make(pixel_weight=kind).pixel_weights(mask, confidence)
+    weights = Mixing(pixel_weight=kind).pixel_weights(mask, confidence)
     np.testing.assert_array_equal(np.asarray(weights)[0, 0], np.float32(expected))
 
 
 def test_mixed_batch(batch, state):
     """Without augmentation every pixel is bit for bit one of the two, and label and weight come from the same one."""
-    method = make(threshold=0.5)
+    mixing = plain(threshold=0.5)
     labels = np.full((2, 32, 64), 2, np.int32)
     confidence = np.zeros((2, 32, 64), np.float32)
     confidence[0] = 0.9
-    mixed = jax.device_get(jax.jit(lambda s: method.mix(s, batch, labels, confidence))(state))
+    mixed = jax.device_get(jax.jit(lambda s: mixing.mix(s, batch, labels, confidence))(state))
     source, target = batch["source"], batch["target"]
     for b in range(2):
         pasted = set(np.unique(source["label"][b][mixed.mask[b]]))
@@ -112,7 +119,7 @@ def test_mixed_batch(batch, state):
     np.testing.assert_array_equal(mixed.image, np.where(mixed.mask[..., None], source["image"], target["image"]))
     np.testing.assert_array_equal(mixed.label, np.where(mixed.mask, source["label"], 2))
     np.testing.assert_array_equal(mixed.weight, np.where(mixed.mask, 1, np.float32(0.5)))
-    again = jax.device_get(jax.jit(lambda s: method.mixed_images(s, batch))(state.replace(step=state.step + 1)))
+    again = jax.device_get(jax.jit(lambda s: mixing.mixed_images(s, batch))(state.replace(step=state.step + 1)))
     assert (again[0] != mixed.mask).any()
 
 
@@ -148,11 +155,11 @@ def test_the_teacher_is_the_student_at_step_0_and_itself_later(state, same):
     """Weights of files and of earlier stages are put into the student alone."""
     method = make()
     doubled = jax.tree.map(lambda leaf: 2 * leaf + 1, state.params)
-    found = jax.jit(method.teacher)(state.replace(params=doubled))
+    found = jax.jit(method.teacher.current)(state.replace(params=doubled))
     assert same(found["params"], doubled["segmenter"])
     assert same(found["model_state"], state.model_state["segmenter"])
     later = state.replace(params=doubled, step=state.step + 1)
-    assert same(jax.jit(method.teacher)(later), state.teacher)
+    assert same(jax.jit(method.teacher.current)(later), state.teacher)
 
 
 def test_predictions_of_either_network(batch, state):
@@ -174,8 +181,8 @@ def test_predictions_of_either_network(batch, state):
 
 
 def test_picture_of_a_step(batch, state):
-    method = make(augmentation=StrongAugmentation(jitter=1.0, blur=1.0))
-    pictures, (_, image) = jax.jit(lambda s: (method.illustrate(s, batch), method.mixed_images(s, batch)))(state)
+    method = make(mixing=Mixing(augmentation=StrongAugmentation(jitter=1.0, blur=1.0)))
+    pictures, (_, image) = jax.jit(lambda s: (method.illustrate(s, batch), method.mixing.mixed_images(s, batch)))(state)
     assert set(pictures) == {"mixed"} and pictures["mixed"].dtype == np.uint8
     np.testing.assert_allclose(pictures["mixed"], image, atol=0.501)
 
@@ -184,9 +191,15 @@ def test_picture_of_a_step(batch, state):
     ("fields", "message"),
     [
         ({"segmenter": {"multi_level": True}}, "method.segmenter.multi_level: expected False: this method trains one"),
-        ({"augmentation": {"blur_sigma": (1.0, 0.5)}}, r"method.augmentation.blur_sigma: expected \(low, high\), got"),
-        ({"pixel_weight": "uniform"}, "method.pixel_weight: expected one of 'threshold_uniform', 'threshold', 'none'"),
-        ({"teacher_alpha": 1.5}, "method.teacher_alpha: "),
+        (
+            {"mixing": {"augmentation": {"blur_sigma": (1.0, 0.5)}}},
+            r"method.mixing.augmentation.blur_sigma: expected \(low, high\), got",
+        ),
+        (
+            {"mixing": {"pixel_weight": "uniform"}},
+            "method.mixing.pixel_weight: expected one of 'threshold_uniform', 'threshold', 'none'",
+        ),
+        ({"teacher": {"alpha": 1.5}}, "method.teacher.alpha: "),
         ({"predict_with": "both"}, "method.predict_with: expected one of 'student', 'teacher', got 'both'"),
     ],
 )
@@ -206,5 +219,5 @@ def test_frames_of_two_sizes_cannot_be_mixed(batch):
 
 
 def test_every_field_is_described():
-    for section in (Dacs, StrongAugmentation):
+    for section in (Dacs, Mixing, MeanTeacher, StrongAugmentation):
         assert all(field.metadata["text"] for field in dataclasses.fields(section))

@@ -1,0 +1,104 @@
+"""The mean teacher: an average of the segmenter over its training (Tarvainen and Valpola, arXiv 1703.01780)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from uda_jax.methods.parts.forward import segmenter_scores
+from uda_jax.methods.parts.mixing import check_sizes
+from uda_jax.methods.parts.state import Batch, TrainState
+from uda_jax.methods.parts.updates import initial_state
+from uda_jax.schema import config_field
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanTeacher:
+    """Section: the teacher, whose entry of the state is {"params", "model_state"}.
+
+    Only parameters are averaged. Its forwards run in training mode and write its own model state, as in DACS' code.
+    """
+
+    alpha: float = config_field(
+        0.99,
+        "Share of the teacher that an update keeps; the first, t = 0 on, keep less, 1 - 1 / (t + 1).",
+        low=0,
+        high=1,
+    )
+
+    def init(self, state: TrainState) -> TrainState:
+        """Returns the first state with a teacher that equals the student, in memory of its own: a step donates both."""
+        return state.replace(teacher=jax.tree.map(jnp.copy, _student(state)))
+
+    def current(self, state: TrainState) -> dict[str, Any]:
+        """Returns the teacher's entry; at step 0 the student's, whatever its weights come from."""
+        first = state.step == 0
+        return jax.tree.map(lambda s, t: jnp.where(first, s, t), _student(state), state.teacher)
+
+    def forward(self, method: Any, state: TrainState, images: jax.Array) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """Forwards images [B, H, W, 3] through the teacher in training mode.
+
+        Args:
+          method: whose `forward` runs the network.
+          state: the state before the step.
+          images: RGB on the scale of 0 to 255.
+
+        Returns:
+          The outputs at the network's stride, and the teacher's entry with its next statistics.
+        """
+        teacher = self.current(state)
+        outputs, model_state = method.forward(teacher["params"], teacher["model_state"], images)
+        return outputs, teacher | {"model_state": model_state}
+
+    def update(self, teacher: dict[str, Any], state: TrainState, accumulation: int) -> TrainState:
+        """Returns the state with the teacher moved towards the student; between the batches of one update it stays.
+
+        Args:
+          teacher: its entry before, with the statistics after its forward.
+          state: the state after the student's step.
+          accumulation: batches per update.
+        """
+        step, before = state.step - 1, teacher["params"]
+        moved = exponential_moving_average(before, state.params["segmenter"], step // accumulation, self.alpha)
+        if accumulation > 1:
+            updated = state.step % accumulation == 0
+            moved = jax.tree.map(lambda old, new: jnp.where(updated, new, old), before, moved)
+        return state.replace(teacher=teacher | {"params": moved})
+
+
+def init_with_teacher(method: Any, key: jax.Array, example_batch: Batch) -> TrainState:
+    """The `init` of a method whose only player is the segmenter, and which has a teacher: both, equal to each other."""
+    check_sizes(example_batch)
+    variables = {"segmenter": method.initial_segmenter(key, example_batch)}
+    player = method.player("segmenter", optimiser=method.optimiser)
+    return method.teacher.init(initial_state(key, variables, {"segmenter": player}))
+
+
+def predict_with_teacher(
+    method: Any, state: TrainState, images: jax.Array, size: tuple[int, int]
+) -> dict[str, jax.Array]:
+    """The `predict` of a method with fields `teacher` and `predict_with`: the student's logits, or the teacher's.
+
+    Returns:
+      {"scores": logits [B, *size, C]} for uint8 RGB images [B, H, W, 3].
+    """
+    if method.predict_with == "teacher":
+        state = state.replace(**{name: {"segmenter": part} for name, part in method.teacher.current(state).items()})
+    return {"scores": segmenter_scores(method.network, method.segmenter, state, images, size)}
+
+
+def exponential_moving_average(teacher: Any, student: Any, step: jax.Array, alpha: float) -> Any:
+    """Moves a teacher towards its student: theta_g <- a theta_g + (1 - a) theta_f, a = min(1 - 1 / (t + 1), alpha).
+
+    Args:
+      teacher, student: parameters of one structure.
+      step: t, the updates before this one; at 0 the result is the student.
+      alpha: the largest a.
+    """
+    kept = jnp.minimum(1.0 - 1.0 / (step + 1.0), alpha)
+    return jax.tree.map(lambda t, s: kept * t + (1.0 - kept) * s, teacher, student)
+
+
+def _student(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params["segmenter"], "model_state": state.model_state["segmenter"]}

@@ -1,0 +1,213 @@
+"""Who trains which networks, and one update of them: of one player alone, or of two that play against each other."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from uda_jax.methods.parts.state import Metrics, TrainState
+from uda_jax.training import optimisers, schedules
+from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training.schedules import Schedule
+
+Losses = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """Networks that learn together, and how.
+
+    Attributes:
+      networks: their names in the state.
+      optimiser, schedule: the sections of their optimiser and of the decay of its rate.
+      accumulation: successive gradients that are averaged into one update.
+      frozen: patterns of parameters that must not change, see `optimisers.build`.
+    """
+
+    networks: tuple[str, ...]
+    optimiser: Sgd | Adam
+    schedule: Schedule
+    accumulation: int = 1
+    frozen: tuple[str, ...] = ()
+
+    def transformation(self, params: Mapping[str, Any]) -> optax.GradientTransformation:
+        """Returns the optimiser of this player's networks among `params`, network name -> parameters."""
+        options = {"accumulation": self.accumulation, "frozen": self.frozen}
+        return optimisers.build(self.optimiser, self.schedule, self.of(params), **options)
+
+    def of(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns this player's entries of a mapping by network name."""
+        return {name: params[name] for name in self.networks}
+
+    def learning_rate(self, batches: jax.Array) -> jax.Array:
+        """Returns the base rate of the update that the gradient after so many others belongs to."""
+        first = batches - batches % self.accumulation
+        return schedules.make(self.schedule, self.optimiser.learning_rate)(first)
+
+
+Players = Mapping[str, Player]
+
+
+def initial_state(
+    key: jax.Array,
+    variables: Mapping[str, Mapping[str, Any]],
+    players: Players,
+    *,
+    extra: Mapping[str, Any] | None = None,
+    frozen: Mapping[str, Mapping[str, Any]] | None = None,
+) -> TrainState:
+    """Returns the state at step 0.
+
+    Args:
+      key: the run's key.
+      variables: network name -> fresh Flax variables, of the networks that learn or may learn in a later stage.
+      players: by name, each of whom gets an optimiser's state.
+      extra: arrays that the method owns.
+      frozen: network name -> Flax variables of networks that never learn.
+    """
+    params = {name: entry["params"] for name, entry in variables.items()}
+    split = lambda entry: {k: v for k, v in entry.items() if k != "params"}  # noqa: E731
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state={name: split(entry) for name, entry in variables.items()},
+        opt_state={name: player.transformation(params).init(player.of(params)) for name, player in players.items()},
+        teacher=None,
+        key=key,
+        extra=dict(extra or {}),
+        frozen={
+            name: {"params": entry["params"], "model_state": split(entry)} for name, entry in (frozen or {}).items()
+        },
+    )
+
+
+def update_player(
+    state: TrainState, name: str, player: Player, gradients: Mapping[str, Any], batches: jax.Array | None = None
+) -> tuple[TrainState, Metrics]:
+    """Updates the networks of one player; nothing else of the state changes, its step neither.
+
+    Args:
+      state: the state before.
+      name: the player's key in `opt_state`, which also names the metrics.
+      player: who learns.
+      gradients: network name -> gradient, for every network of the player.
+      batches: gradients that the player has had before; None = one per step.
+
+    Returns:
+      The new state and {"norm/<name>": global norm of the gradients, "update_norm/<name>": that of the change of the
+      parameters, "learning_rate/<name>": the base rate}.
+    """
+    params = player.of(state.params)
+    updates, opt_state = player.transformation(params).update(player.of(gradients), state.opt_state[name], params)
+    after = optax.apply_updates(params, updates)
+    metrics = {
+        f"norm/{name}": optax.tree.norm(player.of(gradients)),
+        f"update_norm/{name}": optax.tree.norm(jax.tree.map(jnp.subtract, after, params)),
+        f"learning_rate/{name}": player.learning_rate(state.step if batches is None else batches),
+    }
+    return state.replace(params=state.params | after, opt_state=state.opt_state | {name: opt_state}), metrics
+
+
+def single_player_step(
+    state: TrainState, player: Player, loss: Callable[[Mapping[str, Any]], tuple[Losses, Mapping[str, Any]]]
+) -> tuple[TrainState, Metrics]:
+    """One iteration of a method with a single player: one backward, one update.
+
+    Args:
+      state: the state before.
+      player: who learns, named after its first network.
+      loss: parameters by network name -> (weighted losses by name, network name -> next model state). Only the
+        player's networks are differentiated.
+
+    Returns:
+      The state after, and the metrics: every loss, their total, and those of `update_player`.
+    """
+
+    def total(params: Mapping[str, Any]) -> tuple[jax.Array, Any]:
+        losses, model_state = loss({**state.params, **params})
+        return sum(losses.values()), (losses, model_state)
+
+    (value, (losses, model_state)), gradients = jax.value_and_grad(total, has_aux=True)(player.of(state.params))
+    state, metrics = update_player(state, player.networks[0], player, gradients)
+    state = state.replace(step=state.step + 1, model_state=state.model_state | dict(model_state))
+    return state, loss_metrics(losses | {"total": value}) | metrics
+
+
+class GeneratorLosses(NamedTuple):
+    """What the side that is judged makes of a batch.
+
+    Attributes:
+      losses: weighted losses by name, which the total adds up.
+      discriminator_inputs: any tree of arrays: what the discriminators shall see of this iteration.
+      model_state: network name -> model state after its forwards.
+      extra: entries of `TrainState.extra` that later iterations need.
+    """
+
+    losses: Losses
+    discriminator_inputs: Any
+    model_state: Mapping[str, Any]
+    extra: Mapping[str, Any] = {}
+
+
+class DiscriminatorLosses(NamedTuple):
+    """Losses of the discriminators by name, and metrics such as their accuracy."""
+
+    losses: Losses
+    metrics: Metrics
+
+
+def two_player_step(
+    state: TrainState,
+    generators: Players,
+    discriminators: Players,
+    generator_loss: Callable[[Mapping[str, Any]], GeneratorLosses],
+    discriminator_loss: Callable[[Mapping[str, Any], Any], DiscriminatorLosses],
+) -> tuple[TrainState, Metrics]:
+    """One adversarial iteration: the generators against constant discriminators, then these on what they were shown.
+
+    There is no third forward: the discriminators learn from the detached outputs of the generators' own. All gradients
+    are taken at the parameters of the iteration's start.
+
+    Args:
+      state: the state before.
+      generators, discriminators: the players of both sides, by name.
+      generator_loss: parameters by network name -> losses of the generators' side; only its networks are
+        differentiated.
+      discriminator_loss: (parameters by network name, the inputs) -> losses of the discriminators' side, likewise.
+
+    Returns:
+      The state after, and the metrics: every loss, the generators' total, and those of `update_player`.
+    """
+
+    def generator_total(params):
+        found = generator_loss({**state.params, **params})
+        return sum(found.losses.values()), found
+
+    def discriminator_total(params):
+        found = discriminator_loss({**state.params, **params}, generated.discriminator_inputs)
+        return sum(found.losses.values()), found
+
+    (value, generated), gradients = jax.value_and_grad(generator_total, has_aux=True)(_params(state, generators))
+    metrics = loss_metrics(generated.losses | {"total": value})
+    if discriminators:
+        differentiate = jax.value_and_grad(discriminator_total, has_aux=True)
+        (_, judged), theirs = differentiate(_params(state, discriminators))
+        gradients, metrics = gradients | theirs, metrics | loss_metrics(judged.losses) | judged.metrics
+    for name, player in {**generators, **discriminators}.items():
+        state, found = update_player(state, name, player, gradients)
+        metrics |= found
+    model_state, extra = state.model_state | dict(generated.model_state), state.extra | dict(generated.extra)
+    return state.replace(step=state.step + 1, model_state=model_state, extra=extra), metrics
+
+
+def loss_metrics(losses: Mapping[str, jax.Array]) -> Metrics:
+    """Returns {"loss/<name>": value} for a dict of weighted losses."""
+    return {f"loss/{name}": value for name, value in losses.items()}
+
+
+def _params(state: TrainState, players: Players) -> dict[str, Any]:
+    """Returns the parameters of all networks of some players, by network name."""
+    return {name: state.params[name] for player in players.values() for name in player.networks}
