@@ -13,7 +13,7 @@ from uda_jax import config, losses, networks, ops, weights
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.dada import DADA, depth_aware_information
-from uda_jax.methods.parts.alignment import Discriminator
+from uda_jax.methods.parts.alignment import Discriminator, DiscriminatorInputs
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
 from uda_jax.training.optimisers import Adam, Sgd
@@ -163,7 +163,9 @@ def test_what_the_discriminator_sees():
 def test_an_undecided_discriminator(played, halves, expected):
     blank = jax.tree.map(jnp.zeros_like, {"discriminator": played[1].params["discriminator"]})
     seen = {"logits": jnp.ones((1, 32, 64, 3))}
-    found, _ = make(discriminator_halves=halves).discriminator_losses(blank, seen, seen)
+    method, inputs = make(discriminator_halves=halves), DiscriminatorInputs(seen, seen)
+    discriminators = method.discriminator.of_outputs("fp32")
+    found, _ = discriminators.discriminator_losses(blank, inputs, domain_weight=method.domain_weight)
     assert found == {"discriminator": pytest.approx(expected, rel=1e-6)}
 
 

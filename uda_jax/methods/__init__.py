@@ -6,6 +6,7 @@ somebody else's that defines one. Nothing else has to change when one is added.
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from typing import Any
 
 from uda_jax.errors import UserError
@@ -30,6 +31,12 @@ def get(name: str) -> type[Any]:
     if name not in names():
         raise UserError(f"config.method.name: unknown method '{name}'{did_you_mean(name, names())}")
     return importlib.import_module(f"{__name__}.{name}").METHOD
+
+
+def check_domains(method: Any, names: Iterable[str], path: str) -> None:
+    """Raises a UserError if a method says which training domains it reads (`check_domains`), and others are given."""
+    if check := getattr(method, "check_domains", None):
+        check(names, path)
 
 
 def _outside(name: str) -> type[Any]:

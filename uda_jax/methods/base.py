@@ -25,7 +25,8 @@ class Method(Protocol):
 
     A method may have a fourth, `illustrate(state, batch) -> {name: uint8 RGB [B, H, W, 3] or Pairs}`: what it makes of
     a training batch and its scores do not show. The loop calls it when it scores and keeps the pictures. A class
-    attribute `PREDICTION_FIELDS` names fields that act in `predict` alone, which a finished run can be scored with.
+    attribute `PREDICTION_FIELDS` names fields that act in `predict` alone, which a finished run can be scored with;
+    `check_domains(names, path)` refuses training domains that no step would read.
     """
 
     def init(self, key: jax.Array, example_batch: Batch) -> TrainState:
@@ -89,7 +90,9 @@ class SegmentationMethod:
 
     def player(self, *networks: str, optimiser: Sgd | Adam, schedule: Schedule | None = None) -> Player:
         """Returns the player that trains some networks; its rate decays as all others' unless told otherwise."""
-        return Player(networks, optimiser, schedule or self.schedule, self.accumulation, self.segmenter.frozen)
+        depth = self.segmenter.depth if networks == ("segmenter",) else None
+        schedule = schedule or self.schedule
+        return Player(networks, optimiser, schedule, self.accumulation, self.segmenter.frozen, depth)
 
     def forward(
         self, params: Any, model_state: Any, images: jax.Array, *, key: jax.Array | None = None

@@ -64,6 +64,11 @@ class DADA(base.SegmentationMethod):
 
     init = init_with_discriminators
 
+    @property
+    def domain_weight(self) -> float:
+        """Weight of each domain in the discriminator's loss."""
+        return 0.5 if self.discriminator_halves else 1.0
+
     def check(self, path: str) -> None:
         """Raises a UserError for a network without DADA's depth branch, or a unit that is none."""
         if not self.segmenter.name.startswith("dada_"):
@@ -93,8 +98,7 @@ class DADA(base.SegmentationMethod):
             return GeneratorLosses(losses, inputs, {"segmenter": model_state})
 
         def discriminator_loss(params, inputs: DiscriminatorInputs) -> DiscriminatorLosses:
-            weight = 0.5 if self.discriminator_halves else 1.0
-            return discriminators.discriminator_losses(params, inputs, domain_weight=weight)
+            return discriminators.discriminator_losses(params, inputs, domain_weight=self.domain_weight)
 
         generators, others = adversarial_players(self, state.params)
         return two_player_step(state, generators, others, generator_loss, discriminator_loss)

@@ -16,10 +16,13 @@ from uda_jax.methods.parts.updates import initial_state, single_player_step
 from uda_jax.schema import config_field
 from uda_jax.training.optimisers import Adam, Sgd
 
+# Batch statistics are threaded in this order wherever several domains are forwarded.
+LABELLED_DOMAINS = ("source", "labelled_target")
+
 
 @dataclasses.dataclass(frozen=True)
 class SourceOnly(base.SegmentationMethod):
-    """Cross entropy on every domain of the batch, all of which must have labels."""
+    """Cross entropy on every labelled domain of the batch."""
 
     optimiser: Sgd | Adam = config_field(Sgd(), "Optimiser of the segmenter.")
     aux_weight: float = config_field(
@@ -27,9 +30,15 @@ class SourceOnly(base.SegmentationMethod):
     )
 
     def check_domains(self, names: Iterable[str], path: str) -> None:
-        """Raises a UserError without any domain; every one of them is learnt from."""
-        if not list(names):
-            raise UserError(f"{path}: expected at least one labelled domain, such as source, got none; add it")
+        """Raises a UserError without a labelled domain, or with another one, which nothing would read."""
+        names = list(names)
+        if not _labelled(names):
+            raise UserError(f"{path}: expected at least one labelled domain, such as source, got {names}; add it")
+        if unread := set(names) - set(_labelled(names)):
+            raise UserError(
+                f"{path}.{min(unread)}: expected domains named {' or '.join(LABELLED_DOMAINS)}, or such a name with "
+                "a suffix, since only labels are learnt; remove it"
+            )
 
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
         """Returns the first state; any domain of the batch gives the image shape."""
@@ -41,8 +50,7 @@ class SourceOnly(base.SegmentationMethod):
 
         def loss(params):
             losses, model_state = {}, state.model_state["segmenter"]
-            # Batch statistics are threaded in this order wherever several domains are forwarded.
-            for i, domain in enumerate(_ordered(batch)):
+            for i, domain in enumerate(_labelled(batch)):
                 images, labels = batch[domain]["image"], batch[domain]["label"]
                 outputs, model_state = self.forward(params["segmenter"], model_state, images, key=dropout_key(state, i))
                 prefix = "" if domain == "source" else f"{domain}_"
@@ -53,9 +61,10 @@ class SourceOnly(base.SegmentationMethod):
         return single_player_step(state, self.player("segmenter", optimiser=self.optimiser), loss)
 
 
-def _ordered(batch: base.Batch) -> list[str]:
-    """Returns the names of the domains: the source's first, then the labelled target's, then others'."""
-    return sorted(batch, key=lambda name: (not name.startswith("source"), name))
+def _labelled(names: Iterable[str]) -> list[str]:
+    """Returns the labelled domains among some: the source's first, then the labelled target's."""
+    kinds = [[name for name in sorted(names) if name.startswith(kind)] for kind in LABELLED_DOMAINS]
+    return sum(kinds, [])
 
 
 METHOD = SourceOnly

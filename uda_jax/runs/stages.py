@@ -161,6 +161,8 @@ def recipe(experiment: Experiment, num_classes: int) -> list[Stage]:
                 train=train,
             )
         )
+        if stages[-1].kind.TRAINS:
+            methods.check_domains(stages[-1].method, stages[-1].domains, f"{path}.data")
     if not stages[-1].kind.TRAINS:
         raise UserError(
             f"config.stages.{stages[-1].name}.kind.name: expected 'train' in the last stage, got "

@@ -254,7 +254,7 @@ def build(
     rule_of, used = {rule.group: rule for rule in rules}, set(jax.tree.leaves(labels))
     unchanged = {FROZEN: optax.set_to_zero()} if FROZEN in used else {}
     transforms = {}
-    for label in used - {FROZEN}:
+    for label in sorted(used - {FROZEN}):
         rule = rule_of[label.partition("@")[0]]
         rate = schedules.make(schedule, config.learning_rate * rule.rate_multiple * factors[label])
         transforms[label] = config.transform(rule, _per_update(rate, accumulation))

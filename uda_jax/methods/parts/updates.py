@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from uda_jax.methods.parts.state import Metrics, TrainState
-from uda_jax.training import optimisers, schedules
+from uda_jax.training import optimisers
 from uda_jax.training.optimisers import Adam, Sgd
 from uda_jax.training.schedules import Schedule
 
@@ -24,7 +24,8 @@ class Player:
       networks: their names in the state.
       optimiser, schedule: the sections of their optimiser and of the decay of its rate.
       accumulation: successive gradients that are averaged into one update.
-      frozen: patterns of parameters that must not change, see `optimisers.build`.
+      frozen, depth: patterns of parameters that must not change, and the networks' order of depth, see
+        `optimisers.build`.
     """
 
     networks: tuple[str, ...]
@@ -32,10 +33,11 @@ class Player:
     schedule: Schedule
     accumulation: int = 1
     frozen: tuple[str, ...] = ()
+    depth: Callable[[str], int] | None = None
 
     def transformation(self, params: Mapping[str, Any]) -> optax.GradientTransformation:
         """Returns the optimiser of this player's networks among `params`, network name -> parameters."""
-        options = {"accumulation": self.accumulation, "frozen": self.frozen}
+        options = {"accumulation": self.accumulation, "frozen": self.frozen, "depth": self.depth}
         return optimisers.build(self.optimiser, self.schedule, self.of(params), **options)
 
     def of(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +47,7 @@ class Player:
     def learning_rate(self, batches: jax.Array) -> jax.Array:
         """Returns the base rate of the update that the gradient after so many others belongs to."""
         first = batches - batches % self.accumulation
-        return schedules.make(self.schedule, self.optimiser.learning_rate)(first)
+        return optimisers.learning_rate(self.optimiser, self.schedule, first)
 
 
 Players = Mapping[str, Player]

@@ -29,7 +29,7 @@ from uda_jax import losses, ops
 from uda_jax.data.io import atomic, json_lines
 from uda_jax.data.pipeline import streams
 from uda_jax.errors import UserError
-from uda_jax.methods import base
+from uda_jax.methods.parts.forward import update_statistics
 from uda_jax.report import pictures
 from uda_jax.runs import states
 from uda_jax.runs.kinds.base import Kind
@@ -166,7 +166,7 @@ class _Ranking:
         """Returns the state with running averages over the target's frames, from one pass over them."""
         replicated, split = sharding.replicated(self.mesh), sharding.split_over_batch(self.mesh)
         step = jax.jit(
-            functools.partial(base.update_statistics, self.method),
+            functools.partial(update_statistics, self.method),
             in_shardings=(replicated, split),
             out_shardings=replicated,
         )
