@@ -276,7 +276,7 @@ def test_published_settings(benchmark):
     assert (method.teacher.alpha, method.source_depth_weight, method.mixed_depth_weight) == (0.999, 0.01, 0.001)
     assert (method.depth_weight_mode, method.depth_unit) == ("per_image", 1.0)
     assert (method.initial_steps, method.source_nearest) == ((25_001, 0.1) if gta5 else (0, 0.0))
-    for field in ("optimiser", "schedule", "threshold", "pixel_weight", "augmentation", "mix_ignored", "mixed_weight"):
+    for field in ("optimiser", "schedule", "mixing", "mixed_weight"):
         assert getattr(method, field) == getattr(other.method, field)
     assert found.train == other.train and method.segmenter.name == "corda_resnet101"
     assert (method.segmenter.initial_head, method.segmenter.options.aspp_branches) == ("aspp" if gta5 else "linear", 2)

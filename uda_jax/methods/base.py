@@ -77,10 +77,15 @@ class SegmentationMethod:
         """The Flax module of the segmenter."""
         return self.segmenter.build(self.num_classes, self.precision)
 
+    @property
+    def needed_domains(self) -> tuple[str, ...]:
+        """The domains without which a step is impossible."""
+        return self.DOMAINS
+
     def check_domains(self, names: Iterable[str], path: str) -> None:
         """Raises a UserError unless the training domains are those that a step reads, all of them and no other."""
         names, known = list(names), (*self.DOMAINS, *self.OPTIONAL_DOMAINS)
-        if missing := [name for name in self.DOMAINS if name not in names]:
+        if missing := [name for name in self.needed_domains if name not in names]:
             raise UserError(f"{path}: expected the domains {', '.join(known)}, got no {missing[0]}; add it")
         if unread := [name for name in names if name not in known]:
             raise UserError(

@@ -169,6 +169,11 @@ class GIOAda(base.SegmentationMethod):
     def _discriminates_outputs(self) -> bool:
         return self.output_level != "none" and self.target_weight > 0
 
+    @property
+    def needed_domains(self) -> tuple[str, ...]:
+        """The source, and the target if anything is compared with it."""
+        return self.DOMAINS if self._discriminates_images or self._discriminates_outputs else ("source",)
+
     def players(self, networks: Iterable[str]) -> tuple[Players, Players]:
         """Returns who trains the networks of a state: G_task, unless it is frozen, and G_img; D_out and D_img.
 
