@@ -77,6 +77,21 @@ def test_published_settings_are_the_specification():
     assert synthia.data["source"].size == (760, 1280) and synthia.data["target"].label_space == "16"
 
 
+def test_a_field_that_may_be_none_is_set_to_none_and_back():
+    words = ["--config.evaluation.final.size=10,20", "--config.data.source.root=x", "--config.evaluation.dev=None"]
+    found = config.load("advent:streets", words)
+    config.override(found, ["--config.evaluation.final.size=None", "--config.data.source.root=None"])
+    experiment = config.experiment(found)
+    assert experiment.evaluation.final.size is None and experiment.data["source"].root is None
+    assert experiment.evaluation.dev is None
+    config.override(found, ["--config.evaluation.final.size=30,40"])
+    assert config.experiment(found).evaluation.final.size == (30, 40)
+    with pytest.raises(UserError, match="config.train.steps: expected an integer, got None"):
+        config.experiment(config.load("advent:streets", ["--config.train.steps=None"]))
+    with pytest.raises(UserError, match="config.train.stepps: unknown field; did you mean 'steps'"):
+        config.load("advent:streets", ["--config.train.stepps=None"])
+
+
 def test_overrides_and_json_round_trip():
     words = ["--config.train.steps=12", "--config.evaluation.final.size=10,20", "--config.data.source.root=x"]
     words += ["--config.init_from.segmenter.path=a.pth", "--config.init_from.segmenter.fresh=('head','aux_head')"]

@@ -80,9 +80,15 @@ def _apply(config: ConfigDict, words: Sequence[str], root: type) -> None:
                 known = node.keys() if isinstance(node, ConfigDict) else ()
                 raise UserError(f"{path}.{field}: unknown field{did_you_mean(field, known)}")
             node, path = node[field], f"{path}.{field}"
+    # Flags of tuples and strings would read "None" as an entry or a text.
+    unset = [word for word in words if word.endswith("=None")]
+    words = ["uda", *(word for word in words if word not in unset)]
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=True, sys_argv=["uda", *words])
-    values(["uda", *words])
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=True, sys_argv=words)
+    values(words)
+    for word in unset:
+        *parents, last = word.removeprefix("--config.").removesuffix("=None").split(".")
+        functools.reduce(lambda node, field: node[field], parents, config)[last] = None
 
 
 def _renames(config: ConfigDict, words: Sequence[str], root: type) -> Iterator[tuple[list[str], str]]:

@@ -1,4 +1,4 @@
-"""Several runs scored and shown as one: the mean of their up-sampled scores."""
+"""Several runs scored as one, and the other words that say how scores are made, from the command line."""
 
 import json
 import shutil
@@ -13,6 +13,8 @@ from PIL import Image
 from uda_jax.cli import main
 from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.errors import UserError
+from uda_jax.inference import scores
+from uda_jax.inference.options import Inference
 from uda_jax.inference.scores import Ensemble
 from uda_jax.ops import confusion_matrix
 from uda_jax.runs import states
@@ -80,9 +82,56 @@ def test_predictions_are_those_of_the_averaged_scores(runs, frames, mean_scores,
     images = str(tiny_folder / "val" / "images")
     words = ["--workdir", *map(str, runs), "--input", images, "--output", str(tmp_path / "out")]
     assert main(["predict", *words]) == 0
-    for name, scores in zip(frames[0], mean_scores, strict=True):
+    for name, values in zip(frames[0], mean_scores, strict=True):
         label = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
-        assert (label != np.argmax(scores, axis=-1)).mean() < 0.005
+        assert (label != np.argmax(values, axis=-1)).mean() < 0.005
+
+
+def flipped_scores(runs, images):
+    """The mean probabilities of both runs on the images and on the mirrored ones."""
+    total = 0
+    for folder in runs:
+        method, state, _ = states.restore(folder)
+        predict = jax.jit(method.predict, static_argnums=2)
+        total += jax.nn.softmax(predict(state, images, (32, 64))["scores"])
+        total += jax.nn.softmax(predict(state, images[:, :, ::-1], (32, 64))["scores"])[:, :, ::-1]
+    return np.asarray(total) / 4
+
+
+def test_evaluate_and_predict_make_scores_as_the_words_say(runs, frames, tiny_folder, tmp_path, capsys):
+    expected = np.argmax(flipped_scores(runs, frames[1]), axis=-1)
+    words = ["--config.evaluation.inference.flip=True", "--config.evaluation.inference.average=probabilities"]
+    found = evaluate(capsys, *runs, *words)
+    matrix = np.asarray(confusion_matrix(jnp.array(frames[2], jnp.int32), jnp.array(expected), 3))
+    assert found["pixel_accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum(), abs=1e-3)
+    assert found["iou"] != evaluate(capsys, *runs)["iou"]
+    images = ["--input", str(tiny_folder / "val" / "images"), "--output", str(tmp_path / "out")]
+    assert main(["predict", "--workdir", *map(str, runs), *images, *words]) == 0
+    labels = np.stack([np.asarray(Image.open(tmp_path / "out" / f"{name}.png")) for name in frames[0]])
+    assert (labels != expected).mean() < 0.005
+
+
+def test_a_run_predicts_as_it_was_scored(runs, frames, tiny_folder, tmp_path):
+    folder = shutil.copytree(runs[0], tmp_path / "run")
+    stored = json.loads((folder / "config.json").read_text())
+    stored["evaluation"]["inference"] |= {"window": [16, 32], "stride": [16, 16]}
+    (folder / "config.json").write_text(json.dumps(stored))
+    written = {}
+    words = {
+        "own": [],
+        "whole": ["--config.evaluation.inference.window=None", "--config.evaluation.inference.stride=None"],
+    }
+    for name, overrides in words.items():
+        images = ["--input", str(tiny_folder / "val" / "images"), "--output", str(tmp_path / name)]
+        assert main(["predict", "--workdir", str(folder), *images, *overrides]) == 0
+        written[name] = np.stack([np.asarray(Image.open(tmp_path / name / f"{frame}.png")) for frame in frames[0]])
+    method, state, _ = states.restore(folder)
+    composed = jax.jit(scores.Composed(method, Inference((16, 32), (16, 16))).predict, static_argnames="size")
+    ours = np.argmax(composed(state, frames[1], size=(32, 64))["scores"], axis=-1)
+    assert (written["own"] != ours).mean() < 0.005 < (written["own"] != written["whole"]).mean()
+    with pytest.raises(SystemExit):
+        main(["predict", "--workdir", str(folder), *images, "--evaluation.inference.flip=True"])
+    assert main(["predict", "--workdir", str(folder), *images, "--config.evaluation.pictures=3"]) == 2
 
 
 def test_runs_of_other_classes_are_refused(runs, tmp_path, capsys):

@@ -26,10 +26,10 @@ def test_splits_by_name():
     [
         (
             {"final": TWO, "dev": {"bdd": {"split": "c"}}},
-            "config.final: expected splits by names .* got 'bdd' once more",
+            "config.final: expected unique names of splits, .* got 'bdd'",
         ),
-        ({"dev": {"final": {}}}, "config.dev: expected splits by names of their own, got 'final' once more"),
-        ({"dev": {"dev": {"split": "c"}}}, "config.dev: expected splits by names of their own, got 'dev'"),
+        ({"dev": {"final": {}}}, "config.dev: expected unique names of splits, .* got 'final'"),
+        ({"dev": {"dev": {"split": "c"}}}, "config.dev: expected unique names of splits, .* got 'dev'"),
     ],
 )
 def test_names_that_tell_no_split(values, message):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from uda_jax.training.metrics import DEPTH_SUMS
 
-# Predictions below are taken for it, as Monodepth2's evaluation does: the errors hold logarithms and quotients.
+# Smaller predictions are raised to it, as in Monodepth2's evaluation: the errors hold logarithms and quotients.
 MIN_DEPTH = 1e-3
 
 

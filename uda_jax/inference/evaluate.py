@@ -180,7 +180,7 @@ def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:
     """Returns the protocols that a confusion matrix of this label space answers: name -> classes that are averaged.
 
     A protocol is known by the names of its classes, in whichever order the space has them. The 19 and the 16 classes
-    answer the smaller protocols of SYNTHIA's papers besides. Digits are classes of whole pictures and answer
+    also answer the smaller protocols of SYNTHIA's papers. Digits are classes of whole pictures and answer
     "accuracy". Any other space answers "own", the mean over all of it.
     """
     if space.names == digits.CLASSES:

@@ -10,7 +10,7 @@ from uda_jax.schema import config_field
 
 @dataclasses.dataclass(frozen=True)
 class Inference:
-    """How the scores of an image are made from the network's; the mean of all that is asked for counts."""
+    """How the scores of an image are made from the network's; all that the fields ask for is averaged."""
 
     window: tuple[int, int] | None = config_field(
         None, "Height and width in pixels of a window that slides over the image; None = the whole image.", low=1
@@ -72,8 +72,10 @@ class Evaluation:
         return f"config.evaluation.{which}.{name}" if several else f"config.evaluation.{which}"
 
     def check(self, path: str) -> None:
-        """Raises a UserError for a name that tells no split from the others."""
+        """Raises a UserError for a name that is not unique."""
         for which, other in (("final", "dev"), ("dev", "final")):
             splits = getattr(self, which)
             if isinstance(splits, Mapping) and (taken := {"final", "dev", *self.splits(other)} & set(splits)):
-                raise UserError(f"{path}.{which}: expected splits by names of their own, got '{min(taken)}' once more")
+                raise UserError(
+                    f"{path}.{which}: expected unique names of splits, other than final and dev, got '{min(taken)}'"
+                )

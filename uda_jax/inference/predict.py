@@ -23,7 +23,7 @@ class Summary:
 
     Attributes:
       written: the label PNGs.
-      renamed: (input, label PNG) where another input had taken the plain name.
+      renamed: (input, label PNG) where another input has the plain name.
       failed: (input, reason) of the images that could not be read.
     """
 
@@ -56,7 +56,7 @@ def predict_folder(
     Args:
       predict: maps images, uint8 `[batch_size, h, w, 3]`, and a size to scores `[batch_size, *size, C]`. The batch
         is always full, so that one compilation serves all images of one size.
-      input_dir: the images; other files are passed over.
+      input_dir: the images; other files are ignored.
       output_dir: outside `input_dir`; made if absent.
       size: (height, width) at which the network sees the images; None for each image's own.
       palette: uint8 `[C, 3]`, the colours of the classes.

@@ -50,7 +50,7 @@ def compose(method: Any, state: Any, section: Inference) -> Predict:
 
 
 def averaged(predict: Predict, average: str) -> Predict:
-    """Returns a prediction whose "scores" are what means are taken of: float32 "logits" or "probabilities"."""
+    """Returns a prediction whose "scores" are ready to be averaged, as "logits" or as "probabilities" (float32)."""
 
     def prepared(images: jax.Array, size: Size) -> Maps:
         maps = predict(images, size)

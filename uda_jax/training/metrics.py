@@ -22,7 +22,7 @@ Counts = npt.ArrayLike
 
 
 class Metric(NamedTuple):
-    """What is known of a metric besides its value.
+    """What a metric is, without its value.
 
     Attributes:
       map: the map of a frame that it compares predictions with, "label" or "depth".
