@@ -16,7 +16,7 @@ from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax.config import with_method
 from uda_jax.methods.ass import ASS, SemanticLevel
-from uda_jax.training.optimisers import Adam
+from uda_jax.training.optimisers import adam
 
 # Row name and number of labelled images of each variant.
 VARIANTS = {
@@ -26,7 +26,7 @@ VARIANTS = {
 }
 
 # The small network's features have 384 channels, not 2048.
-SCRATCH_SEMANTIC = SemanticLevel(weight=0.03, hidden=64, optimiser=Adam(learning_rate=2e-3))
+SCRATCH_SEMANTIC = SemanticLevel(weight=0.03, hidden=64, optimiser=adam(learning_rate=2e-3))
 
 
 def get_config(setting: str = "streets") -> ConfigDict:

@@ -36,8 +36,8 @@ from uda_jax.methods.source_only import SourceOnly
 from uda_jax.runs.kinds.rank import Rank
 from uda_jax.runs.stages import WORKDIR
 from uda_jax.schema import did_you_mean
+from uda_jax.training import optimisers
 from uda_jax.training.layout import RunFiles
-from uda_jax.training.optimisers import Adam
 from uda_jax.training.schedules import Schedule
 
 # Row name and stages of each variant.
@@ -195,7 +195,7 @@ def _method(pair: Pair, stage: str) -> tuple[str, SourceOnly | Adda]:
     """Returns the name and the section of the method of a stage that trains."""
     segmenter = Segmenter(name=pair.network, input_norm="tanh")
     if stage in ADDA_RATES:
-        adam, judge = (Adam(learning_rate=rate, beta2=0.999) for rate in (ADDA_RATES[stage], JUDGE_RATE))
+        adam, judge = (optimisers.adam(learning_rate=rate, beta2=0.999) for rate in (ADDA_RATES[stage], JUDGE_RATE))
         return "adda", Adda(segmenter=segmenter, optimiser=adam, discriminator=ScoreDiscriminator(optimiser=judge))
-    adam = Adam(learning_rate=CLASSIFIER_RATE, beta2=0.999)
+    adam = optimisers.adam(learning_rate=CLASSIFIER_RATE, beta2=0.999)
     return "source_only", SourceOnly(segmenter=segmenter, optimiser=adam, schedule=Schedule(horizon=None))

@@ -35,7 +35,7 @@ from uda_jax.errors import UserError
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.gio_ada import GIOAda, Translator
 from uda_jax.schema import did_you_mean
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training.optimisers import adam, sgd
 from uda_jax.training.schedules import Schedule
 
 SETTINGS = ("streets", "smoke", "folder", "synthia_cityscapes", "virtual_kitti_kitti")
@@ -67,7 +67,7 @@ VARIANTS = {
 # The tables' network, in the form of AdaptSegNet's code, which trains all of it at one rate and starts it from ImageNet
 # in Caffe's form. What those weights lack starts as there.
 VGG = Segmenter(name="deeplab_v2_vgg16", input_norm="caffe_bgr", aspp_branches=4, encoder_init="uniform")
-VGG_SGD = Sgd(learning_rate=2.5e-4, head_multiplier=1.0)
+VGG_SGD = sgd(learning_rate=2.5e-4, head_multiplier=1.0)
 VGG_WEIGHTS = InitFrom(path="weights/vgg16-caffe.pth", dialect="caffe_vgg16")
 VGG_FRESH = ("encoder/fc6", "encoder/fc7", "head")
 
@@ -85,7 +85,7 @@ STREETS_SIZE = (96, 192)
 # refiner keeps small objects sharp that CycleGAN's generator, at a quarter of these frames' size, blurs: 17.2 mIoU on
 # streets' dev split (seed 0) against 17.0. The weight of D_img was tried at 0.03, 0.1 and 0.3: 16.5, 18.1, 16.4 (seed
 # 1). On seeds 0, 1, 2 there: 17.2, 18.1, 17.9, and the output level alone 16.3, 16.9, 18.1.
-SCRATCH_IMAGE_ADAM = Adam(learning_rate=2e-3, beta1=0.5, beta2=0.999)
+SCRATCH_IMAGE_ADAM = adam(learning_rate=2e-3, beta1=0.5, beta2=0.999)
 SCRATCH_TRANSLATOR = {
     "streets": Translator(name="refiner", width=8, blocks=2),
     "smoke": Translator(name="refiner", width=4, blocks=1),

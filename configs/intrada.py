@@ -27,7 +27,7 @@ from uda_jax.runs.kinds.rank import Rank
 from uda_jax.runs.stages import WORKDIR
 from uda_jax.schema import from_mapping
 from uda_jax.training.layout import RunFiles
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training.optimisers import Optimiser
 
 # Per variant: config and variant of the first stage, and whether the last stage starts from its network.
 VARIANTS = {
@@ -109,7 +109,7 @@ def _method(benchmark: str, steps: int, inter: Experiment) -> IntraDA:
     """Returns the last stage's method, on the network of the first one."""
     method = IntraDA(
         segmenter=from_mapping(Segmenter, inter.method["segmenter"]),
-        optimiser=from_mapping(Sgd, inter.method["optimiser"]),
+        optimiser=from_mapping(Optimiser, inter.method["optimiser"]),
         schedule=networks.schedule(benchmark, steps),
         discriminator=networks.discriminator(benchmark),
         discriminator_input="probabilities" if inter.method["name"] == "adaptsegnet" else "self_information",

@@ -26,7 +26,7 @@ from uda_jax.config import Experiment, InitFrom, with_method
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.parts.association import Association
 from uda_jax.methods.plca import PLCA
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training.optimisers import sgd
 from uda_jax.training.schedules import Schedule
 
 # Row name and what is switched off: fields of the association, and fields of the method.
@@ -48,7 +48,7 @@ REFERENCE = Segmenter(
     head_init="uniform",
 )
 REFERENCE_WEIGHTS = InitFrom(path="weights/resnet101-imagenet.pth", fresh=("head",), dialect="caffe_resnet101")
-REFERENCE_SGD = Sgd(learning_rate=2.5e-4, head_multiplier=1.0, train_norm_affine=True)
+REFERENCE_SGD = sgd(learning_rate=2.5e-4, head_multiplier=1.0, train_norm_affine=True)
 
 # Two devices of 2 + 2 images, two such batches per update; Cityscapes' 2975 frames last for this many batches. Each
 # device averages over the cycles of its own pairs.

@@ -61,7 +61,7 @@ from uda_jax.data.pipeline.domains import Domain
 from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.methods.advent import Advent
 from uda_jax.methods.base import Segmenter
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training.optimisers import sgd
 from uda_jax.training.schedules import Schedule
 
 
@@ -82,7 +82,7 @@ def get_config(setting="adversarial"):
     method = Advent(
         objective=setting,
         segmenter=Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb", multi_level=True),
-        optimiser=Sgd(learning_rate=0.01, head_multiplier=1.0, train_norm_affine=True),
+        optimiser=sgd(learning_rate=0.01, head_multiplier=1.0, train_norm_affine=True),
         schedule=Schedule(horizon=6),
         discriminator=Discriminator(width=4),
     )

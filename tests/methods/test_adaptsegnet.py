@@ -13,7 +13,7 @@ from uda_jax.methods import base
 from uda_jax.methods.adaptsegnet import AdaptSegNet
 from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.runs import stages
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training import optimisers
 from uda_jax.training.schedules import Schedule
 
 RATE, JUDGE_RATE, DECAY = 0.1, 0.01, 0.02
@@ -26,13 +26,15 @@ def make(kind="bce", **fields):
     segmenter = base.Segmenter(
         name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb", multi_level=True, aspp_branches=2
     )
-    sgd = Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=DECAY, train_norm_affine=True)
+    sgd = optimisers.sgd(
+        learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=DECAY, train_norm_affine=True
+    )
     return AdaptSegNet(
         num_classes=3,
         segmenter=segmenter,
         optimiser=sgd,
         schedule=Schedule(name="constant"),
-        discriminator=Discriminator(width=4, kind=kind, optimiser=Adam(learning_rate=JUDGE_RATE)),
+        discriminator=Discriminator(width=4, kind=kind, optimiser=optimisers.adam(learning_rate=JUDGE_RATE)),
         **{"target_weight": 0.5, "target_aux_weight": 0.25} | fields,
     )
 
@@ -186,9 +188,11 @@ def test_published_settings(benchmark, variant, kind, levels, weights):
     method = stage.method
     assert (method.aux_weight, method.target_aux_weight, method.target_weight) == weights
     assert method.discriminator == Discriminator(
-        width=64, kind=kind, optimiser=Adam(learning_rate=1e-4, beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0.0)
+        width=64,
+        kind=kind,
+        optimiser=optimisers.adam(learning_rate=1e-4, beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0.0),
     )
-    assert method.optimiser == Sgd(
+    assert method.optimiser == optimisers.sgd(
         learning_rate=2.5e-4,
         head_multiplier=10.0,
         momentum=0.9,

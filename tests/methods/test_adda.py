@@ -12,7 +12,7 @@ from uda_jax import ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.adda import Adda, ScoreDiscriminator
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training import optimisers
 
 RATE, JUDGE_RATE = 0.1, 0.01
 
@@ -21,12 +21,14 @@ ON_SOURCE, ON_TARGET = 0.31326169, 1.31326169
 
 
 def make(name="lenet", **fields):
-    sgd = Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.9, weight_decay=0.0, train_norm_affine=True)
+    sgd = optimisers.sgd(
+        learning_rate=RATE, head_multiplier=1.0, momentum=0.9, weight_decay=0.0, train_norm_affine=True
+    )
     return Adda(
         num_classes=3,
         segmenter=base.Segmenter(name=name, input_norm="tanh", **({"width": 4} if "deeplab" in name else {})),
         optimiser=sgd,
-        discriminator=ScoreDiscriminator(hidden=8, optimiser=Adam(learning_rate=JUDGE_RATE)),
+        discriminator=ScoreDiscriminator(hidden=8, optimiser=optimisers.adam(learning_rate=JUDGE_RATE)),
         **fields,
     )
 

@@ -13,7 +13,7 @@ from uda_jax.methods import base
 from uda_jax.methods.advent import Advent
 from uda_jax.methods.parts.alignment import Discriminator, accuracy, domain_loss
 from uda_jax.schema import from_mapping
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training import optimisers
 from uda_jax.training.schedules import Schedule
 
 RATE = 0.1
@@ -21,14 +21,16 @@ RATE = 0.1
 
 def make(objective, **fields):
     segmenter = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb", multi_level=True)
-    sgd = Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True)
+    sgd = optimisers.sgd(
+        learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True
+    )
     return Advent(
         objective=objective,
         num_classes=3,
         segmenter=segmenter,
         optimiser=sgd,
         schedule=Schedule(name="constant"),
-        discriminator=Discriminator(width=4, optimiser=Adam(learning_rate=0.01)),
+        discriminator=Discriminator(width=4, optimiser=optimisers.adam(learning_rate=0.01)),
         **{"target_weight": 0.5, "target_aux_weight": 0.25} | fields,
     )
 

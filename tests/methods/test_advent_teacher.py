@@ -12,13 +12,13 @@ from uda_jax.methods.advent_teacher import AdventTeacher
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.dacs import Dacs
 from uda_jax.methods.parts.alignment import Discriminator
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training.optimisers import sgd
 from uda_jax.training.schedules import Schedule
 
 FIELDS = {
     "num_classes": 3,
     "segmenter": Segmenter(name="deeplab_v2_resnet14", input_norm="imagenet_rgb", width=4),
-    "optimiser": Sgd(learning_rate=0.05, train_norm_affine=True),
+    "optimiser": sgd(learning_rate=0.05, train_norm_affine=True),
     "schedule": Schedule(name="constant"),
 }
 ADVERSARIAL = {"discriminator": Discriminator(width=4), "target_weight": 0.5}

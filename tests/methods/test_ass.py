@@ -18,22 +18,22 @@ from uda_jax.methods import base
 from uda_jax.methods.adaptsegnet import AdaptSegNet
 from uda_jax.methods.ass import ASS, SemanticLevel
 from uda_jax.methods.parts.alignment import Discriminator
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training.optimisers import adam, sgd
 from uda_jax.training.schedules import Schedule
 
 RATE = 0.1
 SHARED = {
     "num_classes": 3,
     "segmenter": base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb"),
-    "optimiser": Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True),
+    "optimiser": sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True),
     "schedule": Schedule(name="constant"),
-    "discriminator": Discriminator(width=4, optimiser=Adam(learning_rate=0.01)),
+    "discriminator": Discriminator(width=4, optimiser=adam(learning_rate=0.01)),
     "target_weight": 0.5,
 }
 
 
 def make(**semantic):
-    fields = {"weight": 0.7, "hidden": 8, "optimiser": Adam(learning_rate=0.01)} | semantic
+    fields = {"weight": 0.7, "hidden": 8, "optimiser": adam(learning_rate=0.01)} | semantic
     return ASS(labelled_weight=0.6, semantic=SemanticLevel(**fields), **SHARED)
 
 

@@ -13,7 +13,7 @@ from uda_jax.methods.base import SegmentationMethod, Segmenter
 from uda_jax.methods.intrada import IntraDA
 from uda_jax.methods.parts.updates import initial_state, single_player_step, update_player
 from uda_jax.methods.source_only import SourceOnly
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training.optimisers import sgd
 from uda_jax.training.schedules import Schedule
 
 
@@ -56,7 +56,7 @@ def test_domains_that_no_step_reads_are_refused():
 
 def player(**fields):
     method = SegmentationMethod(segmenter=Segmenter(name="deeplab_v2_resnet14"), **fields)
-    return method.player("segmenter", optimiser=Sgd(learning_rate=0.5, momentum=0.0, weight_decay=0.0))
+    return method.player("segmenter", optimiser=sgd(learning_rate=0.5, momentum=0.0, weight_decay=0.0))
 
 
 def made(params, players):

@@ -14,7 +14,7 @@ from uda_jax.methods.corda import CorDA, depth_weight
 from uda_jax.methods.parts.mixing import Mixed, Mixing, pseudo_labels
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training import optimisers
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.FOLDER / "dacs-corda"
@@ -49,7 +49,7 @@ OUTPUTS = {
 
 def make(**fields):
     segmenter = base.Segmenter(name="corda_resnet14", width=4, input_norm="imagenet_rgb", initial_head="linear")
-    sgd = Sgd(learning_rate=0.1, head_multiplier=1.0, momentum=0.0, weight_decay=0.0)
+    sgd = optimisers.sgd(learning_rate=0.1, head_multiplier=1.0, momentum=0.0, weight_decay=0.0)
     defaults = {"segmenter": segmenter, "optimiser": sgd, "schedule": Schedule(name="constant")}
     return CorDA(num_classes=3, mixing=Mixing(threshold=0.5), **defaults | fields)
 

@@ -15,13 +15,13 @@ from uda_jax.methods.parts.forward import segmentation_losses
 from uda_jax.methods.parts.mixing import Mixed, Mixing, StrongAugmentation, mixed_loss, pseudo_labels
 from uda_jax.runs import stages
 from uda_jax.training import schedules
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training.optimisers import sgd
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.FOLDER / "dacs-corda"
 RATE = 0.1
 SEGMENTER = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb")
-SGD = Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True)
+SGD = sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True)
 # None of the first step's pixels passes this threshold, and some of the second's do.
 METHOD = Dacs(
     num_classes=3,
@@ -153,7 +153,7 @@ def stage(reference):
 def test_published_settings(benchmark):
     experiment, found = stage(f"dacs:{benchmark}")
     method = found.method
-    assert method.optimiser == Sgd(
+    assert method.optimiser == sgd(
         learning_rate=2.5e-4,
         head_multiplier=10.0,
         momentum=0.9,

@@ -16,7 +16,7 @@ from uda_jax.methods.dada import DADA, depth_aware_information
 from uda_jax.methods.parts.alignment import Discriminator, DiscriminatorInputs
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training import optimisers
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.FOLDER
@@ -26,9 +26,11 @@ RATE = 0.1
 def make(**fields):
     return DADA(
         segmenter=base.Segmenter(name="dada_resnet14", width=4, input_norm="imagenet_rgb"),
-        optimiser=Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True),
+        optimiser=optimisers.sgd(
+            learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True
+        ),
         schedule=Schedule(name="constant"),
-        discriminator=Discriminator(width=4, optimiser=Adam(learning_rate=0.01)),
+        discriminator=Discriminator(width=4, optimiser=optimisers.adam(learning_rate=0.01)),
         **{"num_classes": 3, "target_weight": 0.5, "depth_weight": 0.3, "depth_unit": 40.0} | fields,
     )
 

@@ -18,17 +18,22 @@ from uda_jax.methods.parts.translation import Translator, exchange
 from uda_jax.networks import refiner, translators
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training import optimisers
 from uda_jax.training.schedules import Schedule
 
 RATE, IMAGE_RATE, JUDGE_RATE = 0.1, 0.02, 0.01
 COMMON = {
     "num_classes": 3,
     "segmenter": base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb"),
-    "optimiser": Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True),
+    "optimiser": optimisers.sgd(
+        learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True
+    ),
     "schedule": Schedule(name="constant"),
 }
-ADVERSARIAL = {"discriminator": Discriminator(width=4, optimiser=Adam(learning_rate=JUDGE_RATE)), "target_weight": 0.5}
+ADVERSARIAL = {
+    "discriminator": Discriminator(width=4, optimiser=optimisers.adam(learning_rate=JUDGE_RATE)),
+    "target_weight": 0.5,
+}
 EVERYTHING = {
     "train_on_untranslated": True,
     "image_pool": 3,
@@ -50,7 +55,7 @@ LOSSES = {name for names in ROUTES.values() for name in names}
 
 
 def make(cls=GIOAda, **fields):
-    image_adam = Adam(learning_rate=IMAGE_RATE, beta1=0.5, beta2=0.999)
+    image_adam = optimisers.adam(learning_rate=IMAGE_RATE, beta1=0.5, beta2=0.999)
     return cls(
         **COMMON,
         **ADVERSARIAL,

@@ -8,12 +8,12 @@ from uda_jax.methods.adaptsegnet import AdaptSegNet
 from uda_jax.methods.intrada import IntraDA
 from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.methods.source_only import SourceOnly
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training.optimisers import sgd
 
 SHARED = {
     "num_classes": 3,
     "segmenter": base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb"),
-    "optimiser": Sgd(learning_rate=0.1, head_multiplier=1.0, train_norm_affine=True),
+    "optimiser": sgd(learning_rate=0.1, head_multiplier=1.0, train_norm_affine=True),
 }
 JUDGED = {"discriminator": Discriminator(width=4), "target_weight": 0.5}
 

@@ -19,7 +19,6 @@ from uda_jax.methods.plca import ILLUSTRATED_PIXELS, PLCA
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
 from uda_jax.training import optimisers
-from uda_jax.training.optimisers import Sgd
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.FOLDER
@@ -32,7 +31,9 @@ def make(**fields):
     segmenter = base.Segmenter(
         name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb", aspp_bias=False, align_corners=False
     )
-    sgd = Sgd(learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True)
+    sgd = optimisers.sgd(
+        learning_rate=RATE, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True
+    )
     defaults = {"num_classes": 3, "segmenter": segmenter, "optimiser": sgd, "schedule": Schedule(name="constant")}
     return PLCA(**defaults | fields)
 

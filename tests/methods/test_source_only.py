@@ -10,14 +10,14 @@ import pytest
 from uda_jax import losses, ops
 from uda_jax.methods import base
 from uda_jax.methods.source_only import SourceOnly
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training import optimisers
 from uda_jax.training.schedules import Schedule
 
 
 @pytest.fixture(scope="module")
 def method():
     segmenter = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb", multi_level=True)
-    sgd = Sgd(learning_rate=0.1, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True)
+    sgd = optimisers.sgd(learning_rate=0.1, head_multiplier=1.0, momentum=0.0, weight_decay=0.0, train_norm_affine=True)
     return SourceOnly(num_classes=3, segmenter=segmenter, optimiser=sgd, schedule=Schedule(name="constant"))
 
 
@@ -87,7 +87,7 @@ def test_ignored_frames_teach_nothing(state, step):
 def test_frozen_parts_stay():
     """The references' setting: batch norm's scale and shift, and the branches a two-branch head leaves unused."""
     segmenter = base.Segmenter(name="deeplab_v2_resnet14", width=4, aspp_branches=2)
-    reference = SourceOnly(num_classes=3, segmenter=segmenter, optimiser=Sgd(learning_rate=0.1))
+    reference = SourceOnly(num_classes=3, segmenter=segmenter, optimiser=optimisers.sgd(learning_rate=0.1))
     batch = {"source": frames(0)}
     state = jax.jit(lambda key: reference.init(key, batch))(jax.random.key(0))
     after, _ = jax.jit(reference.train_step)(state, batch)

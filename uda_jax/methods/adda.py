@@ -25,7 +25,7 @@ from uda_jax.methods import base
 from uda_jax.methods.parts.forward import dropout_key
 from uda_jax.methods.parts.updates import Players, initial_state, update_player
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training.optimisers import Optimiser, adam
 from uda_jax.training.precision import compute_dtype
 from uda_jax.training.schedules import Schedule
 
@@ -38,7 +38,7 @@ class ScoreDiscriminator:
     """Section: the discriminator of class scores and how it learns."""
 
     hidden: int = config_field(500, "Units of each of its two hidden layers.", low=1)
-    optimiser: Adam = config_field(Adam(learning_rate=1e-5, beta2=0.999), "Its optimiser.")
+    optimiser: Optimiser = config_field(adam(learning_rate=1e-5, beta2=0.999), "Its optimiser.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Adda(base.SegmentationMethod):
 
     num_classes: int = config_field(10, "Classes of the head.", low=2)
     segmenter: base.Segmenter = config_field(base.Segmenter(name="lenet", input_norm="tanh"), "Both networks.")
-    optimiser: Sgd | Adam = config_field(Adam(learning_rate=1e-5, beta2=0.999), "Optimiser of the network that adapts.")
+    optimiser: Optimiser = config_field(adam(learning_rate=1e-5, beta2=0.999), "Optimiser of the network that adapts.")
     # A player's schedule counts its own updates: while the gate is shut, the segmenter's stands still.
     schedule: Schedule = config_field(Schedule(name="constant"), "Decay of both learning rates.")
     discriminator: ScoreDiscriminator = config_field(ScoreDiscriminator(), "The discriminator.")

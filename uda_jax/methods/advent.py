@@ -33,7 +33,7 @@ from uda_jax.methods.parts.alignment import (
 from uda_jax.methods.parts.forward import segmentation_losses
 from uda_jax.methods.parts.updates import GeneratorLosses, initial_state, two_player_step
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training.optimisers import Optimiser, sgd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Advent(base.SegmentationMethod):
     """MinEnt and AdvEnt."""
 
     objective: str = config_field("adversarial", "MinEnt or AdvEnt.", choices=("entropy", "adversarial"))
-    optimiser: Sgd = config_field(Sgd(), "Optimiser of the segmenter.")
+    optimiser: Optimiser = config_field(sgd(), "Optimiser of the segmenter.")
     discriminator: Discriminator = config_field(Discriminator(), "One per head; unused by MinEnt.")
     aux_weight: float = config_field(0.1, "lambda_seg, weight of the earlier head's cross entropy.", low=0.0)
     target_weight: float = config_field(0.001, "lambda_ent or lambda_adv of the main head.", low=0.0)

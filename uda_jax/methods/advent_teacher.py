@@ -16,7 +16,7 @@ from uda_jax.methods.parts.mixing import Mixing, check_single_head, illustrate_m
 from uda_jax.methods.parts.teacher import MeanTeacher, predict_with_teacher
 from uda_jax.methods.parts.updates import GeneratorLosses, two_player_step
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training.optimisers import Optimiser, sgd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class AdventTeacher(base.SegmentationMethod):
     """Self-training and adversarial learning of the target's entropy."""
 
     PREDICTION_FIELDS = ("predict_with",)
-    optimiser: Sgd = config_field(Sgd(), "Optimiser of the segmenter.")
+    optimiser: Optimiser = config_field(sgd(), "Optimiser of the segmenter.")
     discriminator: alignment.Discriminator = config_field(alignment.Discriminator(), "The discriminator.")
     target_weight: float = config_field(0.001, "lambda_adv, weight of the adversarial loss on the target.", low=0.0)
     teacher: MeanTeacher = config_field(MeanTeacher(), "The teacher.")

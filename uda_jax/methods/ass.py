@@ -43,7 +43,7 @@ from uda_jax.methods.parts.updates import (
     two_player_step,
 )
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training.optimisers import Optimiser, adam, sgd
 from uda_jax.training.precision import compute_dtype
 
 SEMANTIC = "semantic_discriminator"
@@ -87,7 +87,7 @@ class SemanticLevel:
         choices=("class_conditional", "binary"),
     )
     hidden: int = config_field(1024, "Units of its two hidden layers.", low=1)
-    optimiser: Adam = config_field(Adam(), "Its optimiser.")
+    optimiser: Optimiser = config_field(adam(), "Its optimiser.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class ASS(base.SegmentationMethod):
 
     OPTIONAL_DOMAINS = ("labelled_target",)
 
-    optimiser: Sgd = config_field(Sgd(), "Optimiser of the segmenter.")
+    optimiser: Optimiser = config_field(sgd(), "Optimiser of the segmenter.")
     discriminator: Discriminator = config_field(Discriminator(), "The global level's discriminators, one per head.")
     aux_weight: float = config_field(0.1, "lambda_seg, weight of the earlier head's cross entropy.", low=0.0)
     target_weight: float = config_field(0.001, "lambda_G, weight of the main head's loss on the target.", low=0.0)

@@ -14,7 +14,7 @@ from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.methods.parts.state import Batch, Metrics, Pairs, TrainState
 from uda_jax.methods.parts.updates import Player
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training.optimisers import Optimiser
 from uda_jax.training.schedules import Schedule
 
 __all__ = ["Batch", "Method", "Metrics", "Pairs", "SegmentationMethod", "Segmenter", "TrainState"]
@@ -93,7 +93,7 @@ class SegmentationMethod:
                 "remove it, or mix its frames into another domain with 'mix'"
             )
 
-    def player(self, *networks: str, optimiser: Sgd | Adam, schedule: Schedule | None = None) -> Player:
+    def player(self, *networks: str, optimiser: Optimiser, schedule: Schedule | None = None) -> Player:
         """Returns the player that trains some networks; its rate decays as all others' unless told otherwise."""
         depth = self.segmenter.depth if networks == ("segmenter",) else None
         schedule = schedule or self.schedule

@@ -25,7 +25,7 @@ from uda_jax.methods.parts.mixing import Mixed, Mixing, check_single_head, illus
 from uda_jax.methods.parts.teacher import MeanTeacher, init_with_teacher, predict_with_teacher
 from uda_jax.methods.parts.updates import single_player_step
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training.optimisers import Optimiser, sgd
 
 # The least weight of a pixel with depth.
 _FLOOR = 0.001
@@ -37,7 +37,7 @@ class CorDA(base.SegmentationMethod):
 
     PREDICTION_FIELDS = ("predict_with",)
 
-    optimiser: Sgd | Adam = config_field(Sgd(), "Optimiser of the student.")
+    optimiser: Optimiser = config_field(sgd(), "Optimiser of the student.")
     teacher: MeanTeacher = config_field(MeanTeacher(alpha=0.999), "The teacher.")
     mixing: Mixing = config_field(Mixing(), "The mixed images and their pseudo-labels.")
     mixed_weight: float = config_field(1.0, "Weight of the cross entropy on mixed images; 0 = off.", low=0.0)

@@ -17,7 +17,7 @@ from uda_jax.methods.parts.mixing import Mixing, check_single_head, illustrate_m
 from uda_jax.methods.parts.teacher import MeanTeacher, init_with_teacher, predict_with_teacher
 from uda_jax.methods.parts.updates import single_player_step
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training.optimisers import Optimiser, sgd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Dacs(base.SegmentationMethod):
 
     PREDICTION_FIELDS = ("predict_with",)
 
-    optimiser: Sgd | Adam = config_field(Sgd(), "Optimiser of the student.")
+    optimiser: Optimiser = config_field(sgd(), "Optimiser of the student.")
     teacher: MeanTeacher = config_field(MeanTeacher(), "The teacher.")
     mixing: Mixing = config_field(Mixing(), "The mixed images and their pseudo-labels.")
     mixed_weight: float = config_field(1.0, "Weight of the cross entropy on mixed images; 0 = off.", low=0.0)

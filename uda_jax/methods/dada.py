@@ -35,7 +35,7 @@ from uda_jax.methods.parts.updates import (
     two_player_step,
 )
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training.optimisers import Optimiser, sgd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DADA(base.SegmentationMethod):
     """AdvEnt that learns depth on the source and shows it to the discriminator."""
 
     segmenter: base.Segmenter = config_field(base.Segmenter(name="dada_resnet101"), "The network, one of dada_*.")
-    optimiser: Sgd = config_field(Sgd(), "Optimiser of the segmenter.")
+    optimiser: Optimiser = config_field(sgd(), "Optimiser of the segmenter.")
     discriminator: Discriminator = config_field(Discriminator(), "The discriminator.")
     target_weight: float = config_field(0.001, "lambda_adv, weight of the loss on the target.", low=0.0)
     depth_weight: float = config_field(0.001, "Weight of the source's depth loss, lambda_depth; 0 = off.", low=0.0)

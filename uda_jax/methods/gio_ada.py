@@ -48,7 +48,7 @@ from uda_jax.methods.parts.updates import (
     two_player_step,
 )
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training.optimisers import Optimiser, sgd
 
 
 class GIOInputs(NamedTuple):
@@ -68,7 +68,7 @@ class GIOAda(base.SegmentationMethod):
     """Adaptation of the images that go into the task network, and of the classes and depth that come out."""
 
     segmenter: base.Segmenter = config_field(base.Segmenter(name="deeplab_v2_vgg16"), "The task network, G_task.")
-    optimiser: Sgd = config_field(Sgd(), "Optimiser of the task network.")
+    optimiser: Optimiser = config_field(sgd(), "Optimiser of the task network.")
     discriminator: Discriminator = config_field(Discriminator(), "D_out, and the loss of the output level.")
     translator: Translator = config_field(Translator(), "G_img.")
     image_discriminator: Discriminator = config_field(

@@ -29,7 +29,7 @@ from uda_jax.methods.parts.forward import dropout_key
 from uda_jax.methods.parts.state import ILLUSTRATED_IMAGES
 from uda_jax.methods.parts.updates import initial_state, single_player_step
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training.optimisers import Optimiser, sgd
 
 # Pairs of pixels that `illustrate` shows of an image pair.
 ILLUSTRATED_PIXELS = 24
@@ -48,7 +48,7 @@ class PLCA(base.SegmentationMethod):
     segmenter: base.Segmenter = config_field(
         base.Segmenter(align_corners=False), "The network, whose maps are interpolated by pixel centres."
     )
-    optimiser: Sgd | Adam = config_field(Sgd(), "Optimiser of the segmenter.")
+    optimiser: Optimiser = config_field(sgd(), "Optimiser of the segmenter.")
     # The paper's 0.75, which the released code multiplies by its 2 devices and its 2 accumulated batches.
     lovasz_weight: float = config_field(3.0, "w_lov, weight of Lovasz-Softmax; 0 = off.", low=0.0)
     association: Association = config_field(Association(), "The cycle association.")

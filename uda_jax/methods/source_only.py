@@ -14,7 +14,7 @@ from uda_jax.methods import base
 from uda_jax.methods.parts.forward import dropout_key, segmentation_losses
 from uda_jax.methods.parts.updates import initial_state, single_player_step
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training.optimisers import Optimiser, sgd
 
 # Batch statistics are threaded in this order wherever several domains are forwarded.
 LABELLED_DOMAINS = ("source", "labelled_target")
@@ -24,7 +24,7 @@ LABELLED_DOMAINS = ("source", "labelled_target")
 class SourceOnly(base.SegmentationMethod):
     """Cross entropy on every labelled domain of the batch."""
 
-    optimiser: Sgd | Adam = config_field(Sgd(), "Optimiser of the segmenter.")
+    optimiser: Optimiser = config_field(sgd(), "Optimiser of the segmenter.")
     aux_weight: float = config_field(
         0.1, "Weight of the earlier head's cross entropy (AdaptSegNet, lambda_seg).", low=0.0
     )

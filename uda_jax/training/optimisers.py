@@ -201,9 +201,6 @@ _KINDS = {
     "adamw": _Kind(AdamFields, _WHOLE | {"learning_rate": 6e-5, "weight_decay": 0.01, "beta2": 0.999}, _make_adamw),
 }
 
-# Former names of the sections, and their types.
-Sgd, Adam = Optimiser.variant("sgd"), Optimiser.variant("adam")
-
 
 def learning_rate(config: Optimiser, schedule: Schedule, step: jax.typing.ArrayLike) -> jax.Array:
     """Returns the learning rate of a step, before the multiples of heads, groups and layers: a float32 scalar.

@@ -17,7 +17,7 @@ from uda_jax.methods.parts.mixing import Mixing, StrongAugmentation, pseudo_labe
 from uda_jax.methods.parts.state import TrainState
 from uda_jax.methods.parts.teacher import MeanTeacher, exponential_moving_average
 from uda_jax.schema import from_mapping
-from uda_jax.training.optimisers import Sgd
+from uda_jax.training import optimisers
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.FOLDER / "dacs-corda"
@@ -27,7 +27,7 @@ SEGMENTER = base.Segmenter()
 
 def make(**fields):
     segmenter = base.Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb")
-    sgd = Sgd(learning_rate=0.1, head_multiplier=1.0, train_norm_affine=True)
+    sgd = optimisers.sgd(learning_rate=0.1, head_multiplier=1.0, train_norm_affine=True)
     defaults = {"segmenter": segmenter, "optimiser": sgd, "schedule": Schedule(name="constant"), "mixing": plain()}
     return Dacs(num_classes=3, **defaults | fields)
 

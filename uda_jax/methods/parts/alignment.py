@@ -17,7 +17,7 @@ from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.methods.parts.state import Batch, Metrics, TrainState
 from uda_jax.methods.parts.updates import DiscriminatorLosses, Players, initial_state
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Adam
+from uda_jax.training.optimisers import Optimiser, adam
 from uda_jax.training.precision import compute_dtype
 
 SOURCE, TARGET = 0, 1
@@ -41,7 +41,7 @@ class Discriminator:
 
     width: int = config_field(64, "Channels of its first convolution.", low=1)
     kind: str = config_field("bce", "Adversarial loss.", choices=("bce", "least_squares"))
-    optimiser: Adam = config_field(Adam(), "Its optimiser.")
+    optimiser: Optimiser = config_field(adam(), "Its optimiser.")
 
     def of_outputs(self, precision: str) -> "OutputDiscriminators":
         """Returns the discriminators of output maps."""

@@ -13,12 +13,12 @@ from uda_jax.losses import adversarial
 from uda_jax.methods.parts.alignment import TARGET, domain_loss
 from uda_jax.methods.parts.state import TrainState
 from uda_jax.schema import config_field
-from uda_jax.training.optimisers import Adam
+from uda_jax.training.optimisers import Optimiser, adam
 from uda_jax.training.precision import compute_dtype
 
 TRANSLATOR, IMAGE_DISCRIMINATOR = "translator", "image_discriminator"
 
-CYCLEGAN_ADAM = Adam(learning_rate=2e-4, beta1=0.5, beta2=0.999)
+CYCLEGAN_ADAM = adam(learning_rate=2e-4, beta1=0.5, beta2=0.999)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Translator:
     width: int = config_field(64, "Channels of its first layer.", low=1)
     blocks: int = config_field(9, "Residual blocks; SimGAN has 4.", low=1)
     remat: bool = config_field(False, "Recompute its blocks' activations in the backward pass to save memory.")
-    optimiser: Adam = config_field(CYCLEGAN_ADAM, "Its optimiser.")
+    optimiser: Optimiser = config_field(CYCLEGAN_ADAM, "Its optimiser.")
 
     def build(self, precision: str) -> nn.Module:
         """Returns the Flax module, which takes its channels from its input."""

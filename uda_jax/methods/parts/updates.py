@@ -10,7 +10,7 @@ import optax
 
 from uda_jax.methods.parts.state import Metrics, TrainState
 from uda_jax.training import optimisers
-from uda_jax.training.optimisers import Adam, Sgd
+from uda_jax.training.optimisers import Optimiser
 from uda_jax.training.schedules import Schedule
 
 Losses = dict[str, jax.Array]
@@ -29,7 +29,7 @@ class Player:
     """
 
     networks: tuple[str, ...]
-    optimiser: Sgd | Adam
+    optimiser: Optimiser
     schedule: Schedule
     accumulation: int = 1
     frozen: tuple[str, ...] = ()
