@@ -16,7 +16,7 @@ from uda_jax.data.pipeline.domains import Domain, open_domain
 from uda_jax.data.pipeline.examples import DomainFrames
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import protocols
-from uda_jax.methods import base
+from uda_jax.methods.parts.updates import initial_state
 from uda_jax.report import tables
 from uda_jax.runs import results, scoring, train
 from uda_jax.runs.checkpoints import Checkpoints
@@ -35,7 +35,7 @@ class OneDepth:
     stride: float = config_field(5.0, "Metres per step.")
 
     def init(self, key, example_batch):
-        return base.initial_state(key, {"depth": {"params": {"metres": jnp.float32(self.first)}}}, {})
+        return initial_state(key, {"depth": {"params": {"metres": jnp.float32(self.first)}}}, {})
 
     def train_step(self, state, batch):
         metres = state.params["depth"]["metres"] + self.stride
