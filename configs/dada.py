@@ -1,4 +1,4 @@
-"""DADA (Vu et al., ICCV 2019): AdvEnt that learns the simulator's depth and judges by it, too.
+"""DADA (Vu et al., ICCV 2019): AdvEnt that learns the simulator's depth and discriminates by it, too.
 
     uda train --config dada:streets --workdir runs/dada
 
@@ -28,11 +28,11 @@ VARIANTS = {"": "dada"}
 PUBLISHED_STEPS = 90_000
 
 # From scratch, at a rate of 0.2, targets of hundreds would drown the labels. In this unit those of streets' simulator
-# are about 1 on average, so that judged maps are about as large as AdvEnt's.
+# are about 1 on average, so that the discriminator's inputs are about as large as AdvEnt's.
 SCRATCH_DEPTH_UNIT = 50.0
 SCRATCH_DEPTH_WEIGHT = 0.1
 
-# Judged maps fade with distance, where most of a frame's classes are. On streets' dev split (seed 0): 12.1 mIoU at the
+# These inputs fade with distance, where most of a frame's classes are. On streets' dev split (seed 0): 12.1 mIoU at the
 # weight of the other adversarial methods, 0.03, and 13.8 at this one.
 SCRATCH_ADVERSARIAL_WEIGHT = 0.1
 

@@ -92,9 +92,9 @@ EASY = 0.8
 
 CLASSIFIER_RATE = 1e-3
 ADDA_RATES = {"inter": 1e-4, "intra": 1e-5}
-JUDGE_RATE = 1e-4
+DISCRIMINATOR_RATE = 1e-4
 
-# Images of the target's training split whose labels judge hyper-parameters; no training sees these labels, and nothing
+# Images of the target's training split whose labels choose hyper-parameters; no training sees these labels, and nothing
 # is tuned on the test split.
 DEV_IMAGES = 5000
 
@@ -195,7 +195,11 @@ def _method(pair: Pair, stage: str) -> tuple[str, SourceOnly | Adda]:
     """Returns the name and the section of the method of a stage that trains."""
     segmenter = Segmenter(name=pair.network, input_norm="tanh")
     if stage in ADDA_RATES:
-        adam, judge = (optimisers.adam(learning_rate=rate, beta2=0.999) for rate in (ADDA_RATES[stage], JUDGE_RATE))
-        return "adda", Adda(segmenter=segmenter, optimiser=adam, discriminator=ScoreDiscriminator(optimiser=judge))
+        adam, discriminator = (
+            optimisers.adam(learning_rate=rate, beta2=0.999) for rate in (ADDA_RATES[stage], DISCRIMINATOR_RATE)
+        )
+        return "adda", Adda(
+            segmenter=segmenter, optimiser=adam, discriminator=ScoreDiscriminator(optimiser=discriminator)
+        )
     adam = optimisers.adam(learning_rate=CLASSIFIER_RATE, beta2=0.999)
     return "source_only", SourceOnly(segmenter=segmenter, optimiser=adam, schedule=Schedule(horizon=None))

@@ -1,4 +1,4 @@
-"""GIO-Ada (Chen et al., CVPR 2019): images redrawn by their geometry, and adversarial learning on classes and depth.
+"""GIO-Ada (Chen et al., CVPR 2019): images translated by their geometry, and adversarial learning on classes and depth.
 
     uda train --config gio_ada:streets --workdir runs/gio_ada
     uda train --config gio_ada:streets,input_only --workdir runs/input_only
@@ -6,10 +6,10 @@
 Settings: streets, smoke, folder, synthia_cityscapes, virtual_kitti_kitti. The source must have depth; the target needs
 none, nor do frames that are predicted. The variants are rows of the ablation:
 
-    ,input_only           redrawn images alone            ,no_input_geometry    they are redrawn without seeing depth
-    ,output_only          the output level alone          ,no_output_geometry   it judges classes alone
+    ,input_only           translated images alone         ,no_input_geometry    translated without seeing depth
+    ,output_only          the output level alone          ,no_output_geometry   D_out sees classes alone
     ,non_adapt            the source as it is             ,non_adapt_depth      that, learning depth too
-    ,no_depth             redrawn and judged without depth, which nothing learns
+    ,no_depth             translated and discriminated without depth, which nothing learns
     ,staged               warm-ups of the task network and of the translator before all learn together
 
 and fields combine them, such as --config.method.input_level=image+label with `,input_only`. The warm-ups of `,staged`
@@ -81,7 +81,7 @@ WARM_UP_SHARES = {"task": 0.2, "image": 0.3}
 # Pixels of streets' frames, which an image pool has to know.
 STREETS_SIZE = (96, 192)
 
-# From scratch, in a thousand steps on two cores, what redraws images has to be small and fast, and told to copy. A
+# From scratch, in a thousand steps on two cores, what translates images has to be small and fast, and told to copy. A
 # refiner keeps small objects sharp that CycleGAN's generator, at a quarter of these frames' size, blurs: 17.2 mIoU on
 # streets' dev split (seed 0) against 17.0. The weight of D_img was tried at 0.03, 0.1 and 0.3: 16.5, 18.1, 16.4 (seed
 # 1). On seeds 0, 1, 2 there: 17.2, 18.1, 17.9, and the output level alone 16.3, 16.9, 18.1.
@@ -95,7 +95,7 @@ SCRATCH_IMAGE_WEIGHT = 0.1
 SCRATCH_SELF_WEIGHT = 1.0
 
 # The task network learns the images as they are, too: 18.1 mIoU with them, 15.3 without (dev split, seed 1). Its losses
-# reach what redraws, as the paper's structure has it: without that both levels have 16.9, the input level alone 13.9
+# reach the translator, as the paper's structure has it: without that both levels have 16.9, the input level alone 13.9
 # instead of 11.6.
 SCRATCH_UNTRANSLATED = True
 
@@ -138,17 +138,19 @@ def _method(benchmark: str, experiment: Experiment, row: Row) -> GIOAda:
         nearest = 0.0 if benchmark == "synthia_cityscapes" else 0.1
         schedule = Schedule(horizon=None)
         return GIOAda(segmenter=VGG, optimiser=VGG_SGD, schedule=schedule, nearest_depth=nearest, **levels)
-    translator, judge = Translator(), GIOAda().image_discriminator
+    translator, discriminator = Translator(), GIOAda().image_discriminator
     if benchmark in SCRATCH_TRANSLATOR:
         translator = dataclasses.replace(SCRATCH_TRANSLATOR[benchmark], optimiser=SCRATCH_IMAGE_ADAM)
-        judge = dataclasses.replace(judge, width=SCRATCH_IMAGE_DISCRIMINATOR_WIDTH, optimiser=SCRATCH_IMAGE_ADAM)
+        discriminator = dataclasses.replace(
+            discriminator, width=SCRATCH_IMAGE_DISCRIMINATOR_WIDTH, optimiser=SCRATCH_IMAGE_ADAM
+        )
     return GIOAda(
         segmenter=networks.segmenter(benchmark),
         optimiser=networks.optimiser(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
         discriminator=networks.discriminator(benchmark),
         translator=translator,
-        image_discriminator=judge,
+        image_discriminator=discriminator,
         image_weight=SCRATCH_IMAGE_WEIGHT,
         target_weight=networks.SCRATCH_ADVERSARIAL_WEIGHT,
         self_weight=SCRATCH_SELF_WEIGHT,

@@ -112,7 +112,7 @@ def virtual_kitti_kitti() -> Experiment:
     """Virtual KITTI -> KITTI, 10 classes (GIO-Ada): crops of 320x512, scored on KITTI's 200 labelled frames.
 
     Those differ by a few pixels in size, so that labels are resized, too. KITTI's unlabelled frames are the target; it
-    has no labelled ones besides those that are scored on.
+    has no labelled ones but those that are scored on.
     """
     whole = {"label_space": "10", "size": (376, 1240)}
     city = {"dataset": "kitti", "root": "data/kitti", **whole}

@@ -105,7 +105,7 @@ def test_golden_deviations_and_probabilities(name):
     @jax.jit
     def find(there, back):
         temperatures = association_blockwise.deviations(*there), association_blockwise.deviations(*back[::-1])
-        return temperatures, association_blockwise.strongest(there, back, *temperatures, 8)
+        return temperatures, association_blockwise.blockwise_argmax(there, back, *temperatures, 8)
 
     temperatures, (index, log, source_index, source_log) = find(there, back)
     for deviation, key in zip(temperatures, ("std_st", "std_ts"), strict=True):

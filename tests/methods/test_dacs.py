@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import vectors
+from vectors import nhwc
 
 from uda_jax import config, losses, ops
 from uda_jax.methods import base
@@ -58,9 +59,8 @@ def assert_close(ours, theirs):
 def test_golden_iteration():
     """The released code's losses and gradients for given outputs of the networks."""
     given, golden = (np.load(GOLDEN / f"step_{name}.npz") for name in ("synthia", "dacs"))
-    nhwc = lambda name: np.moveaxis(given[name], 1, -1)  # noqa: E731
     segmenter, mask = base.Segmenter(), given["mask"].astype(bool)
-    labels, confidence = pseudo_labels(segmenter, nhwc("teacher_out_s"), mask.shape[1:])
+    labels, confidence = pseudo_labels(segmenter, nhwc(given["teacher_out_s"]), mask.shape[1:])
     mixed = Mixed(mask, None, ops.mix(mask, given["labels"], labels), Mixing().pixel_weights(mask, confidence))
     np.testing.assert_array_equal(mixed.label, golden["mixed_label"])
     np.testing.assert_allclose(mixed.weight, golden["pixel_weight"], rtol=1e-6)
@@ -73,13 +73,13 @@ def test_golden_iteration():
         terms["mixed"] = mixed_loss(segmenter, outputs["mixed"]["logits"], mixed)
         return sum(terms.values()), terms
 
-    outputs = {name: {"logits": nhwc(f"{name}_out_s")} for name in ("source", "mixed")}
+    outputs = {name: {"logits": nhwc(given[f"{name}_out_s"])} for name in ("source", "mixed")}
     (value, terms), gradient = iteration(outputs)
     assert float(value) == pytest.approx(float(golden["loss_total"]), rel=1e-5)
     assert float(terms["segmentation"]) == pytest.approx(float(golden["loss_labeled"]), rel=1e-5)
     assert float(terms["mixed"]) == pytest.approx(float(golden["loss_mixed"]), rel=1e-5)
     for name in outputs:
-        expected = np.moveaxis(golden[f"{name}_grad_s"], 1, -1)
+        expected = nhwc(golden[f"{name}_grad_s"])
         np.testing.assert_allclose(gradient[name]["logits"], expected, rtol=0, atol=1e-7)
 
 

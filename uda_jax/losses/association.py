@@ -191,7 +191,9 @@ def _aggregate(target: jax.Array, similarity: str, alpha: float, block: int | No
         mean = jnp.matmul(jax.nn.softmax(contrast), target, precision=jax.lax.Precision.HIGHEST)
     else:
         temperatures = _temperatures(queries, keys) if similarity == "cosine" else jnp.ones(len(target))
-        mean = association_blockwise.attend(queries, keys, target, temperatures, min(block, len(target)))
+        mean = association_blockwise.blockwise_softmax_average(
+            queries, keys, target, temperatures, min(block, len(target))
+        )
     return (1.0 - alpha) * target + alpha * mean
 
 
@@ -206,7 +208,7 @@ def _link(source: jax.Array, target: jax.Array, similarity: str, block: int | No
     temperatures = _temperatures(*there), _temperatures(*(there[::-1] if back is None else back))
     # Both matrices with the source's pixels in rows.
     factors = there, None if back is None else back[::-1]
-    return _Links(*association_blockwise.strongest(*factors, *temperatures, min(block, len(target))))
+    return _Links(*association_blockwise.blockwise_argmax(*factors, *temperatures, min(block, len(target))))
 
 
 def _strongest(similarities: jax.Array) -> tuple[jax.Array, jax.Array]:

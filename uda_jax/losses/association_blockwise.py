@@ -36,7 +36,9 @@ def deviations(queries: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, temperatures: jax.Array, block: int) -> jax.Array:
+def blockwise_softmax_average(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, temperatures: jax.Array, block: int
+) -> jax.Array:
     """Averages the values, for each query with the softmax of its products with the keys over its temperature.
 
     Args:
@@ -58,11 +60,11 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, temperatures:
     return _sweep(step, jnp.zeros((len(queries), values.shape[1]), values.dtype), block, len(queries))
 
 
-def _attend_forward(queries, keys, values, temperatures, block):
-    return attend(queries, keys, values, temperatures, block), (queries, keys, values, temperatures)
+def _softmax_average_forward(queries, keys, values, temperatures, block):
+    return blockwise_softmax_average(queries, keys, values, temperatures, block), (queries, keys, values, temperatures)
 
 
-def _attend_backward(block, saved, gradient):
+def _softmax_average_backward(block, saved, gradient):
     queries, keys, values, temperatures = saved
 
     def step(gradients, i):
@@ -83,11 +85,11 @@ def _attend_backward(block, saved, gradient):
     return *_sweep(step, zeros, block, len(queries)), None
 
 
-attend.defvjp(_attend_forward, _attend_backward)
+blockwise_softmax_average.defvjp(_softmax_average_forward, _softmax_average_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def strongest(
+def blockwise_argmax(
     there: Factors, back: Factors | None, row_temperatures: jax.Array, column_temperatures: jax.Array, block: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Finds the maximum of each row of one matrix, and of each column of another, and its log-probability.
@@ -103,10 +105,10 @@ def strongest(
       For the rows the column of the maximum, int32 `[L]`, and the logarithm of its softmax, `[L]`; for the columns
       the row and the logarithm, `[M]` each. Among equal entries the first is found.
     """
-    return _strongest_forward(there, back, row_temperatures, column_temperatures, block)[0]
+    return _argmax_forward(there, back, row_temperatures, column_temperatures, block)[0]
 
 
-def _strongest_forward(there, back, row_temperatures, column_temperatures, block):
+def _argmax_forward(there, back, row_temperatures, column_temperatures, block):
     rows, columns = len(there[0]), len(there[1])
 
     def step(carry, i):
@@ -136,7 +138,7 @@ def _strongest_forward(there, back, row_temperatures, column_temperatures, block
     return result, (there, back, row_temperatures, column_temperatures, best, column_best, result)
 
 
-def _strongest_backward(block, saved, gradients):
+def _argmax_backward(block, saved, gradients):
     there, back, row_temperatures, column_temperatures, best, column_best, result = saved
     index, log, column_index, column_log = result
     rows, columns = len(there[0]), len(there[1])
@@ -163,7 +165,7 @@ def _strongest_backward(block, saved, gradients):
     return *_sweep(step, zeros, block, columns), None, None
 
 
-strongest.defvjp(_strongest_forward, _strongest_backward)
+blockwise_argmax.defvjp(_argmax_forward, _argmax_backward)
 
 
 def _weights(queries: jax.Array, keys: jax.Array, temperatures: jax.Array) -> jax.Array:

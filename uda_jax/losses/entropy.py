@@ -60,5 +60,5 @@ def class_ratio_prior(probabilities: jax.Array, prior: jax.Array, *, relaxation:
     Returns:
       A float32 scalar, the mean over the images.
     """
-    shown = jnp.mean(probabilities.astype(jnp.float32), axis=(1, 2))
-    return jnp.mean(jnp.sum(jax.nn.relu(relaxation * prior - shown), axis=-1))
+    share = jnp.mean(probabilities.astype(jnp.float32), axis=(1, 2))
+    return jnp.mean(jnp.sum(jax.nn.relu(relaxation * prior - share), axis=-1))

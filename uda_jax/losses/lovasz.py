@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-# So many errors are sorted. A CPU is slow to sort more of them with their places; they are counted by level.
+# So many errors are sorted. A CPU is slow to sort more of them with their indices; they are counted by level.
 _MOST_SORTED = 2**17
 _LEVELS = 2**15
 

@@ -47,7 +47,7 @@ class CorDA(base.SegmentationMethod):
     depth_weight_mode: str = config_field(
         "per_image",
         "Weight of pixels by difficulty. per_image: their own, as the paper says; reference: the mean over the batch's "
-        "images at their place, as the released code; none: all the same.",
+        "images at the same pixel, as the released code; none: all the same.",
         choices=("per_image", "reference", "none"),
     )
     initial_steps: int = config_field(

@@ -118,7 +118,7 @@ class GIOAda(base.SegmentationMethod):
         supervised = self.segmentation_weight or (self.depth_head and self.depth_weight)
         translated_alone = self._discriminates_images or (translates and self.self_weight)
         unsupervised = translated_alone or self._discriminates_outputs
-        taught = translated_alone or (self.task_grad_to_transform and supervised)
+        translator_learns = translated_alone or (self.task_grad_to_transform and supervised)
         requirements = [
             ("segmentation_weight", supervised or unsupervised, "a number above 0, since no other loss is on"),
             ("depth_head", self.depth_head or not joint, "True with output_level 'seg+depth'"),
@@ -133,7 +133,7 @@ class GIOAda(base.SegmentationMethod):
             ),
             ("train_on_untranslated", not (self.train_on_untranslated and self.freeze_task), "False with freeze_task"),
             ("train_on_untranslated", not self.train_on_untranslated or supervised, "False with no loss of the task"),
-            ("task_grad_to_transform", not translates or taught, "True where no other loss teaches G_img"),
+            ("task_grad_to_transform", not translates or translator_learns, "True where no other loss teaches G_img"),
             ("farthest_depth", self.farthest_depth > 0, "metres above 0"),
             ("depth_unit", self.depth_unit > 0, "a number above 0"),
             ("segmenter.multi_level", not self.segmenter.multi_level, "False, since one head predicts classes"),

@@ -53,7 +53,7 @@ def patterns(layers: Sequence[str], within: str = "") -> tuple[str, ...]:
 
 
 def depth_of(layers: Sequence[str], path: str) -> int:
-    """Returns the place of the pattern that a parameter's path contains, the first for the stem.
+    """Returns the index of the pattern that a parameter's path contains, the first for the stem.
 
     Of several, the one that matches furthest out decides: a block's "conv1" is no stem. What none matches, such as a
     head, is deepest.

@@ -55,7 +55,7 @@ class ConvParameters(nn.Module):
 class Conv(ConvParameters):
     """A convolution with `padding` pixels on each side (never "SAME", which pads otherwise at stride 2).
 
-    Attributes (besides those of `ConvParameters`):
+    Attributes (in addition to those of `ConvParameters`):
       stride, dilation, padding: as in PyTorch, equal in both directions.
       dtype: type of the computation and of the result.
     """

@@ -64,7 +64,7 @@ class PixelDiscriminator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Five 4x4 convolutions, the first three of stride 2: each logit judges a patch of 70x70 pixels.
+    """Five 4x4 convolutions, the first three of stride 2: each logit classifies a patch of 70x70 pixels.
 
     LeakyReLU 0.2 follows all but the last convolution, instance norm precedes it in the second to the fourth; no
     sigmoid. Kernels start at N(0, 0.02^2), biases at zero.
@@ -97,7 +97,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class SemanticDiscriminator(nn.Module):
-    """Three dense layers with LeakyReLU 0.2 between them, which judge the mean feature of a class in an image.
+    """Three dense layers with LeakyReLU 0.2 between them, which classify the mean feature of a class in an image.
 
     Output k < K stands for (source, class k), output K + k for (target, class k). Kernels and biases start at
     PyTorch's default.
@@ -122,7 +122,7 @@ class SemanticDiscriminator(nn.Module):
 
 
 class ScoreDiscriminator(nn.Module):
-    """Three dense layers with ReLU between them, which judge the class scores of a pixel.
+    """Three dense layers with ReLU between them, which classify the class scores of a pixel.
 
     The two outputs are the logits of the two domains. Kernels and biases start at PyTorch's default.
 

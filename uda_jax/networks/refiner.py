@@ -1,4 +1,4 @@
-"""The refiner: a residual network that redraws an image without ever making it smaller.
+"""The refiner: a residual network that changes an image without ever making it smaller.
 
 Source: SimGAN (arXiv 1612.07828), whose refiner keeps the content of a simulated image by seeing all of it at its own
 resolution. The start of its kernels is not known; He's is taken, with which features keep their size.

@@ -1,4 +1,4 @@
-"""The image translator: a residual network that redraws an image in the style of another domain.
+"""The image translator: a residual network that renders an image in the style of another domain.
 
 Source: the generator of CycleGAN (arXiv 1703.10593), which GIO-Ada (arXiv 1812.05040) is given here as its transform
 network, whose own layers are not known here.

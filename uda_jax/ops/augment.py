@@ -107,11 +107,11 @@ def _turn_hue(images: jax.Array, turn: jax.Array) -> jax.Array:
     value = jnp.max(images, axis=-1, keepdims=True)
     chroma = value - jnp.min(images, axis=-1, keepdims=True)
     red, green, blue = images[..., 0:1], images[..., 1:2], images[..., 2:3]
-    # In sixths of a turn: the largest channel gives the sector's middle, the other two the place within.
+    # In sixths of a turn: the largest channel gives the sector's middle, the other two the position within.
     sixths = jnp.where(
         red == value, green - blue, jnp.where(green == value, 2.0 * chroma + blue - red, 4.0 * chroma + red - green)
     )
     sixths = sixths / jnp.where(chroma > 0.0, chroma, 1.0) + 6.0 * turn
     # A channel is at the value within 1 sixth of its own hue, at the minimum beyond 2, and in between linear.
-    place = jnp.mod(sixths + jnp.array([5.0, 3.0, 1.0]), 6.0)
-    return value - chroma * jnp.clip(jnp.minimum(place, 4.0 - place), 0.0, 1.0)
+    position = jnp.mod(sixths + jnp.array([5.0, 3.0, 1.0]), 6.0)
+    return value - chroma * jnp.clip(jnp.minimum(position, 4.0 - position), 0.0, 1.0)

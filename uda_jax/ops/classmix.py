@@ -25,8 +25,8 @@ def choose_classes(key: jax.Array, labels: jax.Array, *, ignore_label: int | Non
     present = jax.vmap(lambda values: jnp.zeros(VALUES, bool).at[values].set(True))(_flat(labels))
     if ignore_label is not None:
         present = present.at[:, ignore_label].set(False)
-    lots = jnp.where(present, jax.random.uniform(key, present.shape), jnp.inf)
-    rank = jnp.argsort(jnp.argsort(lots, axis=-1), axis=-1)
+    random_scores = jnp.where(present, jax.random.uniform(key, present.shape), jnp.inf)
+    rank = jnp.argsort(jnp.argsort(random_scores, axis=-1), axis=-1)
     half = (jnp.sum(present, axis=-1, keepdims=True) + 1) // 2
     return present & (rank < half)
 

@@ -43,8 +43,8 @@ def rare_class_count(predictions: jax.Array, rare: Sequence[int], num_classes: i
     distinct = sorted(set(rare))
     if distinct and not 0 <= distinct[0] <= distinct[-1] < num_classes:
         raise ValueError(f"rare: expected classes in [0, {num_classes}), got {distinct}")
-    shown = jnp.any(predictions[..., None] == jnp.array(distinct, jnp.int32), axis=(1, 2))
-    return jnp.sum(shown, axis=-1, dtype=jnp.int32)
+    present = jnp.any(predictions[..., None] == jnp.array(distinct, jnp.int32), axis=(1, 2))
+    return jnp.sum(present, axis=-1, dtype=jnp.int32)
 
 
 def rare_class_normaliser(count: jax.Array | np.ndarray, total: int) -> jax.Array | np.ndarray:

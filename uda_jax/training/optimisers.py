@@ -35,7 +35,7 @@ class Rule(NamedTuple):
       pattern: regular expression, searched in "network/module/.../kernel".
       rate_multiple: factor on the scheduled learning rate.
       repeats: how often one gradient is applied per update.
-      weight_decay: takes the place of the section's, unless it is None.
+      weight_decay: replaces the section's, unless it is None.
     """
 
     group: str
@@ -47,7 +47,7 @@ class Rule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser(Named):
-    """Section: an optimiser. Besides these fields it has its name's own, and its name decides the defaults."""
+    """Section: an optimiser. Its name adds fields to these and decides the defaults."""
 
     name: str = config_field(
         "sgd",
@@ -134,7 +134,7 @@ class Optimiser(Named):
 
 @dataclasses.dataclass(frozen=True)
 class SgdFields:
-    """What "sgd" has besides: d = g + weight_decay p; buf = momentum buf + d; p = p - rate buf."""
+    """The fields of "sgd" alone: d = g + weight_decay p; buf = momentum buf + d; p = p - rate buf."""
 
     momentum: float = config_field(0.9, "Share of the buffer that is kept per update.", low=0.0, high=1.0)
     nesterov: bool = config_field(False, "Nesterov momentum; two papers name it, their code does not use it.")
@@ -150,7 +150,7 @@ class SgdFields:
 
 @dataclasses.dataclass(frozen=True)
 class AdamFields:
-    """What "adam" and "adamw" have besides."""
+    """The fields of "adam" and "adamw" alone."""
 
     beta1: float = config_field(0.9, "Decay of the gradient's mean.", low=0.0, high=1.0)
     beta2: float = config_field(0.99, "Decay of the squared gradient's mean.", low=0.0, high=1.0)

@@ -90,7 +90,7 @@ class Mixing:
     augmentation: StrongAugmentation = config_field(StrongAugmentation(), "Colours of the mixed images.")
 
     def mix(self, state: TrainState, batch: Batch, labels: jax.Array, confidence: jax.Array) -> Mixed:
-        """Pastes half of each source image's classes onto the target image of the same place in the batch.
+        """Pastes half of each source image's classes onto the target image at the same position of the batch.
 
         Args:
           state: gives the random numbers of the step.

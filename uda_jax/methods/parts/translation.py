@@ -1,4 +1,4 @@
-"""Translation of images: the network that redraws the source's, its discriminator, and the pool of earlier results."""
+"""Translation of source images: the network, its discriminator, and the pool of earlier results."""
 
 import dataclasses
 from collections.abc import Mapping

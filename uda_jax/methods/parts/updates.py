@@ -139,7 +139,7 @@ def single_player_step(
 
 
 class GeneratorLosses(NamedTuple):
-    """What the side that is judged makes of a batch.
+    """What the generators' side makes of a batch.
 
     Attributes:
       losses: weighted losses by name, which the total adds up.
@@ -168,7 +168,7 @@ def two_player_step(
     generator_loss: Callable[[Mapping[str, Any]], GeneratorLosses],
     discriminator_loss: Callable[[Mapping[str, Any], Any], DiscriminatorLosses],
 ) -> tuple[TrainState, Metrics]:
-    """One adversarial iteration: the generators against constant discriminators, then these on what they were shown.
+    """One adversarial iteration: the generators against constant discriminators, then these on their inputs.
 
     There is no third forward: the discriminators learn from the detached outputs of the generators' own. All gradients
     are taken at the parameters of the iteration's start.
@@ -196,8 +196,8 @@ def two_player_step(
     metrics = loss_metrics(generated.losses | {"total": value})
     if discriminators:
         differentiate = jax.value_and_grad(discriminator_total, has_aux=True)
-        (_, judged), theirs = differentiate(_params(state, discriminators))
-        gradients, metrics = gradients | theirs, metrics | loss_metrics(judged.losses) | judged.metrics
+        (_, found), theirs = differentiate(_params(state, discriminators))
+        gradients, metrics = gradients | theirs, metrics | loss_metrics(found.losses) | found.metrics
     for name, player in {**generators, **discriminators}.items():
         state, found = update_player(state, name, player, gradients)
         metrics |= found
