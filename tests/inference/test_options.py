@@ -29,10 +29,11 @@ def test_splits_by_name():
             "config.final: expected unique names of splits, .* got 'bdd'",
         ),
         ({"dev": {"final": {}}}, "config.dev: expected unique names of splits, .* got 'final'"),
+        ({"headline": "pixel_acuracy"}, "config.headline: unknown metric .*; did you mean 'pixel_accuracy'"),
         ({"dev": {"dev": {"split": "c"}}}, "config.dev: expected unique names of splits, .* got 'dev'"),
     ],
 )
-def test_names_that_tell_no_split(values, message):
+def test_mistakes_in_the_section(values, message):
     with pytest.raises(UserError, match=message):
         from_mapping(Evaluation, values)
 

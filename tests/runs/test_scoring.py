@@ -6,6 +6,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from uda_jax import config, methods
 from uda_jax.cli import main
@@ -99,6 +100,10 @@ def test_a_depth_task_is_trained_scored_and_reported_like_a_segmentation(tmp_pat
         f"one_depth: abs_rel {row['metrics']['abs_rel']:.4f} on streets/camera_val after 8"
     )
     assert f"| one_depth | {row['metrics']['abs_rel']:.3f} |" in tables.markdown([row])
+    Image.new("RGB", (96, 48)).save(tmp_path / "frame.png")
+    words = ["--input", str(tmp_path), "--output", str(tmp_path.parent / f"{tmp_path.name}_out")]
+    assert main(["predict", "--workdir", str(workdir.path), *words]) == 2
+    assert "expected a method of classes, got ['depth'] alone" in capsys.readouterr().err
     assert main(["report", str(workdir.path), "--output", str(tmp_path / "report.html")]) == 0
     assert f"{row['metrics']['rmse']:.3f}" in (tmp_path / "report.html").read_text()
 

@@ -68,7 +68,10 @@ def _predict(options: argparse.Namespace) -> int:
     composed = jax.jit(scores.Composed(method, section.inference).predict, static_argnames="size")
 
     def run(images, size):
-        return composed(state, images, size=size)["scores"]
+        maps = composed(state, images, size=size)
+        if "scores" not in maps:
+            raise UserError(f"--workdir {options.workdir[0]}: expected a method of classes, got {sorted(maps)} alone")
+        return maps["scores"]
 
     summary = predict.predict_folder(
         run,

@@ -77,7 +77,7 @@ class Evaluator:
       scored: whether there is something to score on.
 
     Raises:
-      UserError: anything wrong with the data set; an unknown headline, or one whose maps the split does not hold.
+      UserError: anything wrong with the data set, or a headline whose map the split does not hold.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Evaluator:
         kept = dataclasses.replace(domain, fields=("image", *self._references))
         domains.require_maps(self.dataset, kept, path)
         self.scored = bool(self._references)
-        needed = metrics.metric(section.headline, "config.evaluation.headline").map
+        needed = metrics.METRICS[section.headline].map
         if self.scored and needed not in self._references:
             raise UserError(
                 f"{path}.fields: expected '{needed}', since config.evaluation.headline '{section.headline}' compares "

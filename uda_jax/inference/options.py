@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.schema import config_field
+from uda_jax.training.metrics import metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Evaluation:
         return f"config.evaluation.{which}.{name}" if several else f"config.evaluation.{which}"
 
     def check(self, path: str) -> None:
-        """Raises a UserError for a name that is not unique."""
+        """Raises a UserError for an unknown headline, or a split's name that is not unique."""
+        metric(self.headline, f"{path}.headline")
         for which, other in (("final", "dev"), ("dev", "final")):
             splits = getattr(self, which)
             if isinstance(splits, Mapping) and (taken := {"final", "dev", *self.splits(other)} & set(splits)):

@@ -121,7 +121,7 @@ def with_protocol(experiment: Experiment, known: Mapping[str, Any]) -> Experimen
       UserError: an unknown protocol.
     """
     section = experiment.evaluation
-    if section.headline in METRICS and METRICS[section.headline].map != "label":
+    if METRICS[section.headline].map != "label":
         return experiment
     if section.protocol == "own":
         # All of a folder's own classes may happen to be those of a protocol, and then bear its name.
