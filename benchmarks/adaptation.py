@@ -118,7 +118,7 @@ def copy_stages(reference: str, seed: int, others: Iterable[Path], workdir: Path
 
 
 def _settings(plain: Mapping[str, Any], stage: str) -> tuple:
-    """Returns what a stage of an experiment depends on besides the stages before it."""
+    """Returns what a stage of an experiment depends on, beside the stages before it."""
     section = plain["stages"][stage]
     inherited = {key: section[key] or plain[key] for key in ("method", "data", "train")}
     return section | inherited, plain["seed"], plain["init_from"], plain["evaluation"]

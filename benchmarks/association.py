@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.networks import spread
+from benchmarks.provenance import provenance
 from uda_jax import losses
-from uda_jax.runs import results
 
 FORMS = ("dense", "blockwise")
 MIB = 2**20
@@ -113,14 +113,13 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1, help="image pairs")
     parser.add_argument("--block", type=int, default=512, help="pixels per tile")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="JSON file to write besides")
+    parser.add_argument("--output", type=Path, help="JSON file to write, too")
     options = parser.parse_args()
     rows = []
     for size in options.grids:
         print(f"{size[0]}x{size[1]}", file=sys.stderr, flush=True)
         rows.append(measure(size, options))
-    command = " ".join(["python -m benchmarks.association", *sys.argv[1:]])
-    origin = {"hardware": results.hardware(), "commit": results.commit(), "command": command}
+    origin = provenance("benchmarks.association")
     if options.output:
         from uda_jax.data.io import atomic
 

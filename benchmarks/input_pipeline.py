@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import provenance
+
 STEPS = ("read", "decode", "resize", "map", "augment", "batch")
 
 
@@ -32,7 +34,7 @@ class Case:
       methods: who reads it so.
       dataset: its name.
       prepared_size: (height, width) of the prepared copy; None keeps the size and recodes the pixels.
-      domain: what the method's domain says besides data set, root and split.
+      domain: what the method's domain says, beside data set, root and split.
     """
 
     methods: str
@@ -63,7 +65,7 @@ def main() -> int:
     parser.add_argument("--split", default="train", help="of Cityscapes")
     parser.add_argument("--frames", type=int, default=40, help="frames that one figure is measured on")
     parser.add_argument("--repeats", type=int, default=3, help="times that each figure is measured, in turns")
-    parser.add_argument("--output", type=Path, help="JSON file to write besides")
+    parser.add_argument("--output", type=Path, help="JSON file to write, too")
     parser.add_argument("--stream", help=argparse.SUPPRESS)  # what a child process measures
     options = parser.parse_args()
     if options.stream:
@@ -213,12 +215,14 @@ def _prepare(case: Case, root: Path, split: str, folder: Path) -> Path:
 
 def _reader(dataset: Any, root: Path) -> Callable[[int], Any]:
     """Returns what reads the bytes of a frame and its label, and does no more."""
-    if hasattr(dataset, "frames"):
-        return lambda place: [getattr(dataset.frames[place], field).read_bytes() for field in _FIELDS]
+    from uda_jax.data.frames import FrameFiles
+
+    if isinstance(dataset, FrameFiles):
+        return lambda index: [dataset.frames[index].files[field].read_bytes() for field in _FIELDS]
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     records = ArrayRecordDataSource([str(path) for path in sorted(root.glob("*.array_record-*"))])
-    return lambda place: records[place]
+    return lambda index: records[index]
 
 
 def _domain(dataset: str, root: str, split: str, fields: dict[str, Any]) -> Any:
@@ -230,14 +234,8 @@ def _domain(dataset: str, root: str, split: str, fields: dict[str, Any]) -> Any:
 
 def _keep(path: Path, rows: list[dict[str, Any]]) -> None:
     from uda_jax.data.io import atomic
-    from uda_jax.runs import results
 
-    origin = {
-        "hardware": results.hardware(),
-        "cores": len(os.sched_getaffinity(0)),
-        "commit": results.commit(),
-        "command": " ".join(["python -m benchmarks.input_pipeline", *sys.argv[1:]]),
-    }
+    origin = provenance("benchmarks.input_pipeline")
     atomic.write(path, json.dumps(origin | {"rows": rows}, indent=1) + "\n")
 
 

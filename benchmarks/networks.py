@@ -29,11 +29,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from benchmarks.network_sides import BACKWARD, PHASES, Case, JaxSide, Side, TorchSide, cores
+from benchmarks import network_tables
+from benchmarks.network_sides import BACKWARD, PHASES, Case, JaxSide, Side, TorchSide
+from benchmarks.network_tables import Spread
+from benchmarks.provenance import provenance
 
 TOLERANCE = 1e-3
 PAUSE = 0.1
@@ -66,14 +69,6 @@ SWITCHES = {
 }
 
 
-class Spread(NamedTuple):
-    """A middle figure and the range around it."""
-
-    middle: float
-    low: float
-    high: float
-
-
 def spread(values: Sequence[float]) -> Spread:
     """Returns median, minimum and maximum."""
     return Spread(statistics.median(values), min(values), max(values))
@@ -83,13 +78,6 @@ def ratio(times: Sequence[float], reference: Sequence[float]) -> Spread:
     """Returns the ratio of the medians, and the lowest and highest ratio within one turn."""
     pairs = [time / other for time, other in zip(times, reference, strict=True)]
     return Spread(statistics.median(times) / statistics.median(reference), min(pairs), max(pairs))
-
-
-def verdict(memory: float, duration: float) -> str:
-    """Returns what a switch is good for, from its ratios of memory and time to those without it."""
-    # Less than a twentieth is within what a time varies by.
-    gains = [word for word, value in (("memory", memory), ("time", duration)) if value < 0.95]
-    return f"saves {' and '.join(gains)}" if gains else "does not pay on this CPU"
 
 
 def _serve(connection: Connection, side: type[Side], case: Case) -> None:
@@ -263,63 +251,11 @@ def label(case: Case) -> str:
     return f"{case.network} {size}{f' ({details})' if details else ''}"
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the comparison as a Markdown table, two lines per row: forward and forward+backward."""
-    lines = [
-        "| network, input | parameters, M | GFLOP | phase | JAX, ms | PyTorch, ms | JAX / PyTorch | JAX peak, MiB "
-        "| PyTorch peak, MiB | XLA temporaries, MiB | foreign load, cores |",
-        "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        facts = f"{row['label']} | {row['parameters'] / 1e6:.2f} | {row['forward_gflop']:.2f}"
-        for phase in PHASES:
-            found = row[phase]
-            times = " | ".join(_range(found[f"{name}_ms"], _digits(found)) for name in ("jax", "torch"))
-            memory = " | ".join(f"{found[name]:.0f}" for name in ("jax_peak_mib", "torch_peak_mib"))
-            lines.append(
-                f"| {facts} | {phase} | {times} | {_range(found['ratio'], 2)} | {memory} "
-                f"| {found['jax_temporary_mib']:.0f} | {found['foreign_cores']:.2f} |"
-            )
-            facts = " | |"
-    return "\n".join(lines)
-
-
-def switch_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the table of the switches as Markdown."""
-    lines = [
-        "| network, input, switch | XLA temporaries, MiB | ratio | JAX, ms | ratio | peak, MiB | foreign load, cores "
-        "| verdict |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
-    for row in rows:
-        note = verdict(row["memory_ratio"], row["time_ratio"]) if row is not rows[0] else "the reference"
-        lines.append(
-            f"| {row['label']} | {row['temporary_mib']:.0f} | {row['memory_ratio']:.2f} | {_range(row['jax_ms'], 0)} "
-            f"| {row['time_ratio']:.2f} | {row['peak_mib']:.0f} | {row['foreign_cores']:.2f} | {note} |"
-        )
-    return "\n".join(lines)
-
-
-def _digits(found: Mapping[str, Any]) -> int:
-    return 0 if min(found["jax_ms"]["middle"], found["torch_ms"]["middle"]) >= 100 else 1
-
-
-def _range(figures: Mapping[str, float], digits: int) -> str:
-    middle, low, high = (f"{figures[name]:.{digits}f}" for name in Spread._fields)
-    return f"{middle} [{low}, {high}]"
-
-
 def _origin() -> dict[str, Any]:
-    """Returns what the figures depend on besides the code."""
-    from uda_jax.runs import results
-
+    """Returns what the figures depend on, beside the code."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch", "numpy")}
-    return {
-        "hardware": results.hardware(),
-        "cores": cores(),
-        "commit": results.commit(),
+    return provenance("benchmarks.networks") | {
         "versions": {"python": platform.python_version(), **versions},
-        "command": " ".join(["python -m benchmarks.networks", *sys.argv[1:]]),
         "gflop": "of one forward pass of the batch, by XLA's cost analysis of the program before its optimisation",
     }
 
@@ -329,7 +265,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", help="only these, separated by commas; then the second table is left out")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--output", type=Path, help="JSON file to write besides")
+    parser.add_argument("--output", type=Path, help="JSON file to write, too")
     options = parser.parse_args()
     known = {case.network for case in CASES}
     chosen = set(options.networks.split(",")) if options.networks else known
@@ -358,9 +294,9 @@ def main() -> int:
         keep()
     print(f"{document['hardware']}, torch {document['versions']['torch']}, commit {document['commit']}")
     print(f"GFLOP: {document['gflop']}. Times: median [min, max] of {options.repeats}.\n")
-    print(table(document["rows"]))
+    print(network_tables.table(document["rows"]))
     if document["switches"]:
-        print(f"\n{switch_table(document['switches'])}")
+        print(f"\n{network_tables.switch_table(document['switches'])}")
     return 0
 
 

@@ -57,7 +57,7 @@ def test_ratio_needs_as_many_repeats_of_both(networks):
     ],
 )
 def test_verdict(networks, memory, duration, expected):
-    assert networks.verdict(memory, duration) == expected
+    assert networks.network_tables.verdict(memory, duration) == expected
 
 
 def test_compare_is_relative_to_the_largest_value(networks):
@@ -101,7 +101,7 @@ def test_table(networks):
         "forward": phase((20.04, 19.0, 22.0), (10.0, 9.0, 11.0)),
         "forward+backward": phase((400.4, 390.0, 410.0), (200.0, 190.0, 210.0)),
     }
-    lines = networks.table([row]).splitlines()
+    lines = networks.network_tables.table([row]).splitlines()
     assert lines[2:] == [
         "| dtn 64x32x32x3 | 3.13 | 3.37 | forward | 20.0 [19.0, 22.0] | 10.0 [9.0, 11.0] | 2.00 [0.25, 4.00] "
         "| 300 | 251 | 12 | 0.12 |",
@@ -121,7 +121,7 @@ def test_switch_table(networks):
         "foreign_cores": 0.0,
     }
     second = {**first, "label": "a, remat", "temporary_mib": 400.0, "memory_ratio": 0.4, "time_ratio": 1.3}
-    lines = networks.switch_table([first, second]).splitlines()
+    lines = networks.network_tables.switch_table([first, second]).splitlines()
     assert lines[2] == "| a, float32 | 1000 | 1.00 | 2000 [1900, 2100] | 1.00 | 1500 | 0.00 | the reference |"
     assert lines[3] == "| a, remat | 400 | 0.40 | 2000 [1900, 2100] | 1.30 | 1500 | 0.00 | saves memory |"
     assert len({line.count("|") for line in lines}) == 1

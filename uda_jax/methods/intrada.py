@@ -6,9 +6,9 @@
     3. intra-domain: G_intra learns L_seg(x_e, y_e) + lambda_adv BCE(D(I(x_k)), easy)
                      while D learns to tell I(x_e) from I(x_k)
 
-A config lists the three as stages; the second is a stage of its own kind. This file is the third, whose batch holds the
-easy frames with their pseudo-labels as "source" and the hard ones as "target". Without hard frames (lambda = 1) the
-adversarial half has nothing to look at, and it is self-training on the whole target.
+A config lists the three as stages; the second is `uda_jax.runs.kinds.rank`. This file is the third, whose batch holds
+the easy frames with their pseudo-labels as "source" and the hard ones as "target". Without hard frames (lambda = 1)
+the adversarial half has nothing to look at, and it is self-training on the whole target.
 """
 
 import dataclasses
