@@ -6,25 +6,20 @@ frozen dataclasses whose fields are all described and checked.
 """
 
 import dataclasses
-import importlib
-import importlib.util
-import inspect
 import json
-import pkgutil
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from uda_jax import configs, overrides
+from uda_jax import config_files, overrides
 from uda_jax.data.pipeline.domains import Domain, check_name
 from uda_jax.errors import UserError
 from uda_jax.inference.options import Evaluation
 from uda_jax.overrides import as_config, one_line
-from uda_jax.schema import config_field, did_you_mean, from_mapping, to_dict
+from uda_jax.schema import config_field, from_mapping, to_dict
 
 # The number in config.json. It rises when fields are renamed or moved, so that no older run is misread.
 FORMAT = 2
@@ -153,9 +148,7 @@ def load(reference: str, words: Sequence[str] = ()) -> ConfigDict:
     Raises:
       UserError: no such config or setting, an unknown field, a value of the wrong type.
     """
-    name, _, setting = reference.partition(":")
-    module = _module(name)
-    config = module.get_config(*([setting] if setting else []))
+    config = config_files.read(reference)
     if words:
         override(config, words)
     return config
@@ -216,30 +209,6 @@ def check_format(found: Any, path: Path) -> None:
             f"{path}: expected format {FORMAT}, got {found}, of another version of uda_jax, whose fields have other "
             "names; train anew in another workdir, or use the version that wrote it"
         )
-
-
-def names() -> list[str]:
-    """Returns the names of the packaged configs."""
-    return sorted(module.name for module in pkgutil.iter_modules(configs.__path__) if not module.ispkg)
-
-
-def _module(name: str) -> Any:
-    if name.endswith(".py"):
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"--config {name}: no such file")
-        spec = importlib.util.spec_from_file_location(f"uda_jax_user_config_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        # The file may import its neighbours and name a method of theirs, which is found when the stages are built.
-        if str(path.parent.resolve()) not in sys.path:
-            sys.path.append(str(path.parent.resolve()))
-        spec.loader.exec_module(module)
-        if not inspect.isfunction(getattr(module, "get_config", None)):
-            raise UserError(f"--config {name}: expected a function get_config(setting) in it, found none")
-        return module
-    if name not in names():
-        raise UserError(f"--config {name}: no packaged config of this name{did_you_mean(name, names())}")
-    return importlib.import_module(f"uda_jax.configs.{name}")
 
 
 def with_overrides(value: Experiment, words: Sequence[str], allowed_fields: Sequence[str], what: str) -> Experiment:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +79,7 @@ def _apply(config: ConfigDict, words: Sequence[str], root: type) -> None:
         for field in name.removeprefix("--config.").split("."):
             if not isinstance(node, ConfigDict) or field not in node:
                 known = node.keys() if isinstance(node, ConfigDict) else ()
-                raise UserError(f"{path}.{field}: unknown field{did_you_mean(field, known)}")
+                raise UserError(f"{path}.{field}: unknown field{_moved(name, config) or did_you_mean(field, known)}")
             node, path = node[field], f"{path}.{field}"
     # Flags of tuples and strings would read "None" as an entry or a text.
     unset = [word for word in words if word.endswith("=None")]
@@ -89,6 +90,21 @@ def _apply(config: ConfigDict, words: Sequence[str], root: type) -> None:
     for word in unset:
         *parents, last = word.removeprefix("--config.").removesuffix("=None").split(".")
         functools.reduce(lambda node, field: node[field], parents, config)[last] = None
+
+
+def _moved(name: str, config: ConfigDict) -> str:
+    """Returns where a field of an earlier version lies now: the section of a ranking is that of the stage that ranks.
+
+    Args:
+      name: of the override, such as "--config.rank.fraction".
+      config: the config that lacks it.
+    """
+    found = re.fullmatch(r"--config\.(?:stages\.[^.]+\.)?rank\.(.+)", name)
+    if found is None:
+        return ""
+    stages = config.get("stages") or {}
+    ranking = next((stage for stage in stages if (stages[stage].get("kind") or {}).get("name") == "rank"), "<name>")
+    return f"; it lies in the stage that ranks now, as --config.stages.{ranking}.kind.{found[1]}"
 
 
 def _renames(config: ConfigDict, words: Sequence[str], root: type) -> Iterator[tuple[list[str], str]]:

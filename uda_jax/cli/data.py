@@ -1,12 +1,13 @@
 """The commands `uda datasets`, `uda check` and `uda prepare`: looking after data sets before training on them."""
 
 import argparse
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from uda_jax.errors import UserError
+from uda_jax.cli.console import show
+from uda_jax.cli.environment import at_least
+from uda_jax.errors import UserError, os_error_line
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -17,7 +18,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     check.add_argument("--split", action="append", help="may be repeated; by default the splits that the folder holds")
     check.add_argument("--label-space", help="class protocol of the histogram; by default the data set's own default")
     check.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
-    check.add_argument("--workers", type=int, help="processes that decode; 0 for none, by default one per core")
+    check.add_argument("--workers", type=at_least(0), help="processes that decode; 0 for none, by default one per core")
     check.add_argument("--fix-list", type=Path, metavar="FILE", help="write the names of the good frames of the split")
 
     prepare = command("prepare", _prepare, "write a split as ArrayRecord shards that train fast, or go on writing")
@@ -33,7 +34,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     prepare.add_argument("--fields", help="maps to store, as in image,label; by default all that the split has")
     prepare.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
     prepare.add_argument("--names-file", metavar="FILE", help="store these frames only, as from uda check --fix-list")
-    prepare.add_argument("--workers", type=int, help="processes that write; by default one per core")
+    prepare.add_argument("--workers", type=at_least(1), help="processes that write; by default one per core")
 
     command("datasets", _datasets, "list the data sets")
 
@@ -52,6 +53,7 @@ def _datasets(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from uda_jax.data.checks import check
+    from uda_jax.data.io.archives import printable
 
     name, root, splits, passed = options.dataset, options.root, options.split, {}
     given = _dataset_options(options.option)
@@ -60,15 +62,15 @@ def _check(options: argparse.Namespace) -> int:
     if options.fix_list and len(splits) > 1:
         raise UserError(f"--fix-list: a list belongs to one split; add --split, one of {', '.join(splits)}")
     if absent := [split for split, reason in passed.items() if ": no folder " in reason]:
-        print(f"not in this folder: {', '.join(absent)}", file=sys.stderr)
+        print(f"not in this folder: {printable(', '.join(absent))}", file=sys.stderr)
     for split in sorted(passed.keys() - set(absent)):
-        print(f"split {split} passed over: {passed[split]}", file=sys.stderr)
+        print(printable(f"split {split} passed over: {passed[split]}"), file=sys.stderr)
     sound = True
     for split in splits:
         report = check.check_dataset(
             name, root, split, options.label_space, given, workers=options.workers, progress=True
         )
-        print(report, flush=True)
+        show(report)
         sound = sound and not report.problems
         if options.fix_list:
             _write_names(report.good, options.fix_list)
@@ -80,17 +82,13 @@ def _write_names(names: Sequence[str], path: Path) -> None:
     from uda_jax.data.io import atomic
 
     if not names:
-        print(f"{path}: not written, since no frame is good")
+        show(f"{path}: not written, since no frame is good")
         return
     try:
         atomic.write(path, "".join(f"{name}\n" for name in names))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"--fix-list: cannot write {path} ({error.strerror}); name a file that can be written"
-        ) from None
-    print(f"{path}: {len(names)} names; set the domain's names_file to it")
+        raise UserError(f"--fix-list: {os_error_line(error, path)}") from None
+    show(f"{path}: {len(names)} names; set the domain's names_file to it")
 
 
 def _size(word: str) -> tuple[int, int]:

@@ -1,7 +1,9 @@
 """What a command that computes sets up before jax starts, and options that several commands have."""
 
 import argparse
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -12,8 +14,10 @@ def prepare_jax() -> None:
     allocator.keep_freed_memory()
     import jax
 
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if folder is None:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    # A user without a home, as in many containers, compiles anew.
+    with contextlib.suppress(RuntimeError):
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "uda_jax" / "xla"))
 
 
@@ -30,3 +34,16 @@ def _step(word: str) -> str | int:
     if not word.isdecimal():
         raise argparse.ArgumentTypeError(f"expected last, best or a step, got '{word}'")
     return int(word)
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """Returns the type of an option that takes a whole number from `low` on."""
+
+    def number(word: str) -> int:
+        # Not isdecimal: a minus sign is part of the mistake.
+        with contextlib.suppress(ValueError):
+            if int(word) >= low:
+                return int(word)
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, got '{word}'")
+
+    return number

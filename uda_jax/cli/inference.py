@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from uda_jax.cli.environment import add_step, prepare_jax
+from uda_jax.cli.console import show
+from uda_jax.cli.environment import add_step, at_least, prepare_jax
 from uda_jax.errors import UserError
 
 
@@ -23,7 +24,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     predict.add_argument("--workdir", **several)
     predict.add_argument("--input", type=Path, required=True)
     predict.add_argument("--output", type=Path, required=True)
-    predict.add_argument("--batch-size", type=int, default=4)
+    predict.add_argument("--batch-size", type=at_least(1), default=4)
     add_step(predict)
 
 
@@ -49,7 +50,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         if not evaluator.scored:
             raise UserError(f"{path}: no frame of the split has a label to score on; name another split")
         summaries[name], _ = evaluator.evaluate(state)
-    print(json.dumps(summaries.get(options.on, summaries), indent=1))
+    show(json.dumps(summaries.get(options.on, summaries), indent=1))
     return 0
 
 
@@ -81,7 +82,7 @@ def _predict(options: argparse.Namespace) -> int:
         palette=space.palette,
         batch_size=options.batch_size,
     )
-    print(summary)
+    show(summary)
     return 1 if summary.failed else 0
 
 

@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
+from uda_jax.cli.console import show
 from uda_jax.cli.environment import add_step
 
 
@@ -30,9 +31,9 @@ def _report(options: argparse.Namespace) -> int:
 
     if options.markdown:
         files = [RunFiles(path).result if path.is_dir() else path for path in options.workdirs]
-        print(report.markdown([row for file in files for row in report.read_rows(file)]))
+        show(report.markdown([row for file in files for row in report.read_rows(file)]))
         return 0
-    print(f"report: {report.write(options.workdirs, options.output)}")
+    show(f"report: {report.write(options.workdirs, options.output)}")
     return 0
 
 
@@ -40,20 +41,20 @@ def _inspect(options: argparse.Namespace) -> int:
     from uda_jax.runs import inspection
     from uda_jax.runs.workdir import Workdir
 
-    print(inspection.describe(Workdir(options.workdir), options.stage, options.step, full=options.full))
+    show(inspection.describe(Workdir(options.workdir), options.stage, options.step, full=options.full))
     return 0
 
 
 def _methods(options: argparse.Namespace) -> int:
     del options
-    from uda_jax import config, methods
+    from uda_jax import config_files, methods
 
-    print("methods:")
+    show("methods:")
     for name in methods.names():
-        print(f"  {name:16} {_summary(f'uda_jax.methods.{name}')}")
-    print("configs:")
-    for name in config.names():
-        print(f"  {name:16} {_summary(f'uda_jax.configs.{name}')}")
+        show(f"  {name:16} {_summary(f'uda_jax.methods.{name}')}")
+    show("configs:")
+    for name in config_files.names():
+        show(f"  {name:16} {_summary(f'uda_jax.configs.{name}')}")
     return 0
 
 

@@ -1,44 +1,94 @@
 """The command line: `uda <command>`; `uda --help` lists the commands, one file here per group of them.
 
-A mistake of the user ends with one line on stderr and exit status 2; subpackages are imported by the command that
-needs them, so that `uda --help` is quick.
+A mistake of the user, and whatever the operating system refuses, ends with one line on stderr and exit status 2;
+subpackages are imported by the command that needs them, so that `uda --help` is quick.
 """
 
 import argparse
-import errno
+import shlex
 import sys
 from collections.abc import Sequence
 
-from uda_jax.cli import data, inference, inspection, training, weights
-from uda_jax.errors import UserError
+from uda_jax.cli import console, data, inference, inspection, training, weights
+from uda_jax.errors import UserError, os_error_line
 
 USER_ERROR = 2
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+READER_GONE = 141  # what they report for one whose reader has ended, as `head` does
+
+_OVERRIDE = "--config."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _parser()
-    options, rest = parser.parse_known_args(words)
-    if rest and not (options.takes_overrides and all(word.startswith("--config.") for word in rest)):
-        unknown = [word for word in rest if not (options.takes_overrides and word.startswith("--config."))]
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    options.overrides = tuple(rest)
-    options.words = words
+    console.escape_what_cannot_be_shown()
     try:
-        return options.run(options)
+        options = parsed(words)
+        status = options.run(options)
+        # What is left in the buffer would fail where nothing can catch it.
+        console.flush()
+        return status
     except UserError as error:
-        print(f"uda: error: {error}", file=sys.stderr)
+        line = str(error)
     except KeyboardInterrupt:
-        print("uda: interrupted; the same command goes on or starts again", file=sys.stderr)
+        console.report("interrupted; the same command goes on or starts again")
         return INTERRUPTED
+    except BrokenPipeError as error:
+        if console.reader_is_gone():
+            console.silence()
+            return READER_GONE
+        line = os_error_line(error)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        line = os_error_line(error)
+    except UnicodeError as error:
+        line = _not_text(error)
+    except MemoryError:
+        line = "out of memory; use smaller batches, fewer workers or smaller images"
+    except RuntimeError as error:
+        # What XLA raises for a device's memory has no type of its own.
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"uda: error: {where}the disk is full; free some space and rerun the same command", file=sys.stderr)
+        line = f"out of memory on the device; use smaller batches or smaller images ({str(error).splitlines()[0]})"
+    console.report(f"error: {line}")
     return USER_ERROR
+
+
+def parsed(words: Sequence[str]) -> argparse.Namespace:
+    """Returns the options of a command, its overrides among them."""
+    _check_overrides(words)
+    # Taken out before argparse sees them: it would give a word with a space in it to an option of several values.
+    overrides = tuple(word for word in words if word.startswith(_OVERRIDE))
+    options = _parser().parse_args([word for word in words if not word.startswith(_OVERRIDE)])
+    if overrides and not options.takes_overrides:
+        raise UserError(f"{overrides[0]}: uda {options.command} takes no overrides; leave it out")
+    options.overrides, options.words = overrides, list(words)
+    return options
+
+
+def _check_overrides(words: Sequence[str]) -> None:
+    """Raises a UserError for an override without a value, and for a word after one, which belongs to its value."""
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        if not word.startswith(_OVERRIDE):
+            continue
+        # Commands that take overrides have no arguments without an option's name.
+        stray = not following.startswith("--")
+        if "=" not in word:
+            value = following if stray else "value"
+            raise UserError(f"{word}: expected {word}=value in one word; write {shlex.quote(f'{word}={value}')}")
+        if stray:
+            remedy = shlex.quote(f"{word} {following}")
+            raise UserError(
+                f"{word}: expected an option after it, got '{following}'; for a value with spaces, {remedy}"
+            )
+
+
+def _not_text(error: UnicodeError) -> str:
+    """Returns the line for a text file of other bytes than UTF-8, or for a name that is no text."""
+    if isinstance(error, UnicodeDecodeError):
+        near = error.object[max(0, error.start - 20) : error.end + 20]
+        return f"a text file is not in UTF-8, near {near!r}; save it as UTF-8"
+    return f"a name cannot be written as text ({error}); rename the file"
 
 
 def _parser() -> argparse.ArgumentParser:

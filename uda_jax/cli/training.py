@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from uda_jax.cli.console import show
 from uda_jax.cli.environment import prepare_jax
 
 
@@ -43,7 +44,7 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     if jax.process_index() == 0:
         nothing = f"{experiment.label}: trained; nothing to score on, see the predictions in {options.workdir}/pictures"
-        print("\n".join(map(result_line, rows)) or nothing)
+        show("\n".join(map(result_line, rows)) or nothing)
     return 0
 
 
@@ -64,11 +65,11 @@ def _demo(options: argparse.Namespace) -> int:
         except train.Stopped as stopped:
             print(f"uda: {stopped}", file=sys.stderr)
             return 0
-        print("\n".join(map(result_line, rows)))
+        show("\n".join(map(result_line, rows)))
         folders.append(folder)
     page = report.write(folders, options.workdir / "report.html")
-    print(report.markdown([row for folder in folders for row in report.read_rows(Workdir(folder).result)]))
-    print(f"report: {page}")
+    show(report.markdown([row for folder in folders for row in report.read_rows(Workdir(folder).result)]))
+    show(f"report: {page}")
     return 0
 
 

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from uda_jax.cli.console import show
 from uda_jax.cli.environment import add_step, prepare_jax
 from uda_jax.errors import UserError
 
@@ -35,8 +36,8 @@ def _convert(options: argparse.Namespace) -> int:
         return _to_torch(options)
     fresh = tuple(part for part in options.fresh.split(",") if part)
     choices = {name: getattr(options, name) for name in ("dialect", "branches", "which", "domain", "cast")}
-    print(initial_weights.convert(options.source, options.to, fresh=fresh, **choices))
-    print(f"{options.to}: written; start a run from it with --config.init_from.segmenter.path={options.to}")
+    show(initial_weights.convert(options.source, options.to, fresh=fresh, **choices))
+    show(f"{options.to}: written; start a run from it with --config.init_from.segmenter.path={options.to}")
     return 0
 
 
@@ -53,5 +54,5 @@ def _to_torch(options: argparse.Namespace) -> int:
     else:
         variables, dialect = initial_weights.read(options.source, dialect=options.dialect)
     count = initial_weights.export(variables, options.to, options.dialect or dialect)
-    print(f"{options.to}: {count} tensors")
+    show(f"{options.to}: {count} tensors")
     return 0

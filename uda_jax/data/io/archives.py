@@ -274,7 +274,10 @@ class Tree:
 def cache_folder(name: str) -> Path:
     """Returns where something that can be made again is kept: `$UDA_JAX_CACHE/<name>`, or `~/.cache/uda_jax/<name>`."""
     cache = os.environ.get("UDA_JAX_CACHE")
-    return (Path(cache) if cache else Path.home() / ".cache" / "uda_jax") / name
+    try:
+        return (Path(cache) if cache else Path.home() / ".cache" / "uda_jax") / name
+    except RuntimeError:
+        raise UserError(f"{name}: there is no home folder to keep it in; set UDA_JAX_CACHE to a folder") from None
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,50 @@
+"""What commands print: text from files and folders must neither end a command nor steer the terminal."""
+
+import contextlib
+import io
+import os
+import select
+import sys
+
+from uda_jax.data.io.archives import printable
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Makes characters that a stream's encoding lacks appear as escapes, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def show(text: object) -> None:
+    """Prints a result to stdout, its control characters as escapes."""
+    print("\n".join(map(printable, str(text).split("\n"))), flush=True)
+
+
+def report(text: str) -> None:
+    """Prints one line to stderr; a broken pipe there is nobody's loss."""
+    with contextlib.suppress(BrokenPipeError):
+        print(f"uda: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def flush() -> None:
+    """Writes out what stdout still holds."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def reader_is_gone() -> bool:
+    """Returns whether stdout or stderr is a pipe that nobody reads any more, as after `uda datasets | head -1`."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    poll = select.poll()
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError):
+            poll.register(stream.fileno(), select.POLLERR)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def silence() -> None:
+    """Sends what is left for stdout nowhere, so that Python's own flush at the end does not fail."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
