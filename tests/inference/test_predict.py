@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.inference.predict import predict_folder
 
@@ -38,7 +39,9 @@ def test_labels_and_overlays_at_the_images_own_size(tmp_path):
     (tmp_path / "in" / "notes.txt").write_text("no image")
     (tmp_path / "in" / ".hidden.png").write_text("no image")
     network = Network()
-    summary = predict_folder(network, tmp_path / "in", tmp_path / "out", size=(3, 4), palette=PALETTE, batch_size=2)
+    summary = predict_folder(
+        network, tmp_path / "in", tmp_path / "out", domain=Domain(size=(3, 4)), palette=PALETTE, batch_size=2
+    )
     assert network.calls == [((2, 3, 4, 3), (6, 8))] * 2  # the second batch is filled up
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
     assert files == [
@@ -62,7 +65,7 @@ def test_sizes_do_not_mix_and_native_is_kept(tmp_path):
     for name, height in (("a", 4), ("b", 4), ("c", 6), ("d", 6), ("e", 6)):
         save(tmp_path / "in" / f"{name}.png", height, 4, 255)
     network = Network()
-    predict_folder(network, tmp_path / "in", tmp_path / "out", size=None, palette=PALETTE, batch_size=4)
+    predict_folder(network, tmp_path / "in", tmp_path / "out", domain=Domain(), palette=PALETTE, batch_size=4)
     assert network.calls == [((4, 4, 4, 3), (4, 4)), ((4, 6, 4, 3), (6, 4))]
     assert [Image.open(tmp_path / "out" / f"{name}.png").height for name in "abcde"] == [4, 4, 6, 6, 6]
 
@@ -70,7 +73,7 @@ def test_sizes_do_not_mix_and_native_is_kept(tmp_path):
 def test_colliding_names_are_all_kept(tmp_path):
     for name, value in (("a.jpg", 255), ("a.png", 0), ("a_overlay.jpg", 255), ("A.bmp", 0)):
         save(tmp_path / "in" / name, 4, 4, value)
-    summary = predict_folder(Network(), tmp_path / "in", tmp_path / "out", size=None, palette=PALETTE)
+    summary = predict_folder(Network(), tmp_path / "in", tmp_path / "out", domain=Domain(), palette=PALETTE)
     renamed = {source.name: target.name for source, target in summary.renamed}
     assert renamed == {"a.jpg": "a_jpg.png", "a.png": "a_png.png", "a_overlay.jpg": "a_overlay_jpg.png"}
     assert len(list((tmp_path / "out").iterdir())) == 8
@@ -82,7 +85,7 @@ def test_colliding_names_are_all_kept(tmp_path):
 def test_an_output_around_the_input_never_overwrites_an_image(tmp_path):
     save(tmp_path / "x" / "x" / "a.png", 4, 4, 255)  # its plain output would be x/a.png, an input
     save(tmp_path / "x" / "a.png", 4, 4, 200)
-    predict_folder(Network(), tmp_path / "x", tmp_path, size=None, palette=PALETTE)
+    predict_folder(Network(), tmp_path / "x", tmp_path, domain=Domain(), palette=PALETTE)
     assert np.asarray(Image.open(tmp_path / "x" / "a.png"))[0, 0].tolist() == [200, 200, 200]
     assert Image.open(tmp_path / "x" / "a_png.png").mode == "P"
 
@@ -91,7 +94,7 @@ def test_unreadable_images_are_named_and_the_others_done(tmp_path):
     save(tmp_path / "in" / "a.png", 4, 4, 255)
     save(tmp_path / "in" / "c.png", 4, 4, 255)
     (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:50])
-    summary = predict_folder(Network(), tmp_path / "in", tmp_path / "out", size=None, palette=PALETTE)
+    summary = predict_folder(Network(), tmp_path / "in", tmp_path / "out", domain=Domain(), palette=PALETTE)
     assert [path.name for path in summary.written] == ["a.png", "c.png"]
     assert [path.name for path, _ in summary.failed] == ["b.png"]
     assert "b.png" in str(summary) and str(summary).endswith("2 images predicted, 1 could not be read")
@@ -102,16 +105,81 @@ def test_unreadable_images_are_named_and_the_others_done(tmp_path):
 def test_output_inside_the_input_is_refused(tmp_path, output):
     save(tmp_path / "in" / "a.png", 4, 4, 255)
     with pytest.raises(UserError, match="--output .* lies in the input folder"):
-        predict_folder(Network(), tmp_path / "in", tmp_path / output, size=None, palette=PALETTE)
+        predict_folder(Network(), tmp_path / "in", tmp_path / output, domain=Domain(), palette=PALETTE)
 
 
 def test_inputs_without_images_are_refused(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("")
     (tmp_path / "file").write_text("")
-    for name, words in (("in", "no image there"), ("absent", "got nothing"), ("file", "got a file")):
+    for name, words in (("in", "no image there"), ("absent", "got nothing"), ("file", "expected one of .mp4")):
         with pytest.raises(UserError, match=words):
-            predict_folder(Network(), tmp_path / name, tmp_path / "out", size=None, palette=PALETTE)
+            predict_folder(Network(), tmp_path / name, tmp_path / "out", domain=Domain(), palette=PALETTE)
     save(tmp_path / "in" / "a.png", 4, 4, 255)
     with pytest.raises(UserError, match="expected a folder, got a file"):
-        predict_folder(Network(), tmp_path / "in", tmp_path / "file", size=None, palette=PALETTE)
+        predict_folder(Network(), tmp_path / "in", tmp_path / "file", domain=Domain(), palette=PALETTE)
+
+
+def predict(tmp_path, source="in", **options):
+    return predict_folder(
+        Network(), tmp_path / source, tmp_path / "out", **{"domain": Domain(), "palette": PALETTE} | options
+    )
+
+
+def test_what_is_passed_over_is_counted_and_named(tmp_path):
+    save(tmp_path / "in" / "a.png", 4, 4, 255)
+    for name in ("notes.txt", "more.txt", "film.mp4", "nested/raw.CR2", "README", ".hidden"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_text("no image")
+    lines = str(predict(tmp_path)).splitlines()
+    assert lines[-2].startswith("5 files passed over, no pictures that are read: 1 .cr2, 1 .mp4, 2 .txt, 1 without end")
+    assert lines[-1] == "1 images predicted, 0 could not be read"
+    (tmp_path / "in" / "a.png").unlink()
+    with pytest.raises(UserError, match=r"for a video, give its file, such as .*film\.mp4"):
+        predict(tmp_path)
+
+
+def test_names_of_any_length_and_with_dots_are_written(tmp_path):
+    for name in ("x" * 240, "x" * 241, "f.0.12", "f.0.13", "ü" * 120):
+        save(tmp_path / "in" / f"{name}.png", 4, 4, 255)
+    summary = predict(tmp_path)
+    assert len(summary.written) == len(set(summary.written)) == 5 and all(path.exists() for path in summary.written)
+    assert {path.name for path in summary.written} >= {"f.0.12.png", "f.0.13.png"}
+    assert len(summary.renamed) == 3 and "its plain name was taken or too long" in str(summary)
+
+
+def test_a_picture_and_a_video_are_inputs_too(tmp_path):
+    save(tmp_path / "a.png", 4, 6, 255)
+    frames = [Image.fromarray(np.full((4, 6, 3), value, np.uint8)) for value in (255, 0, 255)]
+    frames[0].save(tmp_path / "drive.webp", save_all=True, append_images=frames[1:], lossless=True)
+    (still,) = predict(tmp_path, "a.png").written
+    assert still == tmp_path / "out" / "a.png"
+    written = predict(tmp_path, "drive.webp").written
+    assert len(written) == 3 and written == sorted(written)
+    assert [bool(np.asarray(Image.open(path)).any()) for path in written] == [True, False, True]
+
+
+def test_names_in_an_archive_do_not_lead_elsewhere(tmp_path):
+    import io
+    import zipfile
+
+    data = io.BytesIO()
+    Image.fromarray(np.full((4, 4, 3), 255, np.uint8)).save(data, "PNG")
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for name in ("a/b.png", "a/..b.png", "c.d.png"):
+            archive.writestr(name, data.getvalue())
+    written = predict(tmp_path, "in.zip").written
+    assert written and all(path.resolve().is_relative_to(tmp_path / "out") for path in written)
+    assert tmp_path / "out" / "a" / "b.png" in written
+
+
+def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
+    save(tmp_path / "in" / "a.png", 4, 4, 255)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--output .*file/out: a part of this path is a file"):
+        predict_folder(Network(), tmp_path / "in", tmp_path / "file" / "out", domain=Domain(), palette=PALETTE)
+
+
+def test_limits_are_told(tmp_path):
+    save(tmp_path / "in" / "a.png", 40, 40, 255)
+    assert "seen by windows of" in str(predict(tmp_path, most_pixels=500))

@@ -50,8 +50,11 @@ def test_ranking_is_read_with_its_pictures(run_folder):
     )
     assert [frame["score"] for frame in found.frames] == SCORES
     assert found.easy == 3  # int(5 * 0.67)
-    assert list(found.easiest) == ["aachen_a", "aachen_b"] and list(found.hardest) == ["bochum_d", "ulm_e"]
-    assert set(found.easiest["aachen_a"]) == {"image", "prediction", "entropy"}
+    assert list(found.easiest) == ["aachen__a.png", "aachen__b.png"] and list(found.hardest) == [
+        "bochum__d.png",
+        "ulm__e.png",
+    ]
+    assert set(found.easiest["aachen__a.png"]) == {"image", "prediction", "entropy"}
 
 
 def test_the_split_truncates_as_the_released_code():
@@ -69,10 +72,10 @@ def test_page_shows_counts_scores_and_pictures(run_folder, tmp_path, read_page):
     ) in text
     captions = [word for word in page.text if ", place " in word]
     assert captions == [
-        "easiest: aachen_a, place 1, score 0.01",
-        "easiest: aachen_b, place 2, score 0.02",
-        "hardest: ulm_e, place 5, score 0.05",
-        "hardest: bochum_d, place 4, score 0.03123",
+        "easiest: aachen__a.png, place 1, score 0.01",
+        "easiest: aachen__b.png, place 2, score 0.02",
+        "hardest: ulm__e.png, place 5, score 0.05",
+        "hardest: bochum__d.png, place 4, score 0.03123",
     ]
     assert len(page.images) == 4 * 3 and all(image["src"].startswith("data:image/png") for image in page.images)
     assert "Evaluation frames" not in text
@@ -85,7 +88,7 @@ def test_normalised_rankings_say_so_and_pictures_may_be_absent(tmp_path, read_pa
     page = read_page(render("rankings.html", rankings=ranking_page.section(found)))
     text = "".join(page.text)
     assert text.count("scores normalised by rare classes") == 1 and len(page.images) == 12
-    assert "hardest: ulm_e, place 5, score 0.05, rare classes 4" in page.text
+    assert "hardest: ulm__e.png, place 5, score 0.05, rare classes 4" in page.text
     assert text.count("3 easy frames") == 2
     assert ranking_page.section([]) == []
 

@@ -59,7 +59,7 @@ def test_saved_frame_keeps_ids_and_colours(tmp_path):
     entropy = generator.random((6, 9))
     pictures.save_frame(tmp_path, "town/a.b.png", image, label, label % 2, entropy, PALETTE)
     pictures.save_frame(tmp_path, "unlabelled", image, None, label % 2, entropy, PALETTE)
-    folder = tmp_path / "town_a.b"
+    folder = tmp_path / "town__a.b.png"
     assert sorted(path.name for path in folder.iterdir()) == ["entropy.png", "image.png", "label.png", "prediction.png"]
     assert not (tmp_path / "unlabelled" / "label.png").exists()
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "image.png")), image)

@@ -20,10 +20,11 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     evaluate.add_argument("--on", default="final", help="final, dev, or the name of one of several splits")
     add_step(evaluate)
 
-    predict = command("predict", _predict, "segment a folder of images with a run", takes_overrides=True)
+    predict = command("predict", _predict, "segment a folder of images, or a video, with a run", takes_overrides=True)
     predict.add_argument("--workdir", **several)
-    predict.add_argument("--input", type=Path, required=True)
-    predict.add_argument("--output", type=Path, required=True)
+    predict.add_argument("--input", type=Path, required=True, help="folder of images, picture, or video file")
+    predict.add_argument("--output", type=Path, required=True, help="folder outside the input; made if absent")
+    predict.add_argument("--on", default="final", help="images are prepared as this split's, named as for evaluate")
     predict.add_argument("--batch-size", type=at_least(1), default=4)
     add_step(predict)
 
@@ -62,8 +63,11 @@ def _predict(options: argparse.Namespace) -> int:
     from uda_jax.inference import predict, scores
 
     stored = _experiment(options)
+    which, names = _splits(stored.evaluation, options)
+    path = stored.evaluation.path(which, names[0])
+    rules = [f"{path.removeprefix('config.')}.{field}" for field in ("size", "fit", "image_resampling")]
     words, others = _scoring(options.overrides)
-    section = config.with_overrides(stored, words, ("evaluation.inference",), "the predictions").evaluation
+    section = config.with_overrides(stored, words, ("evaluation.inference", *rules), "the predictions").evaluation
     method, state, space = _open(options, others, section.inference.average)
     # As the run was scored, so that a picture shows what its figures count.
     composed = jax.jit(scores.Composed(method, section.inference).predict, static_argnames="size")
@@ -78,7 +82,7 @@ def _predict(options: argparse.Namespace) -> int:
         run,
         options.input,
         options.output,
-        size=next(iter(section.splits("final").values())).size,
+        domain=section.splits(which)[names[0]],
         palette=space.palette,
         batch_size=options.batch_size,
     )

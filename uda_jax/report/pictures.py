@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from uda_jax.data.io import atomic
+from uda_jax.data.io import atomic, names
 
 KINDS = ("image", "label", "prediction", "entropy")
 
 _LEGIBLE = 512  # pixels; pictures with lines are enlarged by a whole factor to about this width
+_STRIP = 256  # rows
 _TINY = 64  # pixels; pictures up to this width are enlarged for the page, since browsers would blur them
 
 # Dark violet over red to pale yellow; the lightness grows evenly, so that the map also reads in grey.
@@ -43,7 +44,12 @@ def overlay(image: np.ndarray, colour: np.ndarray, alpha: float = 0.5) -> np.nda
     Returns:
       uint8 RGB `[H, W, 3]`.
     """
-    return np.rint((1 - alpha) * image.astype(np.float32) + alpha * colour.astype(np.float32)).astype(np.uint8)
+    blended = np.empty_like(image)
+    # By strips of rows, since the floating-point numbers take many times the room of the pictures.
+    for rows in (slice(start, start + _STRIP) for start in range(0, len(image), _STRIP)):
+        mixed = (1 - alpha) * image[rows].astype(np.float32) + alpha * colour[rows].astype(np.float32)
+        blended[rows] = np.rint(mixed).astype(np.uint8)
+    return blended
 
 
 def heat_map(values: np.ndarray) -> np.ndarray:
@@ -142,8 +148,8 @@ def thumbnail_uri(path: str | os.PathLike, width: int) -> str:
 
 
 def frame_folder(name: str) -> str:
-    """Returns the folder's name of a frame: a path's slashes become underscores, its extension goes."""
-    return str(pathlib.PurePath(name).with_suffix("")).strip("/").replace("/", "_")
+    """Returns the folder's name of a frame, which no other frame has; see `names.component`."""
+    return names.component(name)
 
 
 def saved_frames(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:

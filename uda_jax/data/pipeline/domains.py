@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from uda_jax.data import open_dataset, require_sound
-from uda_jax.data.base import MAPS, Dataset
+from uda_jax.data.base import MAPS, Dataset, map_names
+from uda_jax.data.frames import fitted
+from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.data.pipeline.transforms import Resampling
@@ -173,6 +175,29 @@ def open_domain(domain: Domain, path: str = "domain") -> Dataset:
         raise UserError(f"{path}: {error}") from None
     require_maps(dataset, domain, path)
     return dataset
+
+
+def resized(example: dict[str, Any], domain: Domain) -> dict[str, Any]:
+    """Returns a frame at a domain's size, for training, for scoring and for predictions alike.
+
+    Args:
+      example: its maps.
+      domain: says the size, the rules of resampling, and whether labels and the like are resized with the image.
+    """
+    if domain.size is None:
+        return fitted(example) if domain.resize_label else example
+    present = map_names(example, "domain")
+    maps = None if domain.resize_label else [field for field in present if MAPS[field].belongs_to_image]
+    return transforms.resize(example, domain.size, maps=maps, resampling=domain.resampling, fit=domain.fit)
+
+
+def padded_size(domain: Domain, size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the size (height, width) of a frame together with what `resized` adds to it, at the frame's own scale."""
+    if domain.size is None or domain.fit != "pad":
+        return size
+    inner = transforms.inside(size, domain.size)
+    scaled = (round(side * whole / part) for side, whole, part in zip(size, domain.size, inner, strict=True))
+    return tuple(map(max, size, scaled))
 
 
 @contextlib.contextmanager

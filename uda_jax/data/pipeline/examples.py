@@ -13,9 +13,8 @@ import grain
 import numpy as np
 
 from uda_jax.data.base import MAPS, Dataset, check_map, is_value_of_image, map_names
-from uda_jax.data.frames import fitted
 from uda_jax.data.pipeline import rare_class_sampling, transforms
-from uda_jax.data.pipeline.domains import NO_MAP, Domain, members, open_domain
+from uda_jax.data.pipeline.domains import NO_MAP, Domain, members, open_domain, resized
 from uda_jax.errors import UserError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -59,10 +58,7 @@ class DomainFrames:
             if field not in present:
                 raise UserError(f"{self._path}.fields: frame '{example['name']}' has no {field}; {NO_MAP}")
             check_map(field, example[field], f"{self._path}: {field} of frame '{example['name']}'")
-        if domain.size is None:
-            return fitted(example) if domain.resize_label else example
-        maps = None if domain.resize_label else [field for field in present if MAPS[field].belongs_to_image]
-        return transforms.resize(example, domain.size, maps=maps, resampling=domain.resampling, fit=domain.fit)
+        return resized(example, domain)
 
 
 @dataclasses.dataclass(frozen=True)

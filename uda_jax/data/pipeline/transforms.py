@@ -70,7 +70,7 @@ def resize(
       The example with its maps resized; those that have the size already are passed on as they are.
     """
     have = example["image"].shape[:2]
-    inner = _inside(have, size) if fit == "pad" else size
+    inner = inside(have, size) if fit == "pad" else size
 
     def resized(name: str, array: np.ndarray) -> np.ndarray:
         if array.shape[:2] == tuple(size):
@@ -188,7 +188,7 @@ def _scaled(example: Example, factor: float, resampling: Resampling) -> Example:
     return resize(example, size, resampling=resampling)
 
 
-def _inside(have: Size, size: Size) -> Size:
+def inside(have: Size, size: Size) -> Size:
     """Returns the largest size of the same aspect ratio within `size`, its sides rounded to whole pixels."""
     factor = min(size[0] / have[0], size[1] / have[1])
     return tuple(max(1, int(side * factor + 0.5)) for side in have)
