@@ -9,7 +9,19 @@ class UserError(Exception):
 
     The message names the file or field, what was expected, what was found and what to do. The command
     line prints it without a traceback and exits with status 2; library callers can catch it.
+
+    Names of files and frames come from data, and may hold line breaks or a terminal's control sequences: in a message,
+    they are always escaped.
     """
+
+    def __init__(self, message: object):
+        super().__init__(printable(str(message)))
+
+
+def printable(text: str) -> str:
+    """Returns text that is safe to print: bytes that are no UTF-8, and control characters, become escapes."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 _DISK_FULL = "the disk is full; free some space and rerun the same command"

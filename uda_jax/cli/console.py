@@ -6,7 +6,7 @@ import os
 import select
 import sys
 
-from uda_jax.data.io.archives import printable
+from uda_jax.errors import printable
 
 
 def escape_what_cannot_be_shown() -> None:

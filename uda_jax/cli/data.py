@@ -53,7 +53,7 @@ def _datasets(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from uda_jax.data.checks import check
-    from uda_jax.data.io.archives import printable
+    from uda_jax.errors import printable
 
     name, root, splits, passed = options.dataset, options.root, options.split, {}
     given = _dataset_options(options.option)

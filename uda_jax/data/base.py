@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uda_jax.data.io.archives import File, Problem, printable
+from uda_jax.data.io.archives import File, Problem
 from uda_jax.data.labels.label_spaces import IGNORE, LabelSpace
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 from uda_jax.schema import did_you_mean
 
 
@@ -131,6 +131,9 @@ class Dataset(Sequence):
       table: uint8 `[256]` from stored ids to classes; None where `stored` gives classes.
       known: stored ids that are defined; others in a label are a sign of damage.
       problems: what is wrong with the files.
+      passed_over: files beside them that are not read, and may have been meant to be.
+      rule: whatever else decides which class or distance a stored value is: another text, another meaning.
+      colours: {stored id: the colour that stands for it}, where a user gave both.
       folder: where the data lies, unless that is its root.
       resized: what `uda prepare` resized it to: "size", None or [height, width], and the fields of a `Domain` that
         name the rules; None if it was not prepared.
@@ -140,6 +143,9 @@ class Dataset(Sequence):
     label_size: tuple[int, int] | None = None
     table: np.ndarray | None = None
     problems: Sequence[Problem] = ()
+    passed_over: Sequence[Problem] = ()
+    rule: str = ""
+    colours: Mapping[int, tuple[int, int, int]] | None = None
     folder: Path | None = None
     resized: Mapping[str, Any] | None = None
 

@@ -17,51 +17,21 @@ raise where the frame is wanted.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from uda_jax.data.base import MAPS, Dataset, check_map, is_value_of_image
-from uda_jax.data.io.archives import File, Problem, printable
-from uda_jax.data.io.images import read_depth, read_image, read_label
+from uda_jax.data.io.archives import File, Problem
+from uda_jax.data.io.images import IMAGE_ENDINGS, LABEL_ENDINGS, read_depth, read_image, read_label
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import LabelSpace
+from uda_jax.data.pairing import Frame, by_name, pair
 from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
-LABEL_ENDINGS = (".png",)
-
-
-class Frame(NamedTuple):
-    """One frame: its name, its files, and whatever else its decoders need.
-
-    Attributes:
-      name: tells the frame from the others.
-      files: {map: file}, of the maps that the frame has.
-      context: such as a camera file or a table of colours.
-    """
-
-    name: str
-    files: Mapping[str, File]
-    context: Any = None
-
-    @property
-    def image(self) -> File:
-        """The file of its image."""
-        return self.files["image"]
-
-    @property
-    def label(self) -> File | None:
-        """The file of its label, if it has one."""
-        return self.files.get("label")
-
-    @property
-    def depth(self) -> File | None:
-        """The file of its depth, if it has one."""
-        return self.files.get("depth")
-
+__all__ = ["IMAGE_ENDINGS", "LABEL_ENDINGS", "Frame", "FrameFiles", "by_name", "pair"]
 
 Decoder = Callable[[Frame], np.ndarray]
 
@@ -108,7 +78,8 @@ class FrameFiles(Dataset):
         by nearest neighbour, unless a stream resizes both anyway.
 
     Attributes:
-      dataset, frames, problems, table, known: as given or looked up.
+      dataset, frames, table, known: as given or looked up.
+      problems, passed_over: what listing found that is wrong, and what may be meant.
       label_space: names and colours of the label values.
     """
 
@@ -126,7 +97,9 @@ class FrameFiles(Dataset):
     ):
         self.dataset = dataset
         self.frames = tuple(frames)
-        self.problems = tuple(problems)
+        listed = tuple(problems)
+        self.problems = tuple(problem for problem in listed if not problem.note)
+        self.passed_over = tuple(problem for problem in listed if problem.note)
         self.label_space = label_spaces.label_space(label_space) if isinstance(label_space, str) else label_space
         self.table = label_spaces.lookup_table(dataset, label_space) if table is None else table
         self.known = frozenset(label_spaces.known_ids(dataset) if known is None else known)
@@ -225,74 +198,6 @@ def check_names(dataset: str, option: str, names: Any) -> frozenset[str]:
     return frozenset(names)
 
 
-def by_name(
-    files: Mapping[str, File], endings: str | Sequence[str], problems: list[Problem] | None = None, field: str = "image"
-) -> dict[str, File]:
-    """Turns {path in a folder: file} into {frame name: file}.
-
-    Args:
-      files: from `Tree.files`.
-      endings: what follows the frame's name, such as "_leftImg8bit.png"; files without any of them are left out.
-      problems: where two files of one frame are reported; such a frame is left out.
-      field: the map that these files hold.
-
-    Returns:
-      Files by what precedes the ending, folders included, in order.
-    """
-    endings = (endings,) if isinstance(endings, str) else endings
-    found: dict[str, File] = {}
-    doubles = set()
-    for path, file in files.items():
-        ending = next((ending for ending in endings if path.lower().endswith(ending.lower())), None)
-        if ending is None:
-            continue
-        name = path[: -len(ending)] if ending else path
-        if name in found and problems is not None:
-            message = f"{file}: shares the stem '{printable(name)}' with {found[name].name}; remove one"
-            problems.append(Problem(name, field, message))
-            doubles.add(name)
-        found[name] = file
-    return {name: file for name, file in found.items() if name not in doubles}
-
-
-def pair(
-    images: Mapping[str, File],
-    *,
-    context: Mapping[str, Any] | None = None,
-    optional: Collection[str] = (),
-    **others: Mapping[str, File] | None,
-) -> tuple[list[Frame], list[Problem]]:
-    """Pairs the files of a split by frame name.
-
-    Args:
-      images: {frame name: image file}, in order.
-      context: {frame name: context}.
-      optional: maps that some frames may be without.
-      **others: {frame name: file} of "label", "depth" or any other map. None or empty: the split has none of these.
-
-    Returns:
-      The frames, and what is wrong: a frame without a map that others have, a file without an image.
-    """
-    problems = []
-    for field, files in others.items():
-        for name in files or ():
-            if name not in images:
-                message = f"{files[name]}: there is no image '{printable(name)}'; add it or remove this file"
-                problems.append(Problem(None, field, message, orphan=True))
-        if files and field not in optional:
-            problems += [
-                Problem(name, field, f"{images[name]}: there is no {field} of this frame; add it or remove the image")
-                for name in images
-                if name not in files
-            ]
-    maps = {"image": images} | {field: files or {} for field, files in others.items()}
-    frames = [
-        Frame(name, {field: files[name] for field, files in maps.items() if name in files}, (context or {}).get(name))
-        for name in images
-    ]
-    return frames, problems
-
-
 def _nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes a map by Pillow's rule: the source pixel of i is floor((i + 1/2) * in / out)."""
     rows, columns = (np.int64((np.arange(n) + 0.5) * have / n) for n, have in zip(size, array.shape, strict=False))
@@ -303,7 +208,9 @@ def _check_sizes(dataset: str, sizes: Mapping[File, tuple[int, int]]) -> None:
     (first, expected), *others = sizes.items() or [(None, None)]
     for file, size in others:
         if size != expected:
+            # Tools that do not know of EXIF draw labels on the picture as it is stored.
+            side = " (images are turned as their EXIF orientation says, labels not)" if size == expected[::-1] else ""
             raise UserError(
-                f"{file}: {size[0]}x{size[1]} (height x width), but {first} is {expected[0]}x{expected[1]}; make the "
-                f"sizes equal, or leave the frame out with a list from 'uda check {dataset} --fix-list'"
+                f"{file}: {size[0]}x{size[1]} (height x width), but {first} is {expected[0]}x{expected[1]}{side}; make "
+                f"the sizes equal, or leave the frame out with a list from 'uda check {dataset} --fix-list'"
             )

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from uda_jax.data import open_dataset
-from uda_jax.data.datasets.video import ANIMATIONS, PICTURES, VIDEOS
+from uda_jax.data.datasets.video import ANIMATIONS, VIDEOS
 from uda_jax.data.io import atomic, names
-from uda_jax.data.io.images import read_image
+from uda_jax.data.io.images import IMAGE_ENDINGS, read_image
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError, os_error_line
 from uda_jax.inference.labels import MOST_PIXELS, Labeller, Scores
@@ -140,12 +140,12 @@ def _pictures(source: pathlib.Path, summary: Summary) -> list[Picture]:
     paths = sorted(path for path in source.rglob("*") if path.is_file())
     # Hidden files are the business of whoever hides them.
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(source).parts)]
-    pictures = [_picture(path, source) for path in paths if path.suffix.lower() in PICTURES]
-    summary.passed_over += [path for path in paths if path.suffix.lower() not in PICTURES]
+    pictures = [_picture(path, source) for path in paths if path.suffix.lower() in IMAGE_ENDINGS]
+    summary.passed_over += [path for path in paths if path.suffix.lower() not in IMAGE_ENDINGS]
     if not pictures:
         videos = sorted(path.name for path in paths if path.suffix.lower() in VIDEOS)
         remedy = f"; for a video, give its file, such as {source / videos[0]}" if videos else ""
-        raise UserError(f"--input {source}: no image there; expected files such as {', '.join(PICTURES)}{remedy}")
+        raise UserError(f"--input {source}: no image there; expected files such as {', '.join(IMAGE_ENDINGS)}{remedy}")
     return pictures
 
 
@@ -158,7 +158,7 @@ def _picture(path: pathlib.Path, source: pathlib.Path) -> Picture:
 def _frames(source: pathlib.Path) -> list[Picture]:
     """Returns the frames of a video file or an archive, or the picture that a file is."""
     ending = source.suffix.lower()
-    still = ending in PICTURES
+    still = ending in IMAGE_ENDINGS
     dataset = open_dataset("video", source, "train", "own") if not still or ending in ANIMATIONS else ()
     if still and len(dataset) <= 1:
         return [_picture(source, source.parent)]

@@ -290,7 +290,7 @@ def test_fix_list_leaves_out_what_is_wrong(make_folder, tmp_path, capsys):
         (["--split", "train", "--option", "requirelabels=1"], "unknown option 'requirelabels'; did you mean"),
         (["--option", "require_labels=["], "--option: require_labels: cannot read the value '['; quote it"),
         (["--split", "train", "--label-space", "20"], "label_space: unknown protocol '20'"),
-        (["--split", "train", "--fix-list", "{root}"], "--fix-list: cannot write {root} (Is a directory)"),
+        (["--split", "train", "--fix-list", "{root}"], "--fix-list: {root}: expected a file, found a folder"),
     ],
 )
 def test_wrong_usage_is_one_line(make_folder, capsys, words, message):

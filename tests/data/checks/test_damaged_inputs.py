@@ -19,9 +19,8 @@ import pytest
 from PIL import Image
 
 from uda_jax.data.checks.check import Report, check_dataset
-from uda_jax.data.io.archives import printable
 from uda_jax.data.pipeline.domains import Domain, open_domain
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 
 SIZE = (14, 18)
 FRAMES = 6

@@ -135,7 +135,7 @@ def test_mistakes_in_the_folders(make_folder, tmp_path):
     with pytest.raises(UserError, match=r"dataset\.yaml: depth_unit: expected metres per count"):
         get_dataset("folder", root, "train", "own")
     empty = make_folder(count=0, root="empty")
-    with pytest.raises(UserError, match=r"images: expected images \(.png, .jpg, .jpeg\), found none"):
+    with pytest.raises(UserError, match=r"images: expected images \(.png, .jpg, .jpeg, .*\), found none"):
         get_dataset("folder", empty, "train", "own")
     with pytest.raises(UserError, match=r"dataset\.yaml: no such file; write one that lists your classes"):
         get_dataset("folder", tmp_path, "train", "own")
@@ -159,6 +159,10 @@ def test_mistakes_in_the_folders(make_folder, tmp_path):
         ("classes: [a, b]\nids: [1, true]", "ids: expected an id between 0 and 255, got True"),
         ("classes: [a, b]\nids: [1, [2, 1]]", "ids: 1 is listed twice"),
         ("classes: [a, b]\nids: [1, 2]\nignore: [2]", "ignore: 2 is listed twice"),
+        (
+            "classes: [a, b]\nignore: [0]",
+            "ignore: 0 is class 0, 'a', since without 'ids' they are stored as 0 .. 1",
+        ),
         ("classes: [a, b]\nignore: 7", "ignore: expected a list such as .255., or others, got 7"),
         ("classes: [a, b]\nignore: [[0, 0, 0]]", "ignore: expected an id between 0 and 255"),
         ("classes: [a]\ncolours: [[1, 2]]", "colours: expected a colour as .red, green, blue., got"),
@@ -204,14 +208,14 @@ def test_one_description_for_folders_side_by_side(make_folder, tmp_path):
 
 
 def test_whatever_is_in_no_class_may_be_ignored(make_folder):
-    root = make_folder(1, yaml="classes: [sky]\nids: [1]\nignore: others\n")
+    root = make_folder(1, yaml="classes: [sky, ufo]\nids: [1, 77]\nignore: others\n")
     stored = np.array(Image.open(root / "train" / "labels" / "f000.png"))
     label = get_dataset("folder", root, "train", "own")[0]["label"]
     np.testing.assert_array_equal(label, np.where(stored == 1, 0, 255))
-    (root / "dataset.yaml").write_text("classes: [sky]\ncolours: [[1, 1, 1]]\nignore: others\n")
+    (root / "dataset.yaml").write_text("classes: [sky, ufo]\ncolours: [[1, 1, 1], [7, 7, 7]]\nignore: others\n")
     Image.fromarray(np.repeat(stored[..., None], 3, axis=-1)).save(root / "train" / "labels" / "f000.png")
     np.testing.assert_array_equal(get_dataset("folder", root, "train", "own")[0]["label"], label)
-    (root / "dataset.yaml").write_text("classes: [sky]\nids: [1]\nignore: rest\n")
+    (root / "dataset.yaml").write_text("classes: [sky, ufo]\nids: [1, 77]\nignore: rest\n")
     with pytest.raises(UserError, match=r"ignore: expected a list such as \[255\], or others, got 'rest'"):
         get_dataset("folder", root, "train", "own")
 

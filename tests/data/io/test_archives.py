@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from uda_jax.data.io.archives import Bytes, File, Tree, printable
-from uda_jax.errors import UserError
+from uda_jax.data.io.archives import Bytes, File, Tree
+from uda_jax.errors import UserError, printable
 
 CONTENT = {"top/images/a/1.png": b"one", "top/images/a/2.png": b"two", "top/images/b/3.jpg": b"three"}
 

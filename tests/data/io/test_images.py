@@ -1,6 +1,7 @@
 """Decoding: exact values, and one line naming the file for every kind of damage."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -8,8 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uda_jax.data.io.archives import Bytes
-from uda_jax.data.io.images import is_complete, read_counts, read_depth, read_image, read_label
+from uda_jax.data.io.archives import Bytes, File
+from uda_jax.data.io.images import (
+    bytes_behind,
+    damage,
+    is_turned,
+    read_counts,
+    read_depth,
+    read_image,
+    read_label,
+    read_painted,
+    stored_size,
+)
 from uda_jax.data.io.png import write_png
 from uda_jax.errors import UserError
 
@@ -96,7 +107,7 @@ def test_files_that_are_no_images(tmp_path):
         read_image(text)
     with pytest.raises(UserError, match=r"gone\.png: no such file"):
         read_image(tmp_path / "gone.png")
-    with pytest.raises(UserError, match="damaged image"):
+    with pytest.raises(UserError, match=r"Is a directory\); replace or remove it"):
         read_image(tmp_path)
 
 
@@ -137,14 +148,14 @@ def test_uncompressed_png(channels):
     array = GENERATOR.integers(0, 256, (6, 9, *channels), dtype=np.uint8)
     data = write_png(array)
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(data))), array)
-    assert is_complete(data)
-    assert not any(is_complete(data[:length]) for length in range(8, len(data)))
-    assert not is_complete(data[:50] + bytes([data[50] ^ 1]) + data[51:])
+    assert damage(data) is None
+    assert all(damage(data[:length]) for length in range(8, len(data)))
+    assert damage(data[:50] + bytes([data[50] ^ 1]) + data[51:])
 
 
 def test_whole_jpegs(tmp_path):
     data = save(tmp_path / "a.jpg", PICTURE).read_bytes()
-    assert is_complete(data) and not is_complete(data[:-2]) and is_complete(b"GIF89a")
+    assert damage(data) is None and damage(data[:-2]) and damage(b"GIF89a") is None
 
 
 def test_bytes_and_files_are_sources(tmp_path):
@@ -167,3 +178,86 @@ def png48(counts: np.ndarray) -> bytes:
     height, width, _ = counts.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in counts)
     return png(struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0), rows)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_viewers_turn_them(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(PICTURE).save(tmp_path / "a.png", exif=exif)
+    upright = {
+        1: PICTURE,
+        2: PICTURE[:, ::-1],
+        3: PICTURE[::-1, ::-1],
+        4: PICTURE[::-1],
+        5: PICTURE.swapaxes(0, 1),
+        6: np.rot90(PICTURE, -1),
+        7: np.rot90(PICTURE, 2).swapaxes(0, 1),
+        8: np.rot90(PICTURE),
+    }[orientation]
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), upright)
+    assert stored_size(tmp_path / "a.png") == upright.shape[:2]
+    assert is_turned((tmp_path / "a.png").read_bytes()) == (orientation != 1)
+
+
+@pytest.mark.parametrize("ending", ["tif", "gif", "webp", "png"])
+def test_several_pictures_in_one_file_are_refused(tmp_path, ending):
+    pages = [Image.fromarray(PICTURE), Image.fromarray(255 - PICTURE), Image.fromarray(PICTURE // 2)]
+    pages[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match=r": expected one picture, got 3 in one file; write each into a file"):
+        read_image(tmp_path / f"a.{ending}")
+
+
+def test_whatever_its_name_says_postscript_is_no_picture(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match="not an image that Pillow can read"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_picture_too_large_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(UserError, match=r"larger than 40 pixels, the most that is read; cut it into parts"):
+        read_image(save(tmp_path / "a.png", PICTURE))
+
+
+def test_what_is_no_file_never_blocks(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for read in (read_image, lambda path: read_image(File(path))):
+        with pytest.raises(UserError, match=r"pipe\.png: cannot be read \(a pipe, socket or device, not a file\)"):
+            read(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_warnings_of_the_decoder_are_damage(tmp_path, progressive):
+    picture = Image.fromarray(GENERATOR.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    picture.save(tmp_path / "a.jpg", quality=90, progressive=progressive)
+    data = (tmp_path / "a.jpg").read_bytes()
+    assert damage(data) is None
+    assert damage(data[: len(data) // 2] + b"\xff\xd9") is not None, "a lost half, with an end"
+    assert damage(data[: len(data) // 2] + bytes(300) + data[len(data) // 2 + 300 :]) is not None, "a block of zeros"
+    for mode in ("L", "CMYK"):
+        picture.convert(mode).save(tmp_path / "b.jpg")
+        assert damage((tmp_path / "b.jpg").read_bytes()) is None
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_bytes_behind_the_end_are_no_damage(tmp_path, ending):
+    data = save(tmp_path / f"a.{ending}", PICTURE).read_bytes()
+    behind = b"SEFH" + bytes(400) + b"\xff\xd9SEFT"
+    assert damage(data + behind) is None and bytes_behind(data + behind) == len(behind) and bytes_behind(data) == 0
+
+
+def test_a_second_picture_behind_the_first_is_a_part_of_the_format(tmp_path):
+    large = Image.fromarray(np.tile(PICTURE, (8, 8, 1)))
+    large.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[large.resize((20, 12))])
+    data = (tmp_path / "a.jpg").read_bytes()
+    assert damage(data) is None and bytes_behind(data) == 0 and read_image(tmp_path / "a.jpg").shape == (48, 72, 3)
+
+
+def test_transparent_paint_is_none(tmp_path):
+    alpha = np.where(np.arange(9) < 4, 0, 255).astype(np.uint8)
+    painted = np.dstack([PICTURE, np.broadcast_to(alpha, (6, 9))])
+    picture, transparent = read_painted(save(tmp_path / "a.png", painted))
+    np.testing.assert_array_equal(picture, PICTURE)
+    np.testing.assert_array_equal(transparent, np.broadcast_to(alpha == 0, (6, 9)))
+    assert not read_painted(save(tmp_path / "b.png", PICTURE))[1].any()

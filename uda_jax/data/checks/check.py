@@ -21,11 +21,11 @@ import numpy as np
 from uda_jax.data import known_splits, open_dataset, published_counts, reader
 from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.checks.inspection import LISTED, NOT_ASCII, Finding, Range, inspect_frame
-from uda_jax.data.io.archives import Problem, Tree, printable
+from uda_jax.data.io.archives import Problem, Tree
 from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels.label_spaces import LabelSpace
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 
 # Up to this share of the frames are exceptions; more is variety, and no fault.
 _EXCEPTIONS = 0.2
@@ -67,7 +67,7 @@ class Report:
     @property
     def good(self) -> list[str]:
         """Names of the frames without a problem, in order."""
-        bad = {problem.frame for problem in self.problems}
+        bad = {name for problem in self.problems for name in problem.concerned}
         return [name for name in self.names if name not in bad]
 
     def __str__(self) -> str:
@@ -221,6 +221,7 @@ class _ReportBuilder:
         self._look_for_missing_maps(names, {(problem.frame, problem.field) for problem in listed})
         if published is not None and len(names) != published:
             notes.append(f"{len(names)} frames listed, {published} published; the copy may be incomplete")
+        notes += [problem.message for problem in self._dataset.passed_over]
         notes += [
             f"{len(frames)} frames {note}: {self._examples(frames, names)}" for note, frames in self._notes.items()
         ]

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from uda_jax.data.base import MAPS, Dataset
-from uda_jax.data.io.archives import File, printable
-from uda_jax.data.io.images import header, is_complete
-from uda_jax.errors import UserError
+from uda_jax.data.io.archives import File
+from uda_jax.data.io.files import cannot_read
+from uda_jax.data.io.images import bytes_behind, damage, header
+from uda_jax.errors import UserError, printable
 
 LISTED = 3
 
 # Notes of a report: "3 frames <note>: ...".
 NOT_ASCII = "have a name beyond ASCII, which other systems may write differently"
 OTHER_LABEL_SIZE = "have a label of another size than the image, which is fitted to it"
+BYTES_BEHIND = "have bytes behind the end of a picture, as some cameras write, which do no harm"
 NO_CLASS = "have a label without one pixel of a class"
 NO_DEPTH = "have a depth map without one valid pixel"
 
@@ -59,19 +61,21 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
     files = dataset.files(index)
     where = {field: str(files.get(field, f"{name}: frame '{printable(dataset.name(index))}'")) for field in MAPS}
     example, problems = _decoded(dataset, index, where, files)
-    kinds = {}
+    kinds, notes = {}, []
     for field, file in files.items():
         try:
             data = file.read_bytes()
         except OSError as error:
-            problems[field] = _unreadable(file, error)
+            problems[field] = _unreadable(file, error)  # says more than the decoder
             continue
-        if not is_complete(data):
-            problems.setdefault(field, f"{file}: damaged: its end or a checksum is wrong; copy it again")
+        if reason := damage(data):
+            problems.setdefault(field, f"{file}: damaged: {reason}; copy it again")
+        elif bytes_behind(data):
+            notes.append(BYTES_BEHIND)
         with contextlib.suppress(Exception):
             # A file that Pillow cannot identify is reported by its decoder, or is no picture.
             kinds[field] = _kind(data)
-    notes, ranges, pixels = [], {}, None
+    ranges, pixels = {}, None
     if "label" in example:
         pixels, unknown = _label_values(dataset, example["label"])
         if unknown:
@@ -95,9 +99,9 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
             notes += [] if valid.size else [NO_DEPTH]
     sizes = {field: np.shape(example[field])[:2] for field in MAPS if field in example}
     # The label of a classified picture is one pixel.
-    if "image" in sizes and sizes.get("label", sizes["image"]) not in (sizes["image"], (1, 1)):
+    if not problems and "image" in sizes and sizes.get("label", sizes["image"]) not in (sizes["image"], (1, 1)):
         notes.append(OTHER_LABEL_SIZE)
-    return Finding(problems, tuple(notes), kinds, sizes, pixels, ranges)
+    return Finding(problems, tuple(dict.fromkeys(notes)), kinds, sizes, pixels, ranges)
 
 
 def _decoded(
@@ -140,7 +144,7 @@ def _unreadable(file: File, error: OSError) -> str:
     if not file.member and file.path.is_symlink() and not os.path.exists(file.path):
         target = printable(os.readlink(file.path))
         return f"{file}: a link to '{target}', where there is no file; fix or remove the link"
-    return f"{file}: cannot be read ({printable(error.strerror or str(error))}); copy it again"
+    return cannot_read(file, error)
 
 
 def _kind(data: bytes) -> str:

@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from uda_jax.data.frames import Frame, FrameFiles, by_name, check_names, check_split, pair
-from uda_jax.data.io.archives import File, Problem, Tree, printable
+from uda_jax.data.io.archives import File, Problem, Tree
 from uda_jax.data.io.depth import metres_from_disparity, read_relative_disparity
 from uda_jax.data.io.images import read_depth
 from uda_jax.data.io.matlab import read_matrix
 from uda_jax.data.labels.label_spaces import CLASS_NAMES, IGNORE, train19_table
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 
 
 class _Split(NamedTuple):

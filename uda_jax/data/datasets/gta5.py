@@ -20,6 +20,7 @@ import numpy as np
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_names, check_split, pair
 from uda_jax.data.io.archives import Problem, Tree
 from uda_jax.data.io.depth import read_relative_disparity
+from uda_jax.data.pairing import passed_over
 from uda_jax.errors import UserError
 
 SPLITS = ("train",)
@@ -71,6 +72,7 @@ class Gta5(FrameFiles):
             endings = IMAGE_ENDINGS if field == "image" else LABEL_ENDINGS
             found = by_name(tree.files(location, endings), endings, problems, field)
             maps[field] = {name: file for name, file in found.items() if name not in excluded}
+            problems += passed_over(tree.where(location), tree.passed_over(location), field, ())
         frames, unpaired = pair(maps.pop("image"), **maps)
         unexpected = [
             Problem(

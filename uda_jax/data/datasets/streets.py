@@ -28,8 +28,9 @@ from uda_jax.data import rendering
 from uda_jax.data.base import Dataset
 from uda_jax.data.frames import check_split
 from uda_jax.data.io import atomic
-from uda_jax.data.io.archives import cache_folder
 from uda_jax.data.io.depth import metres_from_disparity
+from uda_jax.data.io.files import cache_folder
+from uda_jax.data.io.images import opened
 from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels import label_spaces
@@ -221,8 +222,8 @@ def decode(record: bytes, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray
     if magic != MAGIC or len(record) != _HEADER.size + image_bytes + label_bytes + depth_bytes:
         raise ValueError("not a streets record")
     view = memoryview(record)[_HEADER.size :]
-    image = np.array(Image.open(io.BytesIO(view[:image_bytes])))
-    label = np.array(Image.open(io.BytesIO(view[image_bytes : image_bytes + label_bytes])))
+    image = np.array(opened(bytes(view[:image_bytes])))
+    label = np.array(opened(bytes(view[image_bytes : image_bytes + label_bytes])))
     planes = np.frombuffer(zlib.decompress(view[image_bytes + label_bytes :]), np.uint8).reshape(4, -1)
     depth = np.ascontiguousarray(planes.T).view("<f4").astype(np.float32).reshape(size)
     if image.shape != (*size, 3) or label.shape != size:

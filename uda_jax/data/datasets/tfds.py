@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 
 from uda_jax.data.base import Dataset
-from uda_jax.data.io.archives import Bytes, printable
+from uda_jax.data.io.archives import Bytes
 from uda_jax.data.io.images import read_depth, read_floats, read_image, read_label
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import IGNORE, LabelSpace, distinct_colours
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 from uda_jax.schema import did_you_mean
 
 SPLITS = ("train", "validation", "test")

@@ -27,15 +27,14 @@ import numpy as np
 from PIL import Image
 
 from uda_jax.data.base import Dataset
-from uda_jax.data.frames import IMAGE_ENDINGS, by_name
-from uda_jax.data.io.archives import Problem, Tree, printable
-from uda_jax.data.io.images import read_image
+from uda_jax.data.io.archives import Problem, Tree
+from uda_jax.data.io.images import IMAGE_ENDINGS, opened, read_image
 from uda_jax.data.labels import label_spaces
-from uda_jax.errors import UserError
+from uda_jax.data.pairing import by_name, passed_over
+from uda_jax.errors import UserError, printable
 
 # A video has no splits of its own; any other name will do as well.
 SPLITS = ("train",)
-PICTURES = (*IMAGE_ENDINGS, ".bmp", ".tif", ".tiff", ".webp")
 ANIMATIONS = (".gif", ".webp", ".tif", ".tiff", ".png", ".apng")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 # How far a decoder may hand out frames in another order than that of their times: the deepest that H.265 allows.
@@ -72,10 +71,10 @@ class Video(Dataset):
         self.label_space = own if label_space == "own" else label_spaces.label_space(label_space)
         self._every = every
         self._source = _open(root)
-        self.problems = self._source.problems
+        self.problems, self.passed_over = self._source.problems, self._source.passed_over
         if not self._source.names and not self.problems:
             raise UserError(
-                f"video: {printable(str(root))} holds no picture ({', '.join(PICTURES)}); set root to a folder of "
+                f"video: {printable(str(root))} holds no picture ({', '.join(IMAGE_ENDINGS)}); set root to a folder of "
                 "pictures or to a video file"
             )
 
@@ -118,9 +117,10 @@ class _Pictures:
 
     def __init__(self, tree: Tree):
         problems: list[Problem] = []
-        files = by_name(tree.files("", PICTURES, recursive=True), PICTURES, problems)
+        files = by_name(tree.files("", IMAGE_ENDINGS, recursive=True), IMAGE_ENDINGS, problems)
         self.names = tuple(sorted(files, key=natural))
         self.problems = (*tree.problems, *problems)
+        self.passed_over = passed_over(tree.where(""), tree.passed_over(""), "image", ())
         self._files = tuple(files[name] for name in self.names)
 
     def picture(self, number: int) -> np.ndarray:
@@ -147,6 +147,7 @@ class _Animation:
     """A file of several pictures, read by Pillow."""
 
     problems: tuple[Problem, ...] = ()
+    passed_over: tuple[Problem, ...] = ()
 
     def __init__(self, path: Path):
         self._path = path
@@ -175,7 +176,7 @@ class _Animation:
         try:
             # Pillow goes back to the start for an earlier frame, too, but loses its way there in some PNGs.
             if image is None or image.tell() > number:
-                self._thread.image = image = Image.open(self._path)
+                self._thread.image = image = opened(self._path)
             return read(image)
         # What Pillow raises for damaged files depends on the format and on where the damage is.
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
@@ -192,6 +193,7 @@ class _Stream:
     """
 
     problems: tuple[Problem, ...] = ()
+    passed_over: tuple[Problem, ...] = ()
 
     def __init__(self, path: Path):
         self._path = path

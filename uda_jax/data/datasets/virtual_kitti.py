@@ -29,10 +29,10 @@ from typing import NamedTuple
 import numpy as np
 
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_split, pair
-from uda_jax.data.io.archives import File, Problem, Tree, printable
+from uda_jax.data.io.archives import File, Problem, Tree
 from uda_jax.data.io.images import read_counts, read_depth
 from uda_jax.data.labels.label_tables import VIRTUAL_KITTI
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 from uda_jax.schema import did_you_mean
 
 VARIATIONS = (

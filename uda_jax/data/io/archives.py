@@ -16,29 +16,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from uda_jax.errors import UserError
+from uda_jax.data.io.files import read_file
+from uda_jax.data.io.names import is_safe
+from uda_jax.data.io.problems import Problem
+from uda_jax.errors import UserError, printable
+
+__all__ = ["Bytes", "File", "Problem", "Tree"]
 
 ARCHIVES = (".zip", ".tar")
 # What macOS packs beside the files proper.
 _FOREIGN = "__MACOSX"
 # How deep below the root `Tree.find` looks for a folder: data sets are unpacked into one or two folders more.
 _DEPTH = 3
-
-
-class Problem(NamedTuple):
-    """Something wrong with a data set on disk.
-
-    Attributes:
-      frame: name of the frame that cannot be used for it; None if it concerns no single one.
-      field: the map that it concerns: "image" (the whole frame), "label" or any other.
-      message: one line: which file, expected, got, what to do.
-      orphan: whether it is a file that belongs to no frame, which does no harm unless some frame lacks one.
-    """
-
-    frame: str | None
-    field: str
-    message: str
-    orphan: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +66,7 @@ class File:
                 raise OSError(f"the archive ends within the file: expected {self.span[1]} bytes, got {len(data)}")
             return data
         if not self.member:
-            return self.path.read_bytes()
+            return read_file(self.path)
         try:
             return _zip(self.path).read(self.member)
         # A damaged member raises whatever the decompressor or the checksum finds first.
@@ -122,6 +111,7 @@ class Tree:
         self.root = Path(root).expanduser()
         self.problems: list[Problem] = []
         self._members: dict[str, File] = {}
+        self._passed: dict[str, set[str]] = {}
         self._packed_folders: dict[str, list[str]] = {}
         if self.root.is_dir():
             archives = [path for path in sorted(self.root.iterdir()) if path.suffix.lower() in ARCHIVES]
@@ -173,15 +163,34 @@ class Tree:
           {name relative to `folder`: file}, sorted by name. A file on disk hides one of its name in an archive.
         """
         endings = tuple(endings)
-        found = {}
-        for name in self._packed(folder, recursive):
-            if name.lower().endswith(endings):
-                found[name] = self._members[_join(folder, name)]
+        listed = {name: self._members[_join(folder, name)] for name in self._packed(folder, recursive)}
         if self.root.is_dir():
-            for name in self._on_disk(folder, recursive):
-                if name.lower().endswith(endings):
-                    found[name] = File(self.root / folder / name)
-        return dict(sorted(found.items()))
+            listed |= {name: File(self.root / folder / name) for name in self._on_disk(folder, recursive)}
+        found = {name: file for name, file in sorted(listed.items()) if name.lower().endswith(endings)}
+        passed = listed.keys() - found.keys()
+        self._passed[folder] = self._passed.get(folder, passed) & passed
+        if not found and not recursive:
+            self._look_deeper(folder, endings)
+        return found
+
+    def passed_over(self, folder: str) -> list[str]:
+        """Returns the names of the files in a folder that no call of `files` asked for."""
+        return sorted(self._passed.get(folder, ()))
+
+    def folders(self, folder: str) -> list[str]:
+        """Returns the names of the folders in a folder."""
+        return self._folders(folder)
+
+    def _look_deeper(self, folder: str, endings: tuple[str, ...]) -> None:
+        """Reports files that were unpacked one folder too deep."""
+        for child in self._folders(folder):
+            below = _join(folder, child)
+            names = [*self._packed(below, False), *(self._on_disk(below, False) if self.root.is_dir() else ())]
+            if deeper := [name for name in names if name.lower().endswith(endings)]:
+                self._report(
+                    f"{self.where(folder)}: expected files {' or '.join(endings)} in it, found none, but {len(deeper)} "
+                    f"in {self.where(below)}; move these up"
+                )
 
     def file(self, name: str) -> File | None:
         """Returns the file of this name relative to the tree; None if there is none."""
@@ -200,9 +209,14 @@ class Tree:
         except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
             self._report(f"{printable(str(archive))}: damaged archive ({error}); download it again")
             return
+        if unsafe := [name for name in members if not is_safe(name)]:
+            self._report(
+                f"{printable(str(archive))}: {len(unsafe)} names in it lead out of its folder or hold control "
+                f"characters, the first is {unsafe[0]!r}; they are not read, do not use this copy"
+            )
         for name, file in members.items():
             parts = name.split("/")
-            if _FOREIGN in parts or any(part.startswith(".") for part in parts):
+            if not is_safe(name) or _FOREIGN in parts or any(part.startswith(".") for part in parts):
                 continue
             self._members.setdefault(name, file)
             for depth, part in enumerate(parts):
@@ -271,21 +285,6 @@ class Tree:
         return sorted({name for name in (*packed, *disk) if not name.startswith(".")})
 
 
-def cache_folder(name: str) -> Path:
-    """Returns where something that can be made again is kept: `$UDA_JAX_CACHE/<name>`, or `~/.cache/uda_jax/<name>`."""
-    cache = os.environ.get("UDA_JAX_CACHE")
-    try:
-        return (Path(cache) if cache else Path.home() / ".cache" / "uda_jax") / name
-    except RuntimeError:
-        raise UserError(f"{name}: there is no home folder to keep it in; set UDA_JAX_CACHE to a folder") from None
-
-
-def printable(text: str) -> str:
-    """Returns text that any stream can print: bytes that are no UTF-8, and control characters, become escapes."""
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
@@ -311,7 +310,7 @@ def _join(folder: str, name: str) -> str:
 def _zip_members(path: Path) -> Iterator[tuple[str, File]]:
     for entry in _zip(path).infolist():
         if not entry.is_dir():
-            yield entry.filename, File(path, entry.filename)
+            yield entry.filename.removeprefix("./"), File(path, entry.filename)
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, File]]:
@@ -324,6 +323,11 @@ def _tar_members(path: Path) -> Iterator[tuple[str, File]]:
             if entry.isfile():
                 name = entry.name.removeprefix("./")
                 yield name, File(path, name, (entry.offset_data, entry.size))
+        # `tarfile` takes a damaged header for the end, which hides all that is behind it.
+        stream.seek(archive.offset)
+        while block := stream.read(1 << 20):
+            if block.count(0) != len(block):
+                raise tarfile.ReadError(f"what follows byte {archive.offset} cannot be listed")
 
 
 # Opened once per process: a directory of thousands of members takes a while to read.

@@ -39,6 +39,11 @@ def replacing(path: str | os.PathLike, *, flush: bool = False) -> Iterator[Path]
             finish(temporary, path)
         else:
             os.replace(temporary, path)
+    except OSError as error:
+        # The temporary name means nothing to whoever reads the message.
+        if error.filename is not None and os.fspath(error.filename) == os.fspath(temporary):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

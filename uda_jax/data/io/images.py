@@ -4,21 +4,29 @@ A source is a path, or anything with `read_bytes()` whose `str()` names it, such
 (`archives.File`). Pillow's `ImageFile.LOAD_TRUNCATED_IMAGES` stays False: half a picture is an error, never grey rows.
 
 What Pillow would change without a word is refused or undone here: 16-bit colour, which it cuts to 8 bits, and grey
-values of fewer than 8 bits, which it stretches.
+values of fewer than 8 bits, which it stretches. Pillow reads many formats, some by starting other programs (PostScript
+by ghostscript): pictures are opened by `opened` alone, which knows the few that data sets have.
 """
 
 import io
 import os
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
-from uda_jax.data.io import png
+from uda_jax.data.io import jpeg, png
+from uda_jax.data.io.files import cannot_read, read_file
 from uda_jax.errors import UserError
 
+# How the names of pictures end, everywhere; and of labels, which only PNG keeps exactly.
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif")
+LABEL_ENDINGS = (".png",)
+# Formats that are read, by their content, whatever the name ends with.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
+# Formats of which one file may hold several pictures of equal rank. A camera's JPEG may hold smaller ones beside.
+_PAGED = frozenset(("TIFF", "GIF", "WEBP", "PNG"))
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
 _INDEX_MODES = ("L", "P")
 _COUNT_MODES = ("L", "I;16", "I;16B", "I;16L", "I")
@@ -29,14 +37,15 @@ def read_image(source: Any) -> np.ndarray:
 
     Args:
       source: a PNG, JPEG or other 8-bit image that Pillow knows; grey and palette images become RGB, an alpha
-        channel is dropped. Rows and columns are those of the file: EXIF orientation is not applied, since
-        labels do not carry it.
+        channel is dropped. It is turned as its EXIF orientation says: people and tools draw labels on it as viewers
+        show it.
 
     Returns:
       uint8 `[H, W, 3]`, RGB.
 
     Raises:
-      UserError: the file is missing, cut off, not an image, or has more than 8 bits per channel.
+      UserError: the file is missing, cut off, not an image, holds several, is too large for Pillow, or has more than
+        8 bits per channel.
     """
     return _read(source, _COLOUR_MODES, "an 8-bit colour or grey image", _rgb)
 
@@ -62,6 +71,24 @@ def read_label(source: Any) -> np.ndarray:
         return np.array(image)
 
     return _read(source, _INDEX_MODES, expected, ids)
+
+
+def read_painted(source: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a label map painted in colours. Rows and columns are those of the file, as for `read_label`.
+
+    Returns:
+      uint8 `[H, W, 3]`, RGB; and bool `[H, W]`, whether a pixel is transparent, so that it was not painted at all.
+
+    Raises:
+      UserError: as `read_image`.
+    """
+
+    def painted(image: Image.Image, data: bytes) -> np.ndarray:
+        del data
+        return np.array(image.convert("RGBA"))
+
+    pixels = _read(source, _COLOUR_MODES, "an 8-bit label map painted in colours", painted)
+    return pixels[..., :3], pixels[..., 3] == 0
 
 
 def read_counts(source: Any, *, bits: tuple[int, ...] = (8, 16)) -> np.ndarray:
@@ -128,15 +155,26 @@ def read_floats(source: Any) -> np.ndarray:
     return _read(source, ("RGBA",), "numbers in a PNG with four channels", _floats)
 
 
-def is_complete(data: bytes) -> bool:
-    """Returns whether a PNG or JPEG is complete: its marks, and for PNG every checksum. True for other formats.
+def damage(data: bytes) -> str | None:
+    """Returns what is wrong with a PNG or JPEG although it may decode: lost ends, checksums, a decoder's warnings.
 
     The last bytes of a file may be missing although every pixel can be decoded; a copy that lost them lost them
-    for a reason.
+    for a reason. None for files that are whole, and for other formats.
     """
-    if data[:2] == b"\xff\xd8":
-        return b"\xff\xd9" in data[-64:]
-    return png.is_complete_png(data) if data.startswith(png.SIGNATURE) else True
+    if jpeg.is_jpeg(data):
+        return jpeg.damage(data)
+    if data.startswith(png.SIGNATURE) and not png.is_complete_png(data):
+        return "its end or a checksum is wrong"
+    return None
+
+
+def bytes_behind(data: bytes) -> int:
+    """Returns how many bytes follow the end of a PNG or JPEG: some cameras put notes there. 0 for other formats."""
+    if jpeg.is_jpeg(data):
+        end = jpeg.end(data)
+        # Another whole picture, such as a preview, is a part of the format.
+        return 0 if jpeg.is_jpeg(data[end : end + 3]) else len(data) - end
+    return len(data) - png.end(data) if data.startswith(png.SIGNATURE) else 0
 
 
 def header(data: bytes) -> tuple[str, int | None]:
@@ -145,12 +183,50 @@ def header(data: bytes) -> tuple[str, int | None]:
     Raises:
       UnidentifiedImageError and others, as Pillow does.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    with opened(data) as image:
         return image.mode, png.bits_per_channel(data)
 
 
+def is_turned(data: bytes) -> bool:
+    """Returns whether a picture's EXIF orientation asks for it to be turned or mirrored.
+
+    Raises:
+      UnidentifiedImageError and others, as Pillow does.
+    """
+    with opened(data) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+
+
+def stored_size(source: Any) -> tuple[int, int]:
+    """Returns (height, width) of a picture as `read_image` gives it, from its header alone.
+
+    Raises:
+      UserError: as `read_image`.
+    """
+
+    def size(image: Image.Image, data: bytes) -> tuple[int, int]:
+        del data
+        swapped = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return image.size if swapped else image.size[::-1]
+
+    return _guarded(source, size)
+
+
+def opened(source: bytes | os.PathLike) -> Image.Image:
+    """Opens a picture of one of `FORMATS`, which is decoded when it is used.
+
+    Raises:
+      UnidentifiedImageError and others, as Pillow does.
+    """
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+
+
 def _rgb(image: Image.Image, data: bytes) -> np.ndarray:
+    if image.format in _PAGED and (pages := getattr(image, "n_frames", 1)) > 1:
+        raise _Refused(f"expected one picture, got {pages} in one file; write each into a file of its own")
     del data
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     # Converting what is RGB already would copy it once more.
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
@@ -160,25 +236,43 @@ def _floats(image: Image.Image, data: bytes) -> np.ndarray:
     return np.array(image).view("<f4")[..., 0].astype(np.float32, copy=False)
 
 
+class _Refused(Exception):
+    """Why a sound file will not do."""
+
+
 def _read(source: Any, modes: tuple[str, ...], expected: str, convert: Any) -> np.ndarray:
     """Returns `convert(image, data)` of a file whose Pillow mode must be one of `modes`."""
-    if isinstance(source, (str, os.PathLike)):
-        source = Path(source)
-    data = b""
+
+    def converted(image: Image.Image, data: bytes) -> np.ndarray:
+        if image.mode not in modes:
+            raise _Refused(f"expected {expected}, got Pillow mode {image.mode}; convert the file")
+        if convert is _rgb and png.bits_per_channel(data) == 16:
+            raise _Refused(f"expected {expected}, got 16 bits per channel; convert the file")
+        return convert(image, data)
+
+    return _guarded(source, converted)
+
+
+def _guarded(source: Any, use: Any) -> Any:
+    """Returns `use(image, data)` of a file; raises a UserError for whatever is wrong with it."""
     try:
-        data = source.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode not in modes:
-                raise UserError(f"{source}: expected {expected}, got Pillow mode {image.mode}; convert the file")
-            if convert is _rgb and png.bits_per_channel(data) == 16:
-                raise UserError(f"{source}: expected {expected}, got 16 bits per channel; convert the file")
-            return convert(image, data)
+        data = read_file(source) if isinstance(source, (str, os.PathLike)) else source.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{source}: no such file; it was moved or removed after the data set was listed") from None
+    except OSError as error:
+        raise UserError(cannot_read(source, error)) from None
+    try:
+        with opened(data) as image:
+            return use(image, data)
+    except _Refused as reason:
+        raise UserError(f"{source}: {reason}") from None
     except Image.UnidentifiedImageError:
         size = len(data)
         raise UserError(f"{source}: not an image that Pillow can read ({size} bytes); replace or remove it") from None
+    except Image.DecompressionBombError:
+        limit = 2 * Image.MAX_IMAGE_PIXELS
+        raise UserError(f"{source}: larger than {limit} pixels, the most that is read; cut it into parts") from None
     # What Pillow raises for damaged files depends on the format and on where the damage is.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source}: damaged image ({reason}); copy it again") from None

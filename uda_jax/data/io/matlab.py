@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from uda_jax.data.io.archives import printable
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 
 _HEADER = 128
 # Kinds of data elements: numbers of these types, a matrix, a compressed element.

@@ -1,10 +1,16 @@
 """Names out of data as names of files: they never lead elsewhere, are never too long, and no two become one."""
 
 import hashlib
+import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
+
+from uda_jax.errors import UserError
 
 # File systems take 255 bytes; what is written beside a file, and under what temporary name, adds to its own.
 LONGEST = 180
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def component(name: str, longest: int = LONGEST) -> str:
@@ -37,3 +43,28 @@ def _safe(text: str, name: str, longest: int, *, ambiguous: bool = False) -> str
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     kept = clean.encode("utf-8", "replace")[: longest - len(digest) - 1].decode("utf-8", "ignore")
     return f"{kept or 'frame'}-{digest}"
+
+
+def is_safe(name: str) -> bool:
+    """Returns whether a name from data may become a part of a path: it stays below its folder, and is printable.
+
+    Names come from archives and manifests that anybody may have written; those of files are looked up, and results
+    are written under names of frames.
+    """
+    parts = name.split("/")
+    return bool(name) and not any(part in ("", ".", "..") for part in parts) and not _CONTROL.search(name)
+
+
+def require_safe(names: Iterable[str], where: str | os.PathLike) -> None:
+    """Raises a UserError for the first name that is none that `is_safe` allows.
+
+    Args:
+      names: of frames or files.
+      where: what they come from, which starts the message.
+    """
+    for name in names:
+        if not isinstance(name, str) or not is_safe(name):
+            raise UserError(
+                f"{where}: the name {name!r} leads out of its folder, or holds control characters; expected names such "
+                "as 'drive/000017'; do not use this copy"
+            )

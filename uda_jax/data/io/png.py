@@ -7,6 +7,7 @@ that reading takes. `read_rgb48` is the one place that relies on Pillow's intern
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -74,11 +75,22 @@ def read_rgb48(data: bytes) -> np.ndarray:
 def is_complete_png(data: bytes) -> bool:
     """Returns whether a PNG has its end, and every checksum is right."""
     position, kind = 8, b""
+    for position, kind, content in _chunks(data):
+        if struct.pack(">I", zlib.crc32(kind + content)) != data[position - 4 : position]:
+            return False
+    return kind == b"IEND" and position <= len(data)
+
+
+def end(data: bytes) -> int:
+    """Returns how many bytes of a PNG belong to its picture; all of them if its end is missing."""
+    return next((position for position, kind, _ in _chunks(data) if kind == b"IEND"), len(data))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yields (where the next one begins, kind, content) of each part of a PNG up to its end."""
+    position, kind = 8, b""
     while position + 12 <= len(data) and kind != b"IEND":
         (size,) = struct.unpack_from(">I", data, position)
-        kind = data[position + 4 : position + 8]
-        content = data[position + 4 : position + 8 + size]
-        if struct.pack(">I", zlib.crc32(content)) != data[position + 8 + size : position + 12 + size]:
-            return False
+        kind, content = data[position + 4 : position + 8], data[position + 8 : position + 8 + size]
         position += 12 + size
-    return kind == b"IEND"
+        yield position, kind, content

@@ -229,8 +229,10 @@ def require_maps(dataset: Dataset, domain: Domain, path: str = "domain") -> None
         raise UserError(f"{path}: {error}") from None
     for field in domain.fields:
         if missing := dataset.missing(field):
+            # What lies beside and is not read often says why.
+            beside = "".join(f" ({note.message})" for note in dataset.passed_over if note.field == field)
             raise UserError(
-                f"{path}.fields: {len(missing)} frames have no {field}, the first is '{missing[0]}'; {NO_MAP}"
+                f"{path}.fields: {len(missing)} frames have no {field}, the first is '{missing[0]}'; {NO_MAP}{beside}"
             )
 
 

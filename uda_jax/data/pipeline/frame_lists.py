@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from uda_jax.data.frames import IMAGE_ENDINGS
-from uda_jax.data.io.archives import printable
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 
 # What published lists append to a frame's name, before the file's ending.
 _SUFFIXES = (

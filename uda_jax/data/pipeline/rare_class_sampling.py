@@ -20,7 +20,7 @@ from PIL import Image
 import uda_jax
 from uda_jax.data.base import Dataset
 from uda_jax.data.io import atomic
-from uda_jax.data.io.archives import cache_folder
+from uda_jax.data.io.files import cache_folder
 from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.errors import UserError

@@ -29,6 +29,7 @@ class View(Dataset):
         self.label_size = dataset.label_size
         self.table, self.known = dataset.table, dataset.known
         self.folder, self.resized = dataset.folder, dataset.resized
+        self.passed_over, self.rule = dataset.passed_over, dataset.rule
         self._dataset = dataset
 
     def __len__(self) -> int:
@@ -83,7 +84,7 @@ class Selection(View):
     def problems(self) -> list[Problem]:
         """The problems of the frames that are kept; those of no frame do not matter to a list of names."""
         kept = set(self.names())
-        return [problem for problem in self._dataset.problems if problem.frame in kept]
+        return [problem for problem in self._dataset.problems if not kept.isdisjoint(problem.concerned)]
 
     def missing(self, field: str) -> list[str]:
         kept = set(self.names())

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.io import atomic
 from uda_jax.data.io.archives import Bytes, File
-from uda_jax.data.io.images import header, is_complete, read_label
+from uda_jax.data.io.images import damage, header, is_turned, read_label
 from uda_jax.data.io.png import write_floats, write_png
 from uda_jax.data.pipeline import transforms
 from uda_jax.errors import UserError
@@ -130,11 +130,11 @@ def _copied(field: str, array: np.ndarray, file: File | None) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot read it ({error}); copy it again") from None
-    if not is_complete(data):
-        raise UserError(f"{file}: damaged: its end is missing, or a checksum is wrong; copy it again")
+    if reason := damage(data):
+        raise UserError(f"{file}: damaged: {reason}; copy it again")
     if MAPS[field].channels:
-        # TFDS takes the channels of a file as they come, where this library makes them three.
-        return data if header(data)[0] == "RGB" else _encoded(field, array)
+        # TFDS takes channels and orientation of a file as they come, where this library makes them three and upright.
+        return data if header(data)[0] == "RGB" and not is_turned(data) else _encoded(field, array)
     with contextlib.suppress(UserError):
         if np.array_equal(read_label(Bytes(str(file), data)), array):
             return data

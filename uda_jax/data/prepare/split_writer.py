@@ -13,14 +13,13 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from uda_jax.data.io import atomic
-from uda_jax.data.io.archives import printable
 from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.prepare import records
 from uda_jax.data.prepare.prepared import FORMAT, MANIFEST, journal, read_manifest, tfds_split
 from uda_jax.data.prepare.records import Encoder
 from uda_jax.data.prepare.shards import WRITER_OPTIONS, Shard, Unreadable, write_shard
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 
 # How `size` may be reached, and the words of the command line for it: the fields of a `Domain`.
 RULES = {

@@ -1,0 +1,51 @@
+"""JPEG beyond what Pillow tells: whether the compressed data is sound, and where the picture ends.
+
+Pillow drops the warnings of its decoder, which fills what it cannot read with grey and goes on; simplejpeg hands them
+out.
+"""
+
+import re
+
+import simplejpeg
+
+# A marker proper: in compressed data, FF 00 is a value, and FF D0 to FF D7 only divide it.
+_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+_START, _END, _SCAN = 0xD8, 0xD9, 0xDA
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Returns whether a file begins as a JPEG does."""
+    return data[:3] == b"\xff\xd8\xff"
+
+
+def damage(data: bytes) -> str | None:
+    """Decodes a JPEG whole and returns what its decoder warns of; None if it is sound, or of a rare kind.
+
+    A changed bit often decodes to another sound picture: what no decoder can see is not found here either.
+    """
+    try:
+        colours = simplejpeg.decode_jpeg_header(data, strict=False)[2]
+        space = {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}.get(colours, "RGB")
+        simplejpeg.decode_jpeg(data, colorspace=space, strict=False)
+    except (ValueError, KeyError):
+        # Not a kind that this decoder reads; Pillow, which reads more, has the say.
+        return None
+    try:
+        simplejpeg.decode_jpeg(data, colorspace=space, strict=True)
+    except ValueError as warning:
+        return str(warning)
+    return None
+
+
+def end(data: bytes) -> int:
+    """Returns how many bytes of a JPEG belong to its first picture; all of them if its end is not found."""
+    position = 2
+    while match := _MARKER.search(data, position):
+        code = match[1][0]
+        if code == _END:
+            return match.end()
+        position = match.end()
+        if code != _SCAN and 0xC0 <= code and code != _START:
+            # A segment says how long it is; what it holds, such as a preview, may look like markers.
+            position += int.from_bytes(data[position : position + 2], "big")
+    return len(data)
