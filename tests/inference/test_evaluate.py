@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from uda_jax.data.labels.label_spaces import LabelSpace
+from uda_jax.data.labels.label_spaces import LabelSpace, label_space
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.data.pipeline.examples import DomainFrames
 from uda_jax.errors import UserError
@@ -45,10 +46,11 @@ def decoded(monkeypatch):
     return found
 
 
-def make(method, domain, **fields):
+def make(method, domain, space=None, **fields):
     section = Evaluation(final=domain, **({"batch_size": 4, "protocol": "own"} | fields))
     mesh = sharding.data_mesh()
-    return Evaluator(domain, section, evaluation_step(method, section, mesh), mesh, path="config.evaluation.final")
+    step = evaluation_step(method, section, mesh)
+    return Evaluator(domain, section, step, mesh, path="config.evaluation.final", space=space)
 
 
 @pytest.fixture
@@ -207,3 +209,53 @@ def test_the_compiled_program_returns_no_scores(folder):
     evaluator = make(Brightness(), folder)
     shapes = jax.tree.map(lambda x: x.shape, evaluator._run(0.0, evaluator._batches[0]))
     assert shapes == {"prediction": (32, 64), "entropy": (32, 64), "confusion": (3, 3)}
+
+
+def with_classes(tiny_folder, root, names, values):
+    """Returns the domain of the tiny folder's frames with other classes: label value k becomes `values[k]`."""
+    table = np.full(256, 255, np.uint8)
+    table[: len(values)] = values
+    (root / "val" / "labels").mkdir(parents=True)
+    (root / "dataset.yaml").write_text(f"classes: [{', '.join(names)}]\n")
+    (root / "val" / "images").symlink_to(tiny_folder / "val" / "images")
+    for file in (tiny_folder / "val" / "labels").iterdir():
+        Image.fromarray(table[np.asarray(Image.open(file))]).save(root / "val" / "labels" / file.name)
+    return Domain(dataset="folder", root=str(root), split="val", label_space="own")
+
+
+def test_classes_in_another_order_are_found_by_name(folder, tiny_folder, tmp_path):
+    own = make(Brightness(), folder)
+    expected, frames = own.evaluate(0.0, pictures=1)
+    other = with_classes(tiny_folder, tmp_path, ["thing", "ground", "wall"], [1, 2, 0])
+    evaluator = make(Brightness(), other, space=own.dataset.label_space)
+    evaluator.check(0.0)
+    found, others = evaluator.evaluate(0.0, pictures=1)
+    assert found == expected
+    np.testing.assert_array_equal(others[0]["label"], frames[0]["label"])
+
+
+def test_some_of_the_classes_are_scored_alone(folder, tiny_folder, tmp_path):
+    own = make(Brightness(), folder)
+    expected = own.evaluate(0.0)[0]
+    fewer = with_classes(tiny_folder, tmp_path, ["thing", "wall"], [255, 1, 0])
+    found = make(Brightness(), fewer, space=own.dataset.label_space).evaluate(0.0)[0]
+    assert found["iou"]["thing"] >= expected["iou"]["thing"] and found["iou"]["ground"] in (None, 0.0)
+    assert found["miou"]["own"] == pytest.approx(np.mean([found["iou"][name] for name in ("thing", "wall")]))
+
+
+def test_classes_that_the_run_does_not_know_are_refused_with_both_lists(folder, tiny_folder, tmp_path):
+    own = make(Brightness(), folder).dataset.label_space
+    more = with_classes(tiny_folder, tmp_path, ["ground", "wall", "thing", "tram"], [0, 1, 2])
+    both = r"classes of the run \['ground', 'wall', 'thing'\], got \['ground', 'wall', 'thing', 'tram'\]: .*\['tram'\]"
+    with pytest.raises(UserError, match=both):
+        make(Brightness(), more, space=own)
+
+
+def test_protocols_of_classes_that_a_split_does_not_label_are_left_out():
+    """A run of 19 classes on data of 16: its mean is that of 16, and not called one of 19."""
+    matrix = np.eye(19, dtype=np.int64)
+    sixteen, nineteen = label_space("16"), label_space("19")
+    matrix[[nineteen.names.index(name) for name in set(nineteen.names) - set(sixteen.names)]] = 0
+    found = summarise(matrix, nineteen, "19", sixteen.names)
+    assert found["miou"] == {"16": 1.0, "13": 1.0} and found["metrics"]["miou"] == 1.0
+    assert set(summarise(matrix, nineteen, "19")["miou"]) == {"19", "16", "13"}

@@ -10,8 +10,11 @@ from uda_jax.data.pipeline.streams import train_stream
 from uda_jax.errors import UserError
 from uda_jax.runs import checkpoints
 from uda_jax.runs.checkpoints import Checkpoints
+from uda_jax.runs.workdir import Identity
 from uda_jax.training import sharding
 from uda_jax.training.layout import StageFiles
+
+RUN = Identity({"method": {"name": "counting"}, "evaluation": {"batch_size": 2}}, ("a", "b", "c"))
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def target():
 
 def save(folder, step, iterator, score=None):
     notes = {"seconds": float(step), "best": score}
-    folder.save(step, state(step), iterator, config={}, notes=notes, score=score)
+    folder.save(step, state(step), iterator, identity=RUN, notes=notes, score=score)
     folder.wait()
 
 
@@ -97,7 +100,7 @@ def test_networks_that_never_learn_are_written_once(files, stream):
     )
     other = target()
     other = other.replace(frozen={"anchor": {"params": {"bias": other.step}, "model_state": {}}})
-    with pytest.raises(UserError, match="train/frozen: cannot be read .*; delete the stage's folder") as caught:
+    with pytest.raises(UserError, match="train/frozen: holds another network or other classes: anchor/.*") as caught:
         folder.restore(2, other)
     assert "\n" not in str(caught.value)
     folder.close()
@@ -134,3 +137,166 @@ def test_data_go_on_where_another_number_of_processes_stopped(files, stream, pro
         parts = [next(iterator)["source"]["index"] for iterator in resumed]
         np.testing.assert_array_equal(np.concatenate(parts), batch)
     folder.close()
+
+
+def flipped(file, position, bit=3):
+    """Flips one bit of a file."""
+    data = bytearray(file.read_bytes())
+    data[position] ^= 1 << bit
+    file.write_bytes(bytes(data))
+
+
+@pytest.fixture
+def stored(files, stream):
+    """A stage with one checkpoint of step 2, with a score."""
+    folder, iterator = Checkpoints(files), stream()
+    folder.save_frozen(state())
+    next(iterator), next(iterator)
+    save(folder, 2, iterator, 0.5)
+    folder.close()
+    return files
+
+
+def read_back(files, iterator=None, identity=RUN):
+    """Returns the leaves of the best checkpoint, as a new process reads it."""
+    folder = Checkpoints(files)
+    try:
+        found = folder.restore(folder.resolve("best"), target(), iterator, identity=identity)
+    finally:
+        folder.close()
+    return jax.tree.leaves(found.replace(key=jax.random.key_data(found.key)))
+
+
+def test_no_flipped_bit_changes_what_is_read_back(stored, stream, tmp_path):
+    """A bit in the middle of every file, and in the last bytes of it: one line, or the same numbers."""
+    expected, refused = read_back(stored), 0
+    for file in sorted(path for path in stored.path.rglob("*") if path.is_file() and path.stat().st_size):
+        whole = file.read_bytes()
+        for position in (len(whole) // 2, len(whole) - 2):
+            flipped(file, position)
+            try:
+                found, iterator = None, stream()
+                found = read_back(stored, iterator)
+                assert iterator.get_state() == {"step": 2}
+            except UserError as error:
+                refused += 1
+                assert "\n" not in str(error) and str(stored.path) in str(error)
+            for ours, theirs in zip(found or (), expected if found else (), strict=True):
+                np.testing.assert_array_equal(ours, theirs, err_msg=str(file))
+            file.write_bytes(whole)
+    assert refused > 6
+
+
+@pytest.mark.parametrize("part", ["state", "frozen"])
+def test_values_that_were_changed_are_refused_by_the_name_of_their_array(stored, part, monkeypatch):
+    """What a flipped bit makes of an array where the format below does not notice."""
+    reader = checkpoints.ocp.CheckpointManager if part == "state" else checkpoints.ocp.StandardCheckpointer
+    original = reader.restore
+
+    def restore(self, *words, **options):
+        found = original(self, *words, **options)
+        add = lambda x: x + 1 if x.dtype == np.float32 else x  # noqa: E731
+        if part == "frozen":
+            return jax.tree.map(add, found)
+        return {"state": jax.tree.map(add, found["state"])} if "state" in found.keys() else found  # noqa: SIM118
+
+    monkeypatch.setattr(reader, "restore", restore)
+    name = "params/segmenter/weights" if part == "state" else "anchor/params/weights"
+    with pytest.raises(UserError, match=f"damaged: {name} is not what was written, its checksum differs; delete"):
+        read_back(stored)
+
+
+def test_a_position_of_another_step_is_refused(stored, stream):
+    (file,) = (stored.checkpoints / "2" / "data").glob("process_0*")
+    text = file.read_text()
+    assert "2" in text
+    file.write_text(text.replace("2", "7"))
+    with pytest.raises(UserError, match="checkpoints/2: damaged: the position in the data is .*7.*, not .*2"):
+        read_back(stored, stream())
+
+
+def test_notes_and_scores_are_protected(stored):
+    file = stored.checkpoints / "2" / "config" / "metadata"
+    whole = file.read_text()
+    file.write_text(whole.replace('"seconds": 2.0', '"seconds": 3.0').replace('"seconds":2.0', '"seconds":3.0'))
+    assert file.read_text() != whole
+    with pytest.raises(UserError, match="checkpoints/2: damaged, or of an earlier version: its config has no right"):
+        read_back(stored)
+    file.write_text(whole)
+    (file,) = (stored.checkpoints / "2" / "metrics").glob("metrics")
+    file.write_text(file.read_text().replace("0.5", "0.7"))
+    with pytest.raises(UserError, match="checkpoints/2: damaged: its score is 0.7, not 0.5; delete it"):
+        read_back(stored)
+
+
+@pytest.mark.parametrize(
+    ("identity", "words"),
+    [
+        (Identity({"method": {"name": "other"}}, RUN.classes), "config.method.name = 'counting', expected 'other'"),
+        (Identity(RUN.experiment, ("a", "c", "b")), "classes .* expected "),
+    ],
+)
+def test_a_checkpoint_of_another_run_with_the_same_tree_is_refused(stored, identity, words):
+    with pytest.raises(UserError, match=f"checkpoints/2: is of a run with {words}.*; put back the run's own"):
+        read_back(stored, identity=identity)
+    # How it is scored is not part of what it is.
+    read_back(stored, identity=Identity(RUN.experiment | {"evaluation": {"batch_size": 1}}, RUN.classes))
+
+
+def test_a_checkpoint_of_another_stage_or_step_is_refused(stored):
+    stored.path.rename(stored.path.with_name("intra"))
+    with pytest.raises(UserError, match="is of a run with stage 'train', expected 'intra'"):
+        read_back(StageFiles(stored.path.with_name("intra")))
+    moved = StageFiles(stored.path.with_name("intra"))
+    (moved.checkpoints / "2").rename(moved.checkpoints / "4")
+    with pytest.raises(UserError, match="checkpoints/4: damaged"):
+        read_back(moved)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), ValueError("PERMISSION_DENIED: no")])
+def test_an_error_of_rights_advises_no_deletion(stored, error, monkeypatch):
+    def restore(self, *words, **options):
+        raise error
+
+    monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "restore", restore)
+    with pytest.raises(UserError, match="checkpoints/2: may not be read .*: get the right to read") as caught:
+        read_back(stored)
+    assert "delete" not in str(caught.value)
+
+
+def test_another_network_advises_no_deletion(stored):
+    folder, other = Checkpoints(stored), target()
+    weights = jax.ShapeDtypeStruct((3, 5), np.float32, sharding=other.step.sharding)
+    other = other.replace(params={"segmenter": {"weights": weights}})
+    expected = "params/segmenter/weights should be float32 of shape .3, 5., found float32 of shape .3, 3."
+    with pytest.raises(UserError, match=f"holds another network or other classes: {expected}") as caught:
+        folder.restore(2, other)
+    assert "delete" not in str(caught.value)
+    folder.close()
+
+
+def test_a_state_that_is_not_finite_is_refused(files, stream):
+    folder = Checkpoints(files)
+    folder.save_frozen(state())
+    bad = state(2)
+    bad = bad.replace(params={"segmenter": {"weights": bad.params["segmenter"]["weights"].at[1, 1].set(np.nan)}})
+    folder.save(2, bad, stream(), identity=RUN, notes={}, score=None)
+    folder.wait()
+    with pytest.raises(UserError, match="checkpoints/2: params/segmenter/weights holds nan, so the training had diver"):
+        folder.restore(2, target())
+    folder.close()
+
+
+def test_arrays_without_a_run_are_protected(tmp_path):
+    arrays = {"params": {"kernel": np.arange(6.0, dtype=np.float32), "bias": np.ones(3, np.float32)}}
+    checkpoints.write_arrays(tmp_path / "arrays", arrays)
+    found = checkpoints.read_arrays(tmp_path / "arrays")
+    np.testing.assert_array_equal(found["params"]["kernel"], arrays["params"]["kernel"])
+    table = tmp_path / "arrays.checksums.json"
+    whole = table.read_text()
+    table.write_text(whole.replace("float32", "float64"))
+    with pytest.raises(UserError, match="arrays.checksums.json: damaged: its own checksum differs; convert the file"):
+        checkpoints.read_arrays(tmp_path / "arrays")
+    table.unlink()
+    with pytest.raises(UserError, match="arrays.checksums.json: cannot be read .*; convert the file again"):
+        checkpoints.read_arrays(tmp_path / "arrays")

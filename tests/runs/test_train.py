@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from uda_jax import config
 from uda_jax.data.labels import label_spaces
@@ -175,6 +176,104 @@ def test_another_config_is_refused(uninterrupted, tiny_experiment):
         run(with_train(tiny_experiment, steps=8), uninterrupted[0])
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+@pytest.mark.parametrize("file", ["result.json", "train/finished.json", "label_space.json"])
+def test_a_damaged_file_is_one_line_whose_cure_works(uninterrupted, tiny_experiment, tmp_path, file, text):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(uninterrupted[0], workdir)
+    (workdir / file).write_text(text)
+    with pytest.raises(UserError, match=f"{file}: .*; delete it and rerun the same") as caught:
+        run(tiny_experiment, workdir)
+    assert "\n" not in str(caught.value)
+    if text == "{":
+        (workdir / file).unlink()
+        assert run(tiny_experiment, workdir)["miou"] == uninterrupted[1]["miou"]
+        states.restore(workdir)
+
+
+def test_a_class_that_was_added_since_is_refused(uninterrupted, tiny_config, tiny_folder, tmp_path):
+    root, workdir = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(tiny_folder, root)
+    shutil.copytree(uninterrupted[0], workdir)
+    (root / "dataset.yaml").write_text("classes: [ground, wall, thing, tram]\n")
+    words = [f"--config.{name}.root={root}" for name in ("data.source", "evaluation.final", "evaluation.dev")]
+    before = (workdir / "label_space.json").read_bytes()
+    stored = json.loads((workdir / "config.json").read_text())
+    experiment = config.experiment(config.load(tiny_config, [*words, f"--config.data.target.root={root}"]))
+    (workdir / "config.json").write_text(config.to_json(experiment))
+    assert json.loads((workdir / "config.json").read_text())["format"] == stored["format"]
+    with pytest.raises(UserError, match=r"holds a run with classes \[.*'thing'\], asked for \[.*'tram'\]"):
+        run(experiment, workdir)
+    assert (workdir / "label_space.json").read_bytes() == before
+    (root / "dataset.yaml").write_text("classes: [ground, wall, thing]\n")
+
+
+def relabelled(tiny_folder, root, table):
+    """Copies the tiny folder with other label values, in its split "train"."""
+    shutil.copytree(tiny_folder, root)
+    for file in (root / "train" / "labels").iterdir():
+        Image.fromarray(table[np.asarray(Image.open(file))]).save(file)
+    return str(root)
+
+
+def test_source_labels_that_teach_nothing_are_refused_before_anything_is_written(
+    tiny_experiment, tiny_folder, tmp_path
+):
+    root = relabelled(tiny_folder, tmp_path / "void", np.full(256, 255, np.uint8))
+    source = dataclasses.replace(tiny_experiment.data["source"], root=root)
+    experiment = dataclasses.replace(tiny_experiment, data=tiny_experiment.data | {"source": source})
+    with pytest.raises(UserError, match="config.data.source: none of the 8 frames has a labelled .*stored as 255"):
+        run(experiment, tmp_path / "run")
+    dev = dataclasses.replace(tiny_experiment.evaluation.dev, root=root)
+    evaluation = dataclasses.replace(tiny_experiment.evaluation, dev=dev)
+    with pytest.raises(UserError, match="config.evaluation.dev: none of the 8 frames has a labelled pixel"):
+        run(dataclasses.replace(tiny_experiment, evaluation=evaluation), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_trainings_do_not_share_a_workdir(uninterrupted, tiny_config, tiny_experiment, tmp_path):
+    workdir = tmp_path / "shared"
+    process = subprocess.Popen(command(tiny_config, workdir), stderr=subprocess.PIPE, text=True)
+    assert any(line.startswith("1/6") for line in process.stderr)
+    with pytest.raises(UserError, match="--workdir: another 'uda train' is writing into .*/shared; wait for it"):
+        run(tiny_experiment, workdir)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    # A dead process keeps no lock.
+    run(tiny_experiment, workdir)
+    assert_same_state(workdir, uninterrupted[0])
+    assert logged(workdir) == logged(uninterrupted[0])
+
+
+def test_a_run_does_not_go_on_over_other_frames(uninterrupted, tiny_experiment, tiny_folder, tmp_path):
+    root, workdir = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(tiny_folder, root)
+    data = {name: dataclasses.replace(domain, root=str(root)) for name, domain in tiny_experiment.data.items()}
+    experiment = dataclasses.replace(tiny_experiment, data=data)
+    shutil.copytree(uninterrupted[0], workdir)
+    (workdir / "config.json").write_text(config.to_json(experiment))
+    run(experiment, workdir)  # The same files elsewhere are the same frames.
+    for kind in ("images", "labels"):
+        shutil.copy(root / "train" / kind / "000.png", root / "train" / kind / "100.png")
+    with pytest.raises(UserError, match="other files of train.source, 8 frames then and 9 now; put them back"):
+        run(experiment, workdir)
+    for kind in ("images", "labels"):
+        (root / "train" / kind / "100.png").unlink()
+    Image.new("RGB", (64, 32)).save(root / "train" / "images" / "000.png")
+    with pytest.raises(UserError, match="other files of train.source, 8 frames then and 8 now"):
+        run(experiment, workdir)
+
+
+def test_an_interrupt_that_was_lost_in_a_callback_is_raised_at_the_next_step():
+    with train._stop_on_signals() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):  # what the block above swallowed
+            stop()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_an_unreadable_checkpoint_is_named(uninterrupted, tiny_experiment, tmp_path):
     workdir = tmp_path / "damaged"
     run(tiny_experiment, workdir)
@@ -288,13 +387,21 @@ def test_accumulation_of_equal_batches_is_one_larger_step(tiny_experiment):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_camera_without_any_label_is_adapted_to_and_shown_but_not_scored(tiny_experiment, tiny_folder, tmp_path):
+def test_a_camera_without_any_label_is_adapted_to_and_shown_but_not_scored(
+    tiny_experiment, tiny_folder, tmp_path, capsys
+):
     target = tmp_path / "target"
     shutil.copytree(tiny_folder, target, ignore=shutil.ignore_patterns("labels"))
     final = dataclasses.replace(tiny_experiment.evaluation.final, root=str(target))
     evaluation = dataclasses.replace(tiny_experiment.evaluation, final=final, dev=None)
     experiment = with_train(dataclasses.replace(tiny_experiment, evaluation=evaluation), steps=2, evaluate_every=0)
+    with pytest.raises(UserError, match="config.evaluation.final: no frame of folder/val has a label, .*unlabelled=T"):
+        run(experiment, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    evaluation = dataclasses.replace(evaluation, unlabelled=True)
+    experiment = dataclasses.replace(experiment, evaluation=evaluation)
     assert run(experiment, tmp_path / "run") is None
+    assert "note: config.evaluation.final: no frame has a label; the run ends with pred" in capsys.readouterr().err
     assert not (tmp_path / "run" / "result.json").exists()
     shown = sorted(path.name for path in (tmp_path / "run" / "pictures").glob("*/*.png"))
     assert shown == ["entropy.png", "image.png", "prediction.png"]

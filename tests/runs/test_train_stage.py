@@ -12,12 +12,14 @@ from throwaway import Counting
 from uda_jax import config
 from uda_jax.config import StageConfig
 from uda_jax.data.labels import label_spaces
+from uda_jax.data.pipeline.examples import DomainFrames
 from uda_jax.errors import UserError
 from uda_jax.runs import inspection, results, scoring, stages, states, train
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.kinds.rank import Rank
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
+from uda_jax.training.guard import NonFiniteLoss
 from uda_jax.training.logging import read_metrics
 
 MESH = sharding.data_mesh()
@@ -176,6 +178,51 @@ def test_a_trace_of_no_steps_is_refused(tiny_experiment, profile):
         UserError, match="config.train.profile: expected the first and the last step of a trace within 1:6"
     ):
         config.experiment(plain)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diverging(Counting):
+    """Its last update makes one value infinite, and no metric says so."""
+
+    part: str = "params"
+
+    def init(self, key, example_batch):
+        state = super().init(key, example_batch)
+        more = {name: {"segmenter": jnp.ones(3)} for name in ("model_state", "opt_state", "teacher", "extra")}
+        return state.replace(**more)
+
+    def train_step(self, state, batch):
+        state, metrics = super().train_step(state, batch)
+        bad = jnp.where(state.step == 6, jnp.inf, 1.0)
+        part = jax.tree.map(lambda x: x.at[0].multiply(bad), getattr(state, self.part))
+        return state.replace(**{self.part: part}), metrics
+
+
+@pytest.mark.parametrize("part", ["params", "model_state", "opt_state", "teacher", "extra"])
+def test_what_the_last_update_made_infinite_is_neither_scored_nor_saved(experiment, workdir, part, monkeypatch):
+    (stage,) = stages.recipe(experiment, num_classes=3)
+    stage = dataclasses.replace(stage, method=Diverging(part=part))
+    scored, score_dev = [], scoring.score_dev
+    monkeypatch.setattr(scoring, "score_dev", lambda *words: scored.append(1) or score_dev(*words))
+    for _ in range(2):  # the same command again says the same, and is not stuck on what was saved
+        with pytest.raises(NonFiniteLoss, match=f"step 6: {part}/segmenter\\S* is -?inf; .* in another workdir"):
+            train.train_stage(stage, workdir, context(experiment))
+    folder = Checkpoints(workdir.stage("train"))
+    assert folder.all_steps()[-1] == 4 and len(scored) == 2
+    folder.close()
+
+
+def test_batches_without_a_label_end_the_stage_once_each_frame_had_its_turn(experiment, workdir, monkeypatch):
+    (stage,) = recipe(with_train(experiment, log_every=1))
+    read = DomainFrames._read
+
+    def without_labels(frames, index):
+        found = read(frames, index)
+        return found | ({"label": np.full_like(found["label"], 255)} if "label" in found else {})
+
+    monkeypatch.setattr(DomainFrames, "_read", without_labels)
+    with pytest.raises(UserError, match="config.data.source: no pixel of the last 1 batches had a label, though each"):
+        train.train_stage(stage, workdir, context(experiment))
 
 
 @dataclasses.dataclass(frozen=True)

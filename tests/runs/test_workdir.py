@@ -45,6 +45,54 @@ def test_every_field_but_the_free_ones_has_to_stay(field):
         assert name == ".".join(("config", *field)) and new == "another value"
 
 
+@pytest.mark.parametrize("field", leaves(RECIPE), ids=".".join)
+def test_until_there_is_a_result_how_a_run_is_scored_may_change(field):
+    found = difference(RECIPE, changed(RECIPE, field), scoring_may_change=True)
+    scoring = field[0] == "evaluation" and field[1] not in ("dev", "headline")
+    assert (found is None) == (field in FREE or scoring)
+
+
+def test_a_cure_of_the_scoring_is_taken_until_there_is_a_result(tiny_experiment, tmp_path):
+    workdir, space = Workdir(tmp_path / "run"), label_spaces.label_space("7")
+    workdir.prepare(tiny_experiment, space)
+    section = tiny_experiment.evaluation
+    final = dataclasses.replace(section.final, count=2)
+    other = dataclasses.replace(tiny_experiment, evaluation=dataclasses.replace(section, final=final))
+    workdir.check(other, space.names)
+    workdir.result.write_text("[]")
+    with pytest.raises(UserError, match="holds a run with config.evaluation.final.count = None, asked for 2"):
+        workdir.check(other, space.names)
+
+
+@pytest.mark.parametrize("change", ["added", "reordered", "renamed"])
+def test_a_run_of_other_classes_is_refused_before_anything_is_written(change, tiny_experiment, tmp_path):
+    workdir, space = Workdir(tmp_path / "run"), label_spaces.label_space("7")
+    workdir.prepare(tiny_experiment, space)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    names = {
+        "added": (*space.names, "tram"),
+        "reordered": space.names[::-1],
+        "renamed": ("ground", *space.names[1:]),
+    }[change]
+    with pytest.raises(
+        UserError, match=r"holds a run with classes \['flat', .*\], asked for \[.*\]; use another workdir"
+    ):
+        workdir.check(tiny_experiment, names)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"names": 3}', '{"names": ["a"], "colours": [], "ignore": 255}']
+)
+def test_damaged_classes_are_one_line(text, tiny_experiment, tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    workdir.prepare(tiny_experiment, label_spaces.label_space("7"))
+    workdir.label_space.write_text(text)
+    with pytest.raises(UserError, match="label_space.json: .*; delete it and rerun the same 'uda train'") as caught:
+        workdir.classes()
+    assert "\n" not in str(caught.value)
+
+
 def test_fields_that_come_or_go_differ():
     shorter = {name: value for name, value in RECIPE.items() if name != "seed"}
     assert difference(RECIPE, shorter) == ("config.seed", RECIPE["seed"], None)
@@ -54,17 +102,17 @@ def test_fields_that_come_or_go_differ():
 
 def test_a_run_is_opened_with_what_it_was_prepared_with(tiny_experiment, tmp_path):
     workdir, space = Workdir(tmp_path / "run"), label_spaces.label_space("7")
-    workdir.check(tiny_experiment)
+    workdir.check(tiny_experiment, space.names)
     workdir.prepare(tiny_experiment, space)
     assert config.to_plain(workdir.experiment()) == config.to_plain(tiny_experiment)
     assert workdir.classes() == space
-    workdir.check(tiny_experiment)
+    workdir.check(tiny_experiment, space.names)
     other = dataclasses.replace(tiny_experiment, train=dataclasses.replace(tiny_experiment.train, batch_size=4))
     with pytest.raises(UserError, match="holds a run with config.train.batch_size = 8, asked for 4; use the same"):
-        workdir.check(other)
+        workdir.check(other, space.names)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: expected a folder, found a file"):
-        Workdir(tmp_path / "file").check(tiny_experiment)
+        Workdir(tmp_path / "file").check(tiny_experiment, space.names)
 
 
 @pytest.mark.parametrize(

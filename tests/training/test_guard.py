@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -49,3 +51,18 @@ def test_a_norm_is_blamed_where_losses_are_finite(guard):
     add(guard, 1, 1.0, np.inf)
     with pytest.raises(NonFiniteLoss, match="^step 1: norm/a is inf"):
         guard.check()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["params", "model_state", "opt_state", "teacher", "extra"])
+def test_a_state_that_the_last_update_made_infinite_is_blamed(guard, tmp_path, part, bad):
+    state = {name: {"net": jnp.ones((2, 3))} for name in ("params", "model_state", "opt_state", "teacher", "extra")}
+    state |= {"key": jax.random.key(0), "count": jnp.int32(3), "none": None, "empty": jnp.zeros((0,))}
+    state["half"] = jnp.ones(3, jnp.bfloat16)
+    add(guard, 3, 1.0)
+    guard.check()
+    guard.check_state(state)
+    state[part] = {"net": state[part]["net"].at[1, 2].set(bad)}
+    with pytest.raises(NonFiniteLoss, match=f"^step 3: {part}/net is {bad}; the frames .* in another workdir$"):
+        guard.check_state(state)
+    assert json.loads((tmp_path / "nonfinite.json").read_text())["frames"]["target"] == ["target_3"]

@@ -41,13 +41,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     allowed = ("evaluation.batch_size", "evaluation.inference", *fields)
     words, others = _scoring(options.overrides)
     section = config.with_overrides(stored, words, allowed, f"the score on {options.on}").evaluation
-    method, state, _ = _open(options, others, section.inference.average)
+    method, state, space = _open(options, others, section.inference.average)
     sharding.check_batch_size(section.batch_size, "config.evaluation.batch_size")
     mesh = sharding.data_mesh()
     step, summaries = evaluation_step(method, section, mesh), {}
     for name in names:
         path = section.path(which, name)
-        evaluator = Evaluator(section.splits(which)[name], section, step, mesh, path=path)
+        evaluator = Evaluator(section.splits(which)[name], section, step, mesh, path=path, space=space)
         if not evaluator.scored:
             raise UserError(f"{path}: no frame of the split has a label to score on; name another split")
         summaries[name], _ = evaluator.evaluate(state)

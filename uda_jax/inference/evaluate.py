@@ -1,7 +1,7 @@
 """Scoring: exact sums over a whole split, the same on any number of devices."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from uda_jax.data.datasets import digits
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pipeline import domains, streams
 from uda_jax.errors import UserError
-from uda_jax.inference import depth, scores
+from uda_jax.inference import depth, label_check, scores
 from uda_jax.inference.options import Evaluation
 from uda_jax.training import metrics, sharding
 
@@ -71,17 +71,26 @@ class Evaluator:
       step: from `evaluation_step`.
       mesh: the device mesh.
       path: dotted name of the domain's section, for messages.
+      space: the classes of the method; the split's are found among them by name. None = they are the split's own.
 
     Attributes:
       domain, dataset: the split, and its opened frames.
       scored: whether there is something to score on.
 
     Raises:
-      UserError: anything wrong with the data set, or a headline whose map the split does not hold.
+      UserError: anything wrong with the data set, a class that the method does not know, or a headline whose map the
+        split does not hold.
     """
 
     def __init__(
-        self, domain: domains.Domain, section: Evaluation, step: Callable, mesh: jax.sharding.Mesh, *, path: str
+        self,
+        domain: domains.Domain,
+        section: Evaluation,
+        step: Callable,
+        mesh: jax.sharding.Mesh,
+        *,
+        path: str,
+        space: label_spaces.LabelSpace | None = None,
     ):
         self.domain, self._section, self._step, self._path = domain, section, step, path
         self.dataset = domains.open_domain(dataclasses.replace(domain, fields=("image",)), path)
@@ -95,6 +104,8 @@ class Evaluator:
                 f"{path}.fields: expected '{needed}', since config.evaluation.headline '{section.headline}' compares "
                 f"with it, found only {' and '.join(self._references)}; add it, or set another headline"
             )
+        self._space = self.dataset.label_space if space is None else space
+        self._table = _class_table(self.dataset.label_space, self._space, path) if "label" in kept.fields else None
         self._batches = streams.evaluation_batches(
             kept,
             section.batch_size,
@@ -105,10 +116,29 @@ class Evaluator:
         )
         self._batch_sharding = sharding.split_over_batch(mesh)
 
+    def check_references(self) -> str | None:
+        """Looks at a few of the labels or depths that the headline compares with.
+
+        Returns:
+          A note on classes without a pixel, if there are any.
+
+        Raises:
+          UserError: no frame has a valid pixel of the headline's.
+        """
+        section, own = self._section, self.dataset.label_space.names
+        if metrics.METRICS[section.headline].map == "depth":
+            depths = (self.dataset.read(index, ("depth",))["depth"] for index in range(len(self.dataset)))
+            if not any((each > 0).any() for each in depths):
+                raise UserError(f"{self._path}: no frame of the split has a valid depth for '{section.headline}'")
+            return None
+        averaged = protocols(self._space).get(section.protocol)
+        names = own if averaged is None or section.headline != "miou" else [self._space.names[k] for k in averaged]
+        return label_check.check(self.dataset, self._path, [own.index(name) for name in names if name in own])
+
     def check(self, state: Any) -> None:
         """Scores one batch, so that a mistake shows before the first step and not after the last."""
         needed = metrics.METRICS[self._section.headline].map
-        found = self._run(state, self._batches[0])
+        found = self._run(state, self._translated(self._batches[0]))
         if self.scored and {"label": "confusion", "depth": "depth"}[needed] not in found:
             known = (("prediction", "classes"), ("depth", "depth"))
             predicted = " and ".join(word for name, word in known if name in found) or "nothing"
@@ -154,8 +184,12 @@ class Evaluator:
     def _wanted(self, chosen: list[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yields the batches with their numbers: all of them where they are scored, else those of the pictures."""
         if self.scored:
-            return enumerate(self._batches)
+            return enumerate(map(self._translated, self._batches))
         return ((number, self._batches[number]) for number in chosen)
+
+    def _translated(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns a batch whose labels are the method's classes."""
+        return batch if self._table is None else batch | {"label": self._table.take(batch["label"])}
 
     def _run(self, state: Any, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         maps = {name: batch[name] for name in ("image", *self._references)}
@@ -169,11 +203,30 @@ class Evaluator:
     def _summary(self, totals: Mapping[str, np.ndarray]) -> dict[str, Any]:
         summary = {"miou": {}, "iou": {}, "pixel_accuracy": None, "metrics": {}}
         if "confusion" in totals:
-            summary = summarise(totals["confusion"], self.dataset.label_space, self._section.protocol)
+            labelled = self.dataset.label_space.names
+            summary = summarise(totals["confusion"], self._space, self._section.protocol, labelled)
         if "depth" in totals:
             sums = dict(zip(metrics.DEPTH_SUMS, totals["depth"].tolist(), strict=True))
             summary["metrics"] |= metrics.depth_metrics(sums)
         return summary
+
+
+def _class_table(own: label_spaces.LabelSpace, space: label_spaces.LabelSpace, path: str) -> np.ndarray | None:
+    """Returns the table uint8 [256] from label values of a split to the classes of a method; None if they are equal.
+
+    Raises:
+      UserError: the split has a class that the method does not know.
+    """
+    if own.names == space.names:
+        return None
+    if unknown := [name for name in own.names if name not in space.names]:
+        raise UserError(
+            f"{path}: expected classes of the run {list(space.names)}, got {list(own.names)}: the run does not know "
+            f"{unknown}; give the split a label_space of the run's classes"
+        )
+    table = np.full(256, label_spaces.IGNORE, np.uint8)
+    table[: len(own.names)] = [space.names.index(name) for name in own.names]
+    return table
 
 
 def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:
@@ -193,13 +246,19 @@ def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:
     return {"own": tuple(range(len(space.names)))}
 
 
-def summarise(matrix: np.ndarray, space: label_spaces.LabelSpace, protocol: str | None = None) -> dict[str, Any]:
+def summarise(
+    matrix: np.ndarray,
+    space: label_spaces.LabelSpace,
+    protocol: str | None = None,
+    classes: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Turns a confusion matrix into the figures of a result row.
 
     Args:
       matrix: int64 [C, C], rows = labels.
       space: the label space of its rows.
-      protocol: whose classes the metrics "miou" and "dice" average; None = the label space's first.
+      protocol: whose classes the metrics "miou" and "dice" average; None, or one that cannot be answered = the first.
+      classes: those that the split has labels of; protocols of others are left out if that leaves any. None = all.
 
     Returns:
       {"miou": {protocol: fraction}, "iou": {class: fraction or None}, "pixel_accuracy": fraction, "metrics": {name:
@@ -209,11 +268,15 @@ def summarise(matrix: np.ndarray, space: label_spaces.LabelSpace, protocol: str 
     iou, dice, accuracy = metrics.iou(matrix), metrics.dice(matrix), float(metrics.pixel_accuracy(matrix))
     labelled = np.flatnonzero(matrix.sum(axis=1))
     means, found = {}, {"pixel_accuracy": accuracy if labelled.size else None}
-    for name, classes in protocols(space).items():
-        present = [c for c in classes if c in labelled]
+    known = set(map(space.names.index, space.names if classes is None else classes))
+    answered = {name: averaged for name, averaged in protocols(space).items() if known.issuperset(averaged)}
+    answered = answered or protocols(space)
+    headed = protocol if protocol in answered else next(iter(answered))
+    for name, averaged in answered.items():
+        present = [c for c in averaged if c in labelled]
         score = accuracy if name == ACCURACY else metrics.mean_iou(matrix, present)
         means[name] = score if present else None
-        if name == (protocol or next(iter(means))) and name != ACCURACY:
+        if name == headed and name != ACCURACY:
             found |= {"miou": means[name], "dice": float(dice[present].mean()) if present else None}
     if ACCURACY in means:
         found[ACCURACY] = means[ACCURACY]

@@ -48,7 +48,12 @@ class Evaluation:
     dev: Domain | dict[str, Domain] | None = config_field(
         None, "The split for tuning and for choosing the best checkpoint, if there is one; of several, their mean."
     )
-    batch_size: int = config_field(8, "Global batch size.", low=1)
+    batch_size: int = config_field(
+        8, "Global batch size; with 1, frames of any size are scored, each at its own.", low=1
+    )
+    unlabelled: bool = config_field(
+        False, "Whether final splits may be without labels; then the run ends with predictions instead of a score."
+    )
     headline: str = config_field(
         "miou", "Metric that heads the row and chooses the best checkpoint: miou, pixel_accuracy, dice, abs_rel, ..."
     )

@@ -1,13 +1,14 @@
 """Checkpoints through Orbax: the state, the data iterator and the config, in one folder per step.
 
-Networks that never learn lie beside them, once. The library's only door to Orbax, so that a move to its next
-interface changes this file alone.
+Networks that never learn lie beside them, once. Whatever is read back is compared with the checksums that were written
+with it. The library's only door to Orbax, so that a move to its next interface changes this file alone.
 """
 
 import contextlib
 import errno
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from uda_jax.config import FORMAT, check_format
+from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
+from uda_jax.runs import checksums
+from uda_jax.runs.workdir import Identity, difference
 from uda_jax.training.layout import StageFiles
+
+_DELETE = "delete it, and the same 'uda train' goes on from the one before"
+_TRAIN_STAGE_ANEW = "delete the stage's folder to train it again"
+_CONVERT_AGAIN = "convert the file again"
 
 # Orbax reports every file it touches; a user reads the progress line.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -42,26 +50,38 @@ class Checkpoints:
             best_fn=_score,  # With it the scores are written beside the states.
             enable_async_checkpointing=True,
         )
-        self._manager = ocp.CheckpointManager(files.checkpoints.resolve(), options=options)
+        # Orbax reads them all at once, and would not say whose is damaged.
+        for scores in sorted(files.checkpoints.glob("[0-9]*/metrics/metrics")):
+            with _unreadable_errors(scores.parents[1]):
+                json.loads(scores.read_text())
+        with _unreadable_errors(files.checkpoints, "train in another workdir"):
+            self._manager = ocp.CheckpointManager(files.checkpoints.resolve(), options=options)
 
-    def save(self, step: int, state: Any, iterator: Any, *, config: dict, notes: dict, score: float | None) -> None:
+    def save(
+        self, step: int, state: Any, iterator: Any, *, identity: Identity, notes: dict, score: float | None
+    ) -> None:
         """Starts writing a checkpoint; the state may be donated as soon as this returns.
 
         Args:
           step: its step within the stage.
           state: the TrainState, whose frozen networks `save_frozen` has written.
           iterator: the training stream's iterator, whose position is stored.
-          config: the experiment as a plain dict, stored beside it.
+          identity: of the run; with another one, nothing is read back.
           notes: small JSON values that the loop wants back, from `notes`.
           score: the headline on the dev domain at this step, if it was evaluated; the highest is the best checkpoint.
 
         Raises:
           UserError: the disk is full.
         """
+        learning = state.replace(frozen={})
+        about = {"format": FORMAT, "experiment": identity.experiment, "classes": list(identity.classes)}
+        about |= {"stage": self._files.path.name, "step": step, "position": iterator.get_state()}
+        # The first process writes the file.
+        arrays = checksums.table(learning) if jax.process_index() == 0 else {}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state.replace(frozen={})),
+            state=ocp.args.StandardSave(learning),
             data=grain.checkpoint.CheckpointSave(iterator),
-            config=ocp.args.JsonSave({"format": FORMAT, "experiment": config, "notes": notes}),
+            config=ocp.args.JsonSave(checksums.sealed(about | {"notes": notes, "score": score, "arrays": arrays})),
         )
         with _disk_errors(self._files.checkpoints):
             self._manager.save(step, args=items, metrics=None if score is None else {"score": score})
@@ -80,13 +100,20 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Returns the step with the highest score of those that are kept, the later of equal ones, or None."""
+        """Returns the step with the highest score of those that are kept, the later of equal ones, or None.
+
+        Raises:
+          UserError: a score was damaged, so that another step would be the best.
+        """
+        for step in self.all_steps():
+            self._stored(step)
         return self._manager.best_step()
 
     def resolve(self, step: str | int) -> int:
         """Returns the step that "last", "best" or a number names; raises UserError if it is not kept."""
         steps = self.all_steps()
-        found = {"last": self.latest_step(), "best": self.best_step()}.get(step, step)
+        named = {"last": self.latest_step, "best": self.best_step}
+        found = named[step]() if step in named else step
         if found in steps:
             return found
         if not steps:
@@ -95,52 +122,66 @@ class Checkpoints:
         kept = ", ".join(map(str, steps))
         raise UserError(f"{self._files.path}: no checkpoint has {reason}; ask for 'last' or one of the steps {kept}")
 
-    def restore(self, step: int, target: Any, iterator: Any = None) -> Any:
+    def restore(self, step: int, target: Any, iterator: Any = None, *, identity: Identity | None = None) -> Any:
         """Reads a checkpoint back.
 
         Args:
           step: which one.
           target: the state's shapes, types and shardings, from `sharding.abstract`.
           iterator: a training iterator to put at the stored position; None reads the state alone.
+          identity: of the run that the checkpoint must belong to; None = any run.
 
         Returns:
           The state.
 
         Raises:
-          UserError: the checkpoint cannot be read, holds another network, or another version wrote it.
+          UserError: the checkpoint cannot be read, is damaged, is not finite, is of another run or another network, or
+            another version wrote it.
         """
-        self.notes(step)  # Refuses another version's.
-        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target.replace(frozen={})))
-        with _unreadable_errors(self._files.checkpoints / str(step)):
+        folder, stored = self._files.checkpoints / str(step), self._stored(step, identity)
+        target, frozen = target.replace(frozen={}), target.frozen
+        checksums.check_layout(target, stored["arrays"], str(folder))
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        with _unreadable_errors(folder):
             state = self._manager.restore(step, args=arguments)["state"]
+        checksums.check(state, stored["arrays"], str(folder), _DELETE)
         if iterator is not None:
             self._restore_iterator(step, iterator)
-        return state.replace(frozen=self.restore_frozen(target.frozen))
+            if iterator.get_state() != stored["position"]:
+                raise UserError(
+                    f"{folder}: damaged: the position in the data is {iterator.get_state()}, not "
+                    f"{stored['position']}; {_DELETE}"
+                )
+        return state.replace(frozen=self.restore_frozen(frozen))
 
     def restore_frozen(self, target: dict[str, Any]) -> dict[str, Any]:
         """Reads networks that never learn into the shapes, types and shardings of `target`; all of them are checked."""
         if not target:
             return target
-        remedy = "delete the stage's folder to train it again"
-        with _unreadable_errors(self._files.frozen, remedy), ocp.StandardCheckpointer() as reader:
-            return reader.restore(self._files.frozen.resolve(), target)
+        stored = _stored_table(self._files.frozen, _TRAIN_STAGE_ANEW)
+        checksums.check_layout(target, stored, str(self._files.frozen))
+        with _unreadable_errors(self._files.frozen, _TRAIN_STAGE_ANEW), ocp.StandardCheckpointer() as reader:
+            found = reader.restore(self._files.frozen.resolve(), target)
+        checksums.check(found, stored, str(self._files.frozen), _TRAIN_STAGE_ANEW)
+        return found
 
-    def restore_networks(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
-        """Reads parts of a state, such as {"params": {"segmenter": ...}}, into the shapes of `target`."""
-        folder = self._files.checkpoints / str(step) / "state"
+    def restore_networks(
+        self, step: int, target: dict[str, Any], *, identity: Identity | None = None
+    ) -> dict[str, Any]:
+        """Reads parts of a state, such as {"params": {"segmenter": ...}}, as `restore` does the whole."""
+        folder, stored = self._files.checkpoints / str(step), self._stored(step, identity)
+        checksums.check_layout(target, stored["arrays"], str(folder))
         arguments = ocp.args.PyTreeRestore(
             target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
         )
         with _unreadable_errors(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return reader.restore(folder.resolve(), args=arguments)
+            found = reader.restore((folder / "state").resolve(), args=arguments)
+        checksums.check(found, stored["arrays"], str(folder), _DELETE)
+        return found
 
     def notes(self, step: int) -> dict[str, Any]:
         """Returns the notes that were saved with a checkpoint; raises UserError if another version wrote it."""
-        folder = self._files.checkpoints / str(step)
-        with _unreadable_errors(folder):
-            stored = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
-        check_format(stored.get("format", 1), folder)
-        return stored["notes"]
+        return self._stored(step)["notes"]
 
     def shapes(self, step: int) -> dict[str, Any]:
         """Returns the tree of a stored state, frozen networks included, with the shape and the type of each array."""
@@ -166,6 +207,36 @@ class Checkpoints:
         with _disk_errors(self._files.checkpoints):
             self._manager.close()
 
+    def _stored(self, step: int, identity: Identity | None = None) -> dict[str, Any]:
+        """Returns what is stored beside a state; raises UserError if it is damaged, or another version wrote it."""
+        folder = self._files.checkpoints / str(step)
+        with _unreadable_errors(folder):
+            stored = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+            metrics = self._manager.metrics(step)
+        if not isinstance(stored, dict):
+            raise UserError(f"{folder}: damaged: its config is no dict; {_DELETE}")
+        check_format(stored.get("format", 1), folder)
+        if not checksums.is_sealed(stored) or stored["step"] != step:
+            raise UserError(f"{folder}: damaged, or of an earlier version: its config has no right checksum; {_DELETE}")
+        score = metrics.get("score") if metrics else None
+        if score != stored["score"]:
+            raise UserError(f"{folder}: damaged: its score is {score}, not {stored['score']}; {_DELETE}")
+        if identity is not None:
+            self._check_identity(folder, stored, identity)
+        return stored
+
+    def _check_identity(self, folder: Path, stored: dict[str, Any], identity: Identity) -> None:
+        """Raises a UserError if a checkpoint is of another run or stage."""
+        remedy = "put back the run's own, or train in another workdir"
+        about = {"stage": (stored["stage"], self._files.path.name)}
+        about["classes"] = (stored["classes"], list(identity.classes))
+        for what, (found, expected) in about.items():
+            if found != expected:
+                raise UserError(f"{folder}: is of a run with {what} {found!r}, expected {expected!r}; {remedy}")
+        if found := difference(stored["experiment"], identity.experiment, scoring_may_change=True):
+            field, old, new = found
+            raise UserError(f"{folder}: is of a run with {field} = {old!r}, expected {new!r}; {remedy}")
+
     def _restore_iterator(self, step: int, iterator: Any) -> None:
         """Puts the iterator at the stored position, or, after another process or worker count wrote it, at `step`."""
         try:
@@ -179,7 +250,7 @@ def write_arrays(folder: Path, arrays: dict[str, Any], *, replace: bool = False)
     """Writes nested dicts of arrays, such as the weights of one network, as a checkpoint without a run.
 
     Args:
-      folder: made by this call; with `replace` it may exist.
+      folder: made by this call; with `replace` it may exist. A file of checksums is written beside it.
       arrays: what to write.
       replace: whether what the folder held goes.
 
@@ -188,44 +259,84 @@ def write_arrays(folder: Path, arrays: dict[str, Any], *, replace: bool = False)
     """
     with _disk_errors(folder), ocp.StandardCheckpointer() as writer:
         writer.save(Path(folder).resolve(), arrays, force=replace)
+    if jax.process_index() == 0:
+        sealed = checksums.sealed({"arrays": checksums.table(arrays)})
+        atomic.write(_table_file(folder), json.dumps(sealed, indent=1) + "\n")
 
 
 def read_arrays(folder: Path) -> dict[str, Any]:
     """Reads what `write_arrays` wrote, as NumPy arrays.
 
     Raises:
-      UserError: the folder cannot be read.
+      UserError: the folder cannot be read, is damaged, or holds arrays that are not finite.
     """
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            shapes = reader.metadata(Path(folder).resolve()).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-            return reader.restore(Path(folder).resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{folder}: cannot be read ({reason}); convert the file again") from error
+    stored = _stored_table(Path(folder), _CONVERT_AGAIN)
+    with (
+        _unreadable_errors(Path(folder), _CONVERT_AGAIN),
+        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
+    ):
+        shapes = reader.metadata(Path(folder).resolve()).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        found = reader.restore(Path(folder).resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    checksums.check(found, stored, str(folder), _CONVERT_AGAIN)
+    if len(jax.tree.leaves(found)) != len(stored):
+        raise UserError(f"{folder}: damaged: some of its {len(stored)} arrays are not there; {_CONVERT_AGAIN}")
+    return found
+
+
+def _table_file(folder: Path) -> Path:
+    """Returns the file with the checksums of a folder of arrays, beside it."""
+    return Path(folder).with_name(f"{Path(folder).name}.checksums.json")
+
+
+def _stored_table(folder: Path, remedy: str) -> Mapping[str, list]:
+    """Returns the checksums of a folder of arrays."""
+    file = _table_file(folder)
+    with _unreadable_errors(file, remedy):
+        stored = json.loads(file.read_text())
+    if not checksums.is_sealed(stored):
+        raise UserError(f"{file}: damaged: its own checksum differs; {remedy}")
+    return stored["arrays"]
 
 
 @contextlib.contextmanager
 def _disk_errors(folder: Path) -> Iterator[None]:
-    """Turns "no space left", in whichever type TensorStore or the system raises it, into one clear line."""
+    """Turns "no space left" or "denied", in whichever type TensorStore or the system raises it, into one clear line."""
     try:
         yield
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
             raise UserError(f"{folder}: the disk is full; free some space and rerun the same command") from error
+        if _denied(error):
+            raise UserError(f"{folder}: may not be written ({_reason(error)}); get the right to write there") from error
         raise
 
 
 @contextlib.contextmanager
-def _unreadable_errors(folder: Path, remedy: str = "delete it to go on from the one before") -> Iterator[None]:
+def _unreadable_errors(folder: Path, remedy: str = _DELETE) -> Iterator[None]:
     """Turns what Orbax and TensorStore raise for a damaged folder or another network's into one clear line."""
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{folder}: cannot be read as a checkpoint of this run ({reason}); {remedy}") from error
+        if _denied(error):
+            raise UserError(
+                f"{folder}: may not be read ({_reason(error)}); nothing is wrong with it: get the right to read and to "
+                "write there, and rerun the same command"
+            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise UserError(f"{folder}: too many files are open; raise the limit with 'ulimit -n'") from error
+        raise UserError(f"{folder}: cannot be read as a checkpoint of this run ({_reason(error)}); {remedy}") from error
+
+
+def _denied(error: Exception) -> bool:
+    """Whether an error is about rights, in which nothing is wrong with the files."""
+    system = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return system or "PERMISSION_DENIED" in str(error) or "Permission denied" in str(error)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _score(metrics: dict[str, float]) -> float:

@@ -57,6 +57,34 @@ def evaluators(stage: Stage, which: str, context: Context) -> dict[str, Evaluato
     return found
 
 
+def check_references(stage: Stage, context: Context) -> list[str]:
+    """Looks at what the splits hold to score on, before anything is written.
+
+    Returns:
+      Notes: classes without a pixel, a split without labels where that is asked for.
+
+    Raises:
+      UserError: a final split without anything to score on that `evaluation.unlabelled` does not ask for, or without a
+        pixel of the classes that the headline averages.
+    """
+    section, notes = context.experiment.evaluation, []
+    for which in ("final", "dev"):
+        for name, evaluator in evaluators(stage, which, context).items():
+            path = section.path(which, name)
+            if evaluator.scored:
+                notes.append(evaluator.check_references())
+                continue
+            kind = METRICS[section.headline].map
+            if not section.unlabelled:
+                raise UserError(
+                    f"{path}: no frame of {evaluator.domain.dataset}/{evaluator.domain.split} has a {kind}, so the run "
+                    f"would end without a score; add them, or set config.evaluation.unlabelled=True to end with "
+                    "predictions alone"
+                )
+            notes.append(f"note: {path}: no frame has a {kind}; the run ends with predictions instead of a score")
+    return [note for note in notes if note]
+
+
 def check(stage: Stage, state: Any, context: Context) -> None:
     """Scores one batch of each split, so that a mistake shows before the first step and not after hours."""
     for evaluator in (evaluators(stage, "dev", context) or evaluators(stage, "final", context)).values():
@@ -96,7 +124,9 @@ def score_final(
       A row for each split that has something to score on.
     """
     experiment, rows = context.experiment, []
-    state = context.trained[stage.name] if stage.name in context.trained else states.load(stage, workdir, context.mesh)
+    state = context.trained.get(stage.name)
+    if state is None:
+        state = states.load(stage, workdir, context.mesh, identity=context.identity)
     splits = evaluators(stage, "final", context)
     for name, evaluator in splits.items():
         summary, frames = evaluator.evaluate(state, experiment.evaluation.pictures)

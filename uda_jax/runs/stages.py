@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from uda_jax import methods
+from uda_jax import config, methods
 from uda_jax.config import Experiment, InitFrom, StageConfig, Train
 from uda_jax.data.base import MAPS
 from uda_jax.data.io import atomic
@@ -23,7 +23,7 @@ from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.runs import kinds
 from uda_jax.runs.kinds.base import Kind
-from uda_jax.runs.workdir import Workdir
+from uda_jax.runs.workdir import Identity, Workdir, read_json
 from uda_jax.schema import from_mapping
 
 # In a domain of a stage, the folder of the run: what an earlier stage wrote is only found there.
@@ -60,6 +60,11 @@ class Context:
     def palette(self) -> np.ndarray:
         """The classes' colours, uint8 [C, 3]."""
         return self.space.palette
+
+    @property
+    def identity(self) -> Identity:
+        """What tells the run from others."""
+        return Identity(config.to_plain(self.experiment), self.space.names)
 
     @property
     def first_process(self) -> bool:
@@ -252,9 +257,14 @@ def label_space(experiment: Experiment) -> LabelSpace:
     return space
 
 
+def needs_workdir(domain: Domain) -> list[str]:
+    """Returns the fields of a domain that name what earlier stages of the run are still to write."""
+    return [name for name in ("names_file", "labels_from") if WORKDIR in (getattr(domain, name) or "")]
+
+
 def _before_the_run(domain: Domain) -> Domain:
     """Returns a domain without the lists and labels that earlier stages of the run are still to write."""
-    late = [name for name in ("names_file", "labels_from") if WORKDIR in (getattr(domain, name) or "")]
+    late = needs_workdir(domain)
     fields = tuple(field for field in domain.fields if field != "label" or "labels_from" not in late)
     return dataclasses.replace(domain, fields=fields, **dict.fromkeys(late))
 
@@ -269,10 +279,20 @@ def run_recipe(recipe: Sequence[Stage], workdir: Workdir, context: Context) -> d
     for stage in recipe:
         marker: Path = workdir.stage(stage.name).finished
         if marker.exists():
-            results[stage.name] = json.loads(marker.read_text())
+            results[stage.name] = _stored_result(marker, trains=stage.kind.TRAINS)
             continue
         context.trained.clear()  # Its memory is the next stage's.
         results[stage.name] = stage.kind.run(stage, workdir, context)
         if context.first_process:
             atomic.write(marker, json.dumps(results[stage.name]) + "\n")
     return results
+
+
+def _stored_result(marker: Path, *, trains: bool) -> dict[str, Any]:
+    """Returns what a finished stage's marker says; raises a UserError if it is damaged."""
+    remedy = "delete it and rerun the same command, which goes on from what the stage's folder holds"
+    found = read_json(marker, remedy)
+    names = ("seconds", "step", "best") if trains else ("seconds",)
+    if not isinstance(found, dict) or not set(names) <= found.keys() or not isinstance(found["seconds"], (int, float)):
+        raise UserError(f"{marker}: expected {', '.join(names)} of a finished stage, found other things; {remedy}")
+    return found

@@ -18,11 +18,18 @@ from uda_jax.errors import UserError
 from uda_jax.runs import initial_weights, stages
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.stages import Stage, StartFrom
-from uda_jax.runs.workdir import Workdir
+from uda_jax.runs.workdir import Identity, Workdir
 from uda_jax.training import sharding
 
 
-def initial(stage: Stage, workdir: Workdir, seed: int, mesh: jax.sharding.Mesh, log: Callable | None = None) -> Any:
+def initial(
+    stage: Stage,
+    workdir: Workdir,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    log: Callable | None = None,
+    identity: Identity | None = None,
+) -> Any:
     """Returns the state before a stage's first step, replicated over the mesh.
 
     Args:
@@ -31,11 +38,13 @@ def initial(stage: Stage, workdir: Workdir, seed: int, mesh: jax.sharding.Mesh, 
       seed: of fresh initialisation, and of everything that the method draws.
       mesh: the device mesh.
       log: called with one text per file of weights, if given.
+      identity: of the run that checkpoints of earlier stages must belong to; None = any run.
     """
     initialise = jax.jit(stage.initialise, out_shardings=sharding.replicated(mesh))
     state = initial_weights.start(initialise(jax.random.key(seed)), stage, log)
     for network, start_from in stage.start_from.items():
-        state = _with_network(state, network, _stored_network(workdir, start_from, _network(state, network)))
+        found = _stored_network(workdir, start_from, _network(state, network), identity)
+        state = _with_network(state, network, found)
     return state
 
 
@@ -53,7 +62,13 @@ def check_initial(recipe: Sequence[Stage]) -> None:
             _check_start(network, stage, state, start_from, shapes[start_from.stage.name])
 
 
-def load(stage: Stage, workdir: Workdir, mesh: jax.sharding.Mesh, step: str | int = "last") -> Any:
+def load(
+    stage: Stage,
+    workdir: Workdir,
+    mesh: jax.sharding.Mesh,
+    step: str | int = "last",
+    identity: Identity | None = None,
+) -> Any:
     """Returns the state of one of a stage's checkpoints, replicated over the mesh.
 
     Args:
@@ -61,12 +76,14 @@ def load(stage: Stage, workdir: Workdir, mesh: jax.sharding.Mesh, step: str | in
       workdir: the run's.
       mesh: the device mesh.
       step: "last", "best" on the dev domain, or a step.
+      identity: of the run that the checkpoint must belong to; None = any run.
 
     Raises:
-      UserError: there is no such checkpoint; the message names those that there are.
+      UserError: there is no such checkpoint, and the message names those that there are; or as `Checkpoints.restore`.
     """
     with _opened(stage, workdir) as checkpoints:
-        return checkpoints.restore(checkpoints.resolve(step), abstract(stage, mesh))
+        step = checkpoints.resolve(step)
+        return checkpoints.restore(step, abstract(stage, mesh), identity=identity)
 
 
 def abstract(stage: Stage, mesh: jax.sharding.Mesh) -> Any:
@@ -100,7 +117,8 @@ def restore(
         allowed = [f"{section}.{field}" for field in getattr(last.method, "PREDICTION_FIELDS", ())]
         experiment = config.with_overrides(experiment, overrides, allowed, f"the predictions of {workdir.path}")
         last = stages.recipe(experiment, len(space.names))[-1]
-    return last.method, load(last, workdir, sharding.data_mesh(), step), space
+    state = load(last, workdir, sharding.data_mesh(), step, workdir.identity())
+    return last.method, state, space
 
 
 @contextlib.contextmanager
@@ -128,7 +146,9 @@ def _with_network(state: Any, name: str, found: dict[str, Any]) -> Any:
     )
 
 
-def _stored_network(workdir: Workdir, start_from: StartFrom, like: dict[str, Any]) -> dict[str, Any]:
+def _stored_network(
+    workdir: Workdir, start_from: StartFrom, like: dict[str, Any], identity: Identity | None
+) -> dict[str, Any]:
     """Reads a network of an earlier stage, from a checkpoint or, if it never learnt, from beside them."""
     placement = jax.tree.leaves(like)[0].sharding
     shapes = jax.eval_shape(start_from.stage.initialise, jax.random.key(0))
@@ -136,7 +156,7 @@ def _stored_network(workdir: Workdir, start_from: StartFrom, like: dict[str, Any
         if start_from.network in shapes.frozen:
             return checkpoints.restore_frozen(sharding.abstract(shapes.frozen, placement))[start_from.network]
         target = {part: {start_from.network: tree} for part, tree in sharding.abstract(like, placement).items()}
-        found = checkpoints.restore_networks(checkpoints.resolve(start_from.step), target)
+        found = checkpoints.restore_networks(checkpoints.resolve(start_from.step), target, identity=identity)
     return {part: found[part][start_from.network] for part in like}
 
 

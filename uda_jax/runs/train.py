@@ -6,12 +6,11 @@ Running the same command again goes on where it stopped, bit for bit; `workdir` 
 """
 
 import contextlib
-import json
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,16 @@ from uda_jax.config import Experiment
 from uda_jax.data.io import atomic
 from uda_jax.data.pipeline import streams
 from uda_jax.data.pipeline.domains import opened_once
+from uda_jax.errors import UserError
+from uda_jax.inference import label_check
 from uda_jax.inference.evaluate import protocols
-from uda_jax.runs import instruments, results, scoring, stages, states
+from uda_jax.report.rows import KEYS
+from uda_jax.runs import fingerprints, instruments, results, scoring, stages, states
 from uda_jax.runs.checkpoints import Checkpoints, state_bytes
 from uda_jax.runs.illustrations import Illustrator
-from uda_jax.runs.stages import Context, Stage, Stopped
-from uda_jax.runs.workdir import Workdir, check_space
+from uda_jax.runs.label_watch import LabelWatch
+from uda_jax.runs.stages import Context, Stage, Stopped, needs_workdir
+from uda_jax.runs.workdir import Workdir, check_space, read_json
 from uda_jax.training import sharding
 from uda_jax.training.guard import Guard
 from uda_jax.training.logging import MetricWriter, ProgressLine
@@ -52,25 +55,57 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
     workdir = Workdir(workdir)
     for field, size in (("train", experiment.train.batch_size), ("evaluation", experiment.evaluation.batch_size)):
         sharding.check_batch_size(size, f"config.{field}.batch_size")
-    with opened_once(), _stop_on_sigterm() as stop:
+    with opened_once(), _stop_on_signals() as stop:
         space = stages.label_space(experiment)
         experiment = scoring.with_protocol(experiment, protocols(space))
-        workdir.check(experiment)
+        workdir.check(experiment, space.names)
         context = Context(experiment, sharding.data_mesh(), space, stop)
         recipe = stages.recipe(experiment, len(space.names))
         for stage in recipe:
             stage.kind.validate(stage, context)
-        for which in ("final", "dev"):
-            scoring.evaluators(recipe[-1], which, context)
+        _check_labels(recipe, context)
         # A folder that is there already need not be a run's; one that is has passed this.
         if not workdir.config.exists():
             states.check_initial(recipe)
-        if context.first_process:
-            workdir.prepare(experiment, space)
-        stage_results = stages.run_recipe(recipe, workdir, context)
-    if workdir.result.exists():
-        return json.loads(workdir.result.read_text())
-    return scoring.score_final(recipe[-1], workdir, context, list(stage_results.values()), invocation)
+        found = fingerprints.of_domains(recipe)
+        workdir.check_data(found)
+        stop()
+        with workdir.locked() if context.first_process else contextlib.nullcontext():
+            # Another process may have begun here since the first look.
+            workdir.check(experiment, space.names)
+            if context.first_process:
+                workdir.prepare(experiment, space, found)
+            stage_results = stages.run_recipe(recipe, workdir, context)
+            if workdir.result.exists():
+                return _stored_rows(workdir)
+            return scoring.score_final(recipe[-1], workdir, context, list(stage_results.values()), invocation)
+
+
+def _check_labels(recipe: Sequence[Stage], context: Context) -> None:
+    """Refuses labels that teach nothing or that nothing can be scored on, and prints notes on those that lack some."""
+    notes = scoring.check_references(recipe[-1], context)
+    seen: list[Any] = []
+    for stage in recipe:
+        ready = {name: domain for name, domain in stage.domains.items() if not needs_workdir(domain)}
+        ready = {name: domain for name, domain in ready.items() if stage.kind.TRAINS and domain not in seen}
+        seen += ready.values()
+        notes += label_check.check_domains(ready)
+    _print_notes(notes, context)
+
+
+def _print_notes(notes: Sequence[str], context: Context) -> None:
+    for note in notes if context.first_process else ():
+        print(note, file=sys.stderr)
+
+
+def _stored_rows(workdir: Workdir) -> list[dict[str, Any]]:
+    """Returns the rows of a run that is finished; raises a UserError if their file is damaged."""
+    remedy = "delete it and rerun the same command, which scores the last state again"
+    rows = read_json(workdir.result, remedy)
+    required = {name for name, key in KEYS.items() if key.required}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and required <= row.keys() for row in rows):
+        raise UserError(f"{workdir.result}: expected result rows, found other things; {remedy}")
+    return rows
 
 
 def train_stage(stage: Stage, workdir: Workdir, context: Context) -> dict[str, Any]:
@@ -110,6 +145,8 @@ class StageRun:
         self.split = sharding.split_over_batch(context.mesh)
         self.headline = METRICS[context.experiment.evaluation.headline]
         self.domains = stage.domains_in(workdir)
+        late = {name: self.domains[name] for name, domain in stage.domains.items() if needs_workdir(domain)}
+        _print_notes(label_check.check_domains(late), context)
         self.iterator = _stream(self.domains, train_config, context.experiment.seed)
         self.checkpoints = Checkpoints(self.files, keep_latest=train_config.keep_latest)
         self.start, self.seconds_before, self.best = self.checkpoints.latest_step() or 0, 0.0, None
@@ -121,6 +158,7 @@ class StageRun:
         self.writer.resume_at(self.start)
         images = train_config.batch_size * len(stage.domains)
         self.progress = ProgressLine(train_config.steps, images, first_step=self.start, active=active)
+        self.labels = LabelWatch(self.domains, train_config.batch_size, train_config.log_every)
         self.guard = Guard(self._frame_name, self.files.nonfinite, write=active)
         self.illustrator = Illustrator(
             stage.method,
@@ -135,7 +173,7 @@ class StageRun:
     def _restored(self) -> Any:
         """Returns the state of the last checkpoint, and goes on with the data where it was saved."""
         target = states.abstract(self.stage, self.context.mesh)
-        state = self.checkpoints.restore(self.start, target, self.iterator)
+        state = self.checkpoints.restore(self.start, target, self.iterator, identity=self.context.identity)
         notes = self.checkpoints.notes(self.start)
         self.seconds_before, self.best = notes["seconds"], notes["best"]
         return state
@@ -143,7 +181,8 @@ class StageRun:
     def _initial(self, workdir: Workdir) -> Any:
         """Returns the first state; writes its frozen networks and the table of its parameters."""
         log = (lambda text: print(text, file=sys.stderr)) if self.context.first_process else None
-        state = states.initial(self.stage, workdir, self.context.experiment.seed, self.context.mesh, log)
+        seed, identity = self.context.experiment.seed, self.context.identity
+        state = states.initial(self.stage, workdir, seed, self.context.mesh, log, identity)
         check_space(self.files.path, state_bytes(state.frozen))
         self.checkpoints.save_frozen(state)
         self.first_row["parameters/total"] = sum(instruments.parameter_counts(state.params).values())
@@ -164,6 +203,7 @@ class StageRun:
             self.profile.before(step)
             self.state, metrics = self.train_step(self.state, on_device)
             self.profile.after(step, metrics)
+            self.labels.add(batch)
             self.guard.add(step, metrics, {name: maps["index"] for name, maps in batch.items()})
             last = step == train_config.steps
             stopping = self._stopping(step)
@@ -172,8 +212,11 @@ class StageRun:
             if saving or _due(step, train_config.log_every):
                 # Nothing is saved, scored or logged before every step up to here is known to be finite.
                 scalars = self.guard.check()
+                self.label_check.check()
                 speed = self.progress.update(step, _losses(scalars))
                 self.writer.write_scalars(step, scalars | speed | self._first_row())
+            if saving:
+                self.guard.check_state(self.state)
             score = self.evaluate(step) if evaluating else None
             if evaluating or last:
                 self.writer.write_images(step, self.illustrator.draw(self.state, on_device))
@@ -207,8 +250,8 @@ class StageRun:
     def save(self, step: int, score: float | None) -> None:
         """Starts writing a checkpoint, unless the disk is too full for one."""
         check_space(self.files.path, state_bytes(self.state.replace(frozen={})))
-        plain = config.to_plain(self.context.experiment)
-        self.checkpoints.save(step, self.state, self.iterator, config=plain, notes=self.notes(), score=score)
+        about = {"identity": self.context.identity, "notes": self.notes(), "score": score}
+        self.checkpoints.save(step, self.state, self.iterator, **about)
 
     def notes(self) -> dict[str, Any]:
         """Returns what outlives a restart beside the state."""
@@ -247,18 +290,34 @@ def _stream(domains: Mapping[str, streams.Domain], train_config: config.Train, s
 
 
 @contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[Callable[[], bool]]:
+def _stop_on_signals() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether SIGTERM arrived; the loop then saves and stops.
 
-    Several processes must stop at the same step, which their Orbax managers agree on instead; and only the main
-    thread may set handlers.
+    It raises the KeyboardInterrupt of a Ctrl-C that was lost: Python drops what is raised in the callbacks of garbage
+    collection and of C libraries. Several processes must stop at the same step, which their Orbax managers agree on
+    instead; and only the main thread may set handlers.
     """
-    arrived: list[bool] = []
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: arrived.append(True))
+    arrived: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        arrived.append(number)
+        raise KeyboardInterrupt
+
+    def stop() -> bool:
+        if signal.SIGINT in arrived:
+            raise KeyboardInterrupt
+        return signal.SIGTERM in arrived
+
+    handlers = {signal.SIGTERM: lambda number, _: arrived.append(number)}
+    # A shell's background job has it switched off, and a program around this one may have its own.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        handlers[signal.SIGINT] = interrupt
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield lambda: bool(arrived)
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

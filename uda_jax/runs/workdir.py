@@ -1,14 +1,15 @@
 """Workdirs: what a run keeps on disk, and whether another run may go on there.
 
-A workdir holds config.json, label_space.json, one folder per stage (checkpoints/, metrics.jsonl, TensorBoard
+A workdir holds config.json, label_space.json, data.json, one folder per stage (checkpoints/, metrics.jsonl, TensorBoard
 events, finished.json ...), pictures/ and, once everything is done, result.json.
 """
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from uda_jax import config
 from uda_jax.config import Experiment
@@ -27,31 +28,83 @@ FREE_FIELDS = frozenset(
         ("evaluation", "pictures"),
     )
 )
+# Fields of `evaluation` that decide which checkpoint is the best, and so belong to the training.
+_CHOOSING_FIELDS = ("dev", "headline")
 
 # Room for what Orbax and the logs write beside the state's own bytes.
 _SPARE_BYTES = 8_000_000
 
 
+class Identity(NamedTuple):
+    """What tells one run from another.
+
+    Attributes:
+      experiment: its config as a plain dict.
+      classes: the names of its classes, in the order of the label values.
+    """
+
+    experiment: dict[str, Any]
+    classes: tuple[str, ...]
+
+
 class Workdir(RunFiles):
     """The folder of a run: its files by name, see `RunFiles`, and what is written before the first stage."""
 
-    def check(self, experiment: Experiment) -> None:
-        """Raises a UserError if the workdir belongs to another experiment, naming a field that differs."""
+    def check(self, experiment: Experiment, classes: Sequence[str]) -> None:
+        """Raises a UserError if the workdir belongs to a run of another experiment or of other classes.
+
+        Args:
+          experiment: what is asked for. How a run is scored may change until it has a result.
+          classes: the names of the data's classes, in the order of the label values.
+        """
         if not self.config.exists():
             if self.path.exists() and not self.path.is_dir():
                 raise UserError(f"--workdir {self.path}: expected a folder, found a file")
             return
-        if found := difference(config.to_plain(self.experiment()), config.to_plain(experiment)):
-            field, old, new = found
+        old, new = config.to_plain(self.experiment()), config.to_plain(experiment)
+        if found := difference(old, new, scoring_may_change=not self.result.exists()):
+            field, before, after = found
             raise UserError(
-                f"--workdir {self.path}: holds a run with {field} = {old!r}, asked for {new!r}; use the same config or "
-                "another workdir"
+                f"--workdir {self.path}: holds a run with {field} = {before!r}, asked for {after!r}; use the same "
+                "config or another workdir"
+            )
+        # Without the file, the checkpoints tell.
+        if self.label_space.exists() and (found := list(self.classes().names)) != list(classes):
+            raise UserError(
+                f"--workdir {self.path}: holds a run with classes {found}, asked for {list(classes)}; use another "
+                "workdir, or give the data the run's classes"
             )
 
-    def prepare(self, experiment: Experiment, space: label_spaces.LabelSpace) -> None:
+    def check_data(self, fingerprints: Mapping[str, Any]) -> None:
+        """Raises a UserError if the run was trained on other frames.
+
+        Args:
+          fingerprints: from `fingerprints.of_domains`.
+        """
+        if not self.data.exists():
+            return
+        old = read_json(self.data, "delete it and rerun the same command, which writes it again")
+        for path, new in fingerprints.items():
+            found = old.get(path) if isinstance(old, dict) else None
+            if found != new:
+                before = found.get("frames") if isinstance(found, dict) else "no"
+                raise UserError(
+                    f"--workdir {self.path}: holds a run that was trained on other files of {path}, {before} frames "
+                    f"then and {new['frames']} now; put them back, or use another workdir"
+                )
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps a second training out of the workdir, which is made; the lock of a process that died is gone."""
+        return atomic.locked(self.path, "--workdir", "uda train")
+
+    def prepare(
+        self, experiment: Experiment, space: label_spaces.LabelSpace, fingerprints: Mapping[str, Any] | None = None
+    ) -> None:
         """Makes the workdir and writes what a later command needs to open it."""
         self.path.mkdir(parents=True, exist_ok=True)
         check_space(self.path, 0)
+        if fingerprints is not None:
+            atomic.write(self.data, json.dumps(fingerprints, indent=1) + "\n")
         atomic.write(self.label_space, json.dumps(space._asdict()))
         atomic.write(self.config, config.to_json(experiment))
 
@@ -60,10 +113,39 @@ class Workdir(RunFiles):
         return config.from_json(self.config)
 
     def classes(self) -> label_spaces.LabelSpace:
-        """Returns the label space of the run's classes."""
-        stored = json.loads(self.label_space.read_text())
-        colours = tuple(tuple(colour) for colour in stored["colours"])
-        return label_spaces.LabelSpace(tuple(stored["names"]), colours, stored["ignore"])
+        """Returns the label space of the run's classes; raises UserError if its file is damaged."""
+        remedy = "delete it and rerun the same 'uda train', which writes it again"
+        stored = read_json(self.label_space, remedy)
+        try:
+            colours = tuple(tuple(map(int, colour)) for colour in stored["colours"])
+            space = label_spaces.LabelSpace(tuple(map(str, stored["names"])), colours, int(stored["ignore"]))
+        except (KeyError, TypeError, ValueError):
+            space = None
+        if space is None or len(space.names) != len(space.colours) or any(len(c) != 3 for c in space.colours):
+            raise UserError(f"{self.label_space}: expected names, colours and ignore, found other things; {remedy}")
+        return space
+
+    def identity(self) -> Identity:
+        """Returns what tells the run from others."""
+        return Identity(config.to_plain(self.experiment()), self.classes().names)
+
+
+def read_json(file: Path, remedy: str) -> Any:
+    """Returns what a JSON file of a run holds; raises a UserError if it is not there, cut or damaged.
+
+    Args:
+      file: the file.
+      remedy: what to do about it, for the message.
+    """
+    try:
+        return json.loads(file.read_text())
+    except PermissionError as error:
+        raise UserError(f"{file}: may not be read ({error.strerror}); get the right to read it") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: cannot be read as JSON ({reason}), it may be cut; {remedy}") from None
 
 
 def check_space(folder: Path, size: int) -> None:
@@ -76,10 +158,19 @@ def check_space(folder: Path, size: int) -> None:
         )
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """Returns the first field that two experiments, as plain values, may not differ in: its name and both values."""
+def difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, scoring_may_change: bool = False
+) -> tuple[str, Any, Any] | None:
+    """Returns the first field that two experiments may not differ in: its name and both values; None if there is none.
+
+    Args:
+      old, new: experiments as plain values.
+      scoring_may_change: whether fields of `evaluation` may differ that do not decide which checkpoint is the best.
+    """
     before, after = _flat(old), _flat(new)
     for field in sorted(set(before) | set(after)):
+        if scoring_may_change and field[0] == "evaluation" and field[1] not in _CHOOSING_FIELDS:
+            continue
         if before.get(field) != after.get(field) and not _is_free(field):
             return ".".join(("config", *field)), before.get(field), after.get(field)
     return None

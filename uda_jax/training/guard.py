@@ -1,8 +1,9 @@
-"""The guard against infinite and NaN losses."""
+"""The guard against infinite and NaN values, of losses and of the state that updates leave."""
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from uda_jax.errors import UserError
 
 
 class NonFiniteLoss(UserError):
-    """A loss or gradient norm is infinite or NaN."""
+    """A loss, a gradient norm or a value of the state is infinite or NaN."""
 
 
 class Guard:
@@ -29,10 +30,12 @@ class Guard:
     def __init__(self, frame_name: Callable[[str, int], str], where: Path, *, write: bool):
         self._frame_name, self._where, self._write = frame_name, where, write
         self._steps: list[tuple[int, Mapping[str, jax.Array], Mapping[str, np.ndarray]]] = []
+        self._last: tuple[int, Mapping[str, np.ndarray]] | None = None
 
     def add(self, step: int, metrics: Mapping[str, jax.Array], indices: Mapping[str, np.ndarray]) -> None:
         """Keeps a step's metrics and the frame indices of its batch."""
         self._steps.append((step, metrics, indices))
+        self._last = (step, indices)
 
     def check(self) -> dict[str, float]:
         """Returns the last step's metrics as floats.
@@ -50,6 +53,19 @@ class Guard:
         self._steps.clear()
         return scalars
 
+    def check_state(self, state: Any) -> None:
+        """Looks at the state after the last step, which metrics do not: they tell of the losses before its update.
+
+        Args:
+          state: arrays that lie whole on this process's devices; it is about to be scored or saved.
+
+        Raises:
+          NonFiniteLoss: a value is not finite; as `check`, with the array in place of the term.
+        """
+        if self._last is not None and (found := first_not_finite(state)) is not None:
+            step, indices = self._last
+            self._report(step, *found, indices)
+
     def _report(self, step: int, term: str, value: float, indices: Mapping[str, np.ndarray]) -> None:
         frames = {domain: [self._frame_name(domain, int(i)) for i in array] for domain, array in indices.items()}
         if self._write:
@@ -57,8 +73,26 @@ class Guard:
             self._where.write_text(json.dumps(found, indent=1) + "\n")
         raise NonFiniteLoss(
             f"step {step}: {term} is {value}; the frames of its batch are listed in {self._where}; no state beyond the "
-            "last checkpoint was saved: lower the learning rate or look at those frames"
+            "last checkpoint was saved, and the same command would end here again: look at those frames, or lower the "
+            "learning rate in another workdir"
         )
+
+
+def first_not_finite(tree: Any) -> tuple[str, float] | None:
+    """Returns the path of the first array with an infinite or NaN value, and that value; None if all are finite.
+
+    Args:
+      tree: arrays of NumPy, or of JAX that lie whole on this process's devices.
+    """
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not jax.numpy.issubdtype(leaf.dtype, np.inexact) or leaf.size == 0:
+            continue
+        array = np.asarray(leaf if not isinstance(leaf, jax.Array) else leaf.addressable_data(0))
+        # Both carry NaN through, and unlike np.isfinite they take no memory of the array's size.
+        for value in (float(array.min()), float(array.max())):
+            if not np.isfinite(value):
+                return jax.tree_util.keystr(path, simple=True, separator="/"), value
+    return None
 
 
 def _terms_first(name: str) -> tuple[bool, bool, str]:

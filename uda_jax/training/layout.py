@@ -48,6 +48,7 @@ class RunFiles:
       path: the workdir.
       config: the experiment.
       label_space: the classes, their colours and the label that is ignored.
+      data: what tells the frames of the training domains from others.
       result: the result row, once everything is done.
       pictures: folder of predictions on the evaluation split.
     """
@@ -56,6 +57,7 @@ class RunFiles:
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.label_space = self.path / "label_space.json"
+        self.data = self.path / "data.json"
         self.result = self.path / "result.json"
         self.pictures = self.path / "pictures"
 

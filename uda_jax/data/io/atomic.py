@@ -96,8 +96,13 @@ def disk_full_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, option: str, command: str) -> Iterator[None]:
     """Keeps a second process out of a folder, which is made if needed; a killed process gives the lock back.
+
+    Args:
+      folder: the folder.
+      option: the option that names it, for messages.
+      command: what works in it, for messages.
 
     Raises:
       UserError: another process holds the lock, the folder cannot be made, or the system has no such locks.
@@ -105,20 +110,19 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:
-        raise UserError(
-            "uda prepare: this system has no file locks (fcntl); prepare the data on Linux or macOS, or train on the "
-            "original files"
-        ) from None
+        raise UserError(f"{command}: this system has no file locks (fcntl); use Linux or macOS") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"--out: cannot make the folder {folder} ({error.strerror}); choose another") from None
+        raise UserError(f"{option}: cannot make the folder {folder} ({error.strerror}); choose another") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise UserError(f"--out: another 'uda prepare' is writing into {folder}; wait for it, or end it") from None
+        raise UserError(
+            f"{option}: another '{command}' is writing into {folder}; wait for it, end it, or choose another folder"
+        ) from None
     except OSError as error:
         # Some network file systems cannot lock a folder; there, the user has to take care.
         if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):

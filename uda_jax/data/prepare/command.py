@@ -123,7 +123,7 @@ def prepare(
     settings |= {"recode": recode, "fields": list(fields)}
     encoder = Encoder(opened, fields, size, transforms.Resampling(image_resampling, disparity_resampling), fit, recode)
     folder = Path(out).expanduser()
-    with atomic.locked(folder):
+    with atomic.locked(folder, "--out", "uda prepare"):
         writer = SplitWriter(folder, split, settings, encoder, positions, shard_bytes)
         shards, written = writer.write_shards(workers)
         writer.write_manifest(shards, _entry(source, opened, positions, fields))

@@ -134,7 +134,8 @@ class _Ranking:
         self.rare = section.rare_labels(self.space.names)
         self.start_from = stage.start_from["segmenter"]
         self.method = self.start_from.stage.method
-        self.state = states.load(self.start_from.stage, workdir, self.mesh, self.start_from.step)
+        earlier, step = self.start_from.stage, self.start_from.step
+        self.state = states.load(earlier, workdir, self.mesh, step, context.identity)
         self.domain = _frames_only(stage.domains_in(workdir)["target"])
 
     def run(self) -> tuple[int, int]:
