@@ -17,7 +17,7 @@ from uda_jax.inference import scores
 from uda_jax.inference.options import Inference
 from uda_jax.inference.scores import Ensemble
 from uda_jax.ops import confusion_matrix
-from uda_jax.runs import states
+from uda_jax.runs import checksums, states
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,10 @@ def test_runs_of_other_classes_are_refused(runs, tmp_path, capsys):
     other = shutil.copytree(runs[1], tmp_path / "other")
     space = json.loads((other / "label_space.json").read_text())
     (other / "label_space.json").write_text(json.dumps(space | {"names": ["ground", "wall", "tram"]}))
+    for file in (other / "train" / "checkpoints").glob("*/config/metadata"):
+        stored = json.loads(file.read_text()) | {"classes": ["ground", "wall", "tram"]}
+        del stored["checksum"]
+        file.write_text(json.dumps(checksums.sealed(stored)))
     for words in (["evaluate"], ["predict", "--input", str(tmp_path), "--output", str(tmp_path / "out")]):
         assert main([*words, "--workdir", str(runs[0]), str(other)]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()

@@ -1,6 +1,7 @@
 """One pass over a split scores it and keeps pictures, with methods whose predictions are known."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -259,3 +260,45 @@ def test_protocols_of_classes_that_a_split_does_not_label_are_left_out():
     found = summarise(matrix, nineteen, "19", sixteen.names)
     assert found["miou"] == {"16": 1.0, "13": 1.0} and found["metrics"]["miou"] == 1.0
     assert set(summarise(matrix, nineteen, "19")["miou"]) == {"19", "16", "13"}
+
+
+@pytest.fixture
+def vary(tiny_folder, tmp_path):
+    """The tiny folder with one frame of another size."""
+    root = tmp_path / "vary"
+    shutil.copytree(tiny_folder, root)
+    for kind, rule in (("images", Image.Resampling.BILINEAR), ("labels", Image.Resampling.NEAREST)):
+        file = root / "val" / kind / "003.png"
+        Image.open(file).resize((80, 48), rule).save(file)
+    return Domain(dataset="folder", root=str(root), split="val", label_space="own")
+
+
+def test_one_at_a_time_frames_of_any_size_are_scored_at_their_own(vary):
+    evaluator = make(Brightness(), vary, batch_size=1)
+    assert evaluator.check_references() is None
+    summary, frames = evaluator.evaluate(0.0, pictures=8)
+    assert summary == summarise(by_hand(evaluator, Brightness(), 0.0), evaluator.dataset.label_space, "own")
+    assert [frame["prediction"].shape for frame in frames] == [(32, 64)] * 3 + [(48, 80)] + [(32, 64)] * 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "cure"),
+    [({}, "image", "size"), ({"size": (32, 64), "resize_label": False}, "label", "resize_label=True")],
+)
+def test_frames_of_sizes_that_a_batch_cannot_hold_are_refused_from_their_headers(vary, decoded, fields, field, cure):
+    evaluator = make(Brightness(), dataclasses.replace(vary, **fields), batch_size=4)
+    decoded.clear()
+    words = f"final: {field} of frame '003' is 48x80 .*, but that of '000' is 32x64.* own size, or config.*{cure}$"
+    with pytest.raises(UserError, match=words):
+        evaluator.check_references()
+    assert decoded == []
+    # Both cures.
+    make(Brightness(), dataclasses.replace(vary, **fields), batch_size=1).check_references()
+    make(Brightness(), dataclasses.replace(vary, size=(32, 64)), batch_size=4).check_references()
+
+
+def test_references_of_nothing_are_refused(folder, tiny_folder, tmp_path):
+    void = with_classes(tiny_folder, tmp_path, ["ground", "wall", "thing"], [255, 255, 255])
+    with pytest.raises(UserError, match="config.evaluation.final: none of the 8 frames has a labelled pixel"):
+        make(Brightness(), void).check_references()
+    assert make(Brightness(), folder).check_references() is None

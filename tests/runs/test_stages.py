@@ -11,6 +11,7 @@ from uda_jax.config import StageConfig
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.runs import kinds, stages
+from uda_jax.runs.kinds.base import Kind
 from uda_jax.runs.kinds.rank import Rank
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training.layout import RunFiles

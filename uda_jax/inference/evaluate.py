@@ -13,7 +13,7 @@ from uda_jax.data.datasets import digits
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pipeline import domains, streams
 from uda_jax.errors import UserError
-from uda_jax.inference import depth, label_check, scores
+from uda_jax.inference import depth, frame_sizes, label_check, scores
 from uda_jax.inference.options import Evaluation
 from uda_jax.training import metrics, sharding
 
@@ -117,15 +117,16 @@ class Evaluator:
         self._batch_sharding = sharding.split_over_batch(mesh)
 
     def check_references(self) -> str | None:
-        """Looks at a few of the labels or depths that the headline compares with.
+        """Looks at the sizes of all frames, and at a few of the labels or depths that the headline compares with.
 
         Returns:
           A note on classes without a pixel, if there are any.
 
         Raises:
-          UserError: no frame has a valid pixel of the headline's.
+          UserError: no frame has a valid pixel of the headline's; frames of different sizes would meet in a batch.
         """
         section, own = self._section, self.dataset.label_space.names
+        frame_sizes.check(self.dataset, self.domain, self._references, section.batch_size, self._path)
         if metrics.METRICS[section.headline].map == "depth":
             depths = (self.dataset.read(index, ("depth",))["depth"] for index in range(len(self.dataset)))
             if not any((each > 0).any() for each in depths):

@@ -212,7 +212,7 @@ class StageRun:
             if saving or _due(step, train_config.log_every):
                 # Nothing is saved, scored or logged before every step up to here is known to be finite.
                 scalars = self.guard.check()
-                self.label_check.check()
+                self.labels.check()
                 speed = self.progress.update(step, _losses(scalars))
                 self.writer.write_scalars(step, scalars | speed | self._first_row())
             if saving:

@@ -329,14 +329,17 @@ def test_frames_of_different_sizes(make_folder):
     Image.new("L", (20, 12)).save(root / "train" / "labels" / "f002.png")
     domain = Domain(dataset="folder", root=str(root), label_space="own")
     message = r"image of frame 'f002' is 12x20 \(height x width\), but that of 'f000' is 12x16; set '[\w.]+\.size'"
-    with pytest.raises(UserError, match=message):
-        list(evaluation_batches(domain, 1))
+    with pytest.raises(UserError, match=message + " or a batch size of 1"):
+        list(evaluation_batches(domain, 2))
+    assert [batch["label"].shape for batch in evaluation_batches(domain, 1)] == [(1, 12, 16)] * 2 + [(1, 12, 20)]
     with pytest.raises(UserError, match=message):
         take(train_stream({"source": domain}, global_batch=1, seed=0), 3)
     sized = dataclasses.replace(domain, size=(6, 8))
     assert len(take(train_stream({"source": sized}, global_batch=3, seed=0), 2)) == 2
-    with pytest.raises(UserError, match="label of frame 'f002' is 12x20"):
-        list(evaluation_batches(dataclasses.replace(sized, resize_label=False), 1))
+    own = dataclasses.replace(sized, resize_label=False)
+    with pytest.raises(UserError, match="label of frame 'f002' is 12x20 .* set 'domain.resize_label=True' or a batch"):
+        list(evaluation_batches(own, 2))
+    assert [batch["label"].shape for batch in evaluation_batches(own, 1)] == [(1, 12, 16)] * 2 + [(1, 12, 20)]
 
 
 def test_a_label_of_another_size_is_fitted_or_resized_by_itself():
@@ -369,7 +372,7 @@ def test_classes_of_whole_images(in_memory):
         frames = DomainFrames(digits((8, 8), (8, 8)), Domain(**fields), "domain")
         assert [frames[k]["label"].tolist() for k in range(2)] == [[[0]], [[1]]]
     with pytest.raises(UserError, match=r"image of frame 'd1' is 9x8 \(height x width\), but that of 'd0' is 8x8"):
-        list(evaluation_batches(digits((8, 8), (9, 8)), 1))
+        list(evaluation_batches(digits((8, 8), (9, 8)), 2))
 
 
 def test_batch_that_the_processes_cannot_share(domains):

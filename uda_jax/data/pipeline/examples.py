@@ -23,15 +23,25 @@ Shapes = dict[str, tuple[int, ...]]
 class DomainFrames:
     """The frames of an opened domain, with exactly its fields, resized, and of one shape unless crops follow.
 
+    Args:
+      dataset: the opened domain.
+      domain: its section.
+      path: the section's dotted name, for messages.
+      any_size: whether frames may differ in size all the same, since each is a batch of its own.
+      alternative: what else than a size makes frames of different sizes possible, for messages.
+
     Attributes:
       first: the first frame, which is read at once.
       shapes: of its maps.
     """
 
-    def __init__(self, dataset: Dataset, domain: Domain, path: str):
+    def __init__(
+        self, dataset: Dataset, domain: Domain, path: str, *, any_size: bool = False, alternative: str = "'crop'"
+    ):
         self._dataset = dataset
         self._domain = domain
         self._path = path
+        self._any_size, self._alternative = any_size or domain.crop is not None, alternative
         # Reading one frame now turns most mistakes into an error at the start of a run instead of inside it.
         self.first = self._read(0)
         self.shapes = {field: self.first[field].shape for field in domain.fields}
@@ -42,11 +52,12 @@ class DomainFrames:
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self._read(index)
         for field, shape in self.shapes.items():
-            if self._domain.crop is None and example[field].shape != shape:
-                first = self._dataset.name(0)
+            if not self._any_size and example[field].shape != shape:
+                first, cure = self._dataset.name(0), "size" if self._domain.size is None else "resize_label=True"
                 raise UserError(
                     f"{self._path}: {field} of frame '{example['name']}' is {_hxw(example[field].shape)} (height x "
-                    f"width), but that of '{first}' is {_hxw(shape)}; set '{self._path}.size' or 'crop'"
+                    f"width), but that of '{first}' is {_hxw(shape)}; set '{self._path}.{cure}' or "
+                    f"{self._alternative}"
                 )
         return example
 

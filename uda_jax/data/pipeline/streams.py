@@ -146,7 +146,7 @@ def evaluation_batches(
     Args:
       domain: the section, one data set with `scale`, `short_side`, `crop` and `flip` off; or an opened data set,
         taken as it is with all the maps of its first frame.
-      batch_size: frames per batch over all processes.
+      batch_size: frames per batch over all processes; with 1, frames may have any size, and each batch has its own.
       path: dotted name of the section, for messages.
       dataset: the domain's data set where it is open already (see `domains.require_maps`).
       process_index, process_count: which block of each global batch to deliver.
@@ -172,7 +172,8 @@ def evaluation_batches(
     else:
         dataset = domain
         domain = Domain(fields=map_names(dataset[0], path), resize_label=False)
-    frames = _Padded(DomainFrames(dataset, domain, path), batch_size)
+    frames = DomainFrames(dataset, domain, path, any_size=batch_size == 1, alternative="a batch size of 1")
+    frames = _Padded(frames, batch_size)
     batches = grain.MapDataset.source(frames).batch(local, batch_fn=_stack)[process_index::process_count]
     return EvaluationBatches(dataset, batches)
 
