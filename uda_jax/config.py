@@ -73,8 +73,8 @@ class InitFrom:
 
     path: str | None = config_field(
         None,
-        "A .pth, .safetensors or other PyTorch checkpoint, or a folder that 'uda convert' wrote; None or an empty path "
-        "= random.",
+        "A .pth, .safetensors or other PyTorch checkpoint, a folder that 'uda convert' wrote, or the workdir of a run; "
+        "None or an empty path = random.",
     )
     fresh: tuple[str, ...] = config_field(
         (), "Parts that start at random all the same, such as ('head', 'aux_head') for a file of other classes."

@@ -287,3 +287,117 @@ def test_torch_is_not_needed(source, tmp_path):
     words = ["convert", "--from", source[0], "--to", tmp_path / "folder", "--branches", "4"]
     subprocess.run([sys.executable, "-c", code, *map(str, words)], check=True, capture_output=True)
     assert (tmp_path / "folder" / "manifest.json").exists()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of one step whose images are normalised by imagenet_rgb and whose heads sum four branches."""
+    from tests.conftest import TINY_CONFIG, write_tiny_folder
+
+    folder = tmp_path_factory.mktemp("own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UDA_JAX_TEST_DATA", str(write_tiny_folder(folder / "data")))
+        (folder / "tiny.py").write_text(TINY_CONFIG)
+        words = ["--config.train.steps=1", "--config.train.evaluate_every=0"]
+        experiment = config.experiment(config.load(str(folder / "tiny.py"), words))
+        train.run(experiment, folder / "run", ORIGIN)
+    return folder / "run", experiment
+
+
+def test_a_run_starts_from_a_run(run):
+    folder, experiment = run
+    trained = initial_weights.read(folder)
+    assert trained.dialect is None and trained.facts["input_norm"] == "imagenet_rgb"
+    before, state = started(experiment, path=str(folder))
+    assert_equal(state.params["segmenter"], trained.variables["params"])
+    assert_equal(state.model_state["segmenter"]["batch_stats"], trained.variables["batch_stats"])
+    before, state = started(experiment, path=str(folder), fresh=("head", "aux_head"))
+    assert_equal(state.params["segmenter"]["head"], before.params["segmenter"]["head"])
+    assert_equal(state.params["segmenter"]["encoder"], trained.variables["params"]["encoder"])
+    with pytest.raises(UserError, match="weights of this run need input_norm='imagenet_rgb', the config has 'caffe_bg"):
+        started(caffe(experiment), path=str(folder))
+    with pytest.raises(UserError, match="keeps no averaged teacher"):
+        started(experiment, path=str(folder), which="teacher")
+
+
+def test_classes_of_a_run_are_compared_by_name(run):
+    folder, experiment = run
+    (stage,) = stages.recipe(experiment, num_classes=3)
+    stage = dataclasses.replace(stage, init_from={"segmenter": InitFrom(path=str(folder))})
+    initial_weights.check_classes([stage], ("ground", "wall", "thing"))
+    with pytest.raises(
+        UserError, match=r"a run of the classes \['ground', 'wall', 'thing'\], expected \['wall', 'grou"
+    ):
+        initial_weights.check_classes([stage], ("wall", "ground", "thing"))
+    fresh = dataclasses.replace(stage, init_from={"segmenter": InitFrom(path=str(folder), fresh=("head",))})
+    initial_weights.check_classes([fresh], ("wall", "ground"))
+
+
+def test_a_run_becomes_a_folder(run, tmp_path, capsys):
+    folder, experiment = run
+    assert uda("convert", "--from", folder, "--to", tmp_path / "folder") == 0
+    assert "loaded: 101 arrays" in capsys.readouterr().out
+    found, own = initial_weights.read(tmp_path / "folder"), initial_weights.read(folder)
+    assert_equal(found.variables, own.variables)
+    assert found.facts == own.facts
+    with pytest.raises(UserError, match="input_norm='imagenet_rgb'"):
+        started(caffe(experiment), path=str(tmp_path / "folder"))
+    started(experiment, path=str(tmp_path / "folder"))
+    out = tmp_path / "x.safetensors"
+    assert uda("convert", "--to-torch", "--from", tmp_path / "folder", "--to", out) == 2
+    assert "--dialect: say in which family's names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["run", "converted"])
+@pytest.mark.parametrize("dialect", ["advent", "adaptsegnet"])
+def test_export_insists_on_what_import_insists_on(run, folder, dialect, tmp_path, capsys):
+    workdir, experiment = run
+    source, out = workdir, tmp_path / "x.safetensors"
+    if folder == "converted":
+        source = tmp_path / "folder"
+        initial_weights.convert(workdir, source)
+    words = ["convert", "--to-torch", "--from", source, "--to", out, "--dialect", dialect]
+    capsys.readouterr()
+    assert uda(*words) == 2 and not out.exists()
+    error = capsys.readouterr().err
+    assert "takes input_norm = 'caffe_bgr' for granted, the weights need 'imagenet_rgb'" in error and "--force" in error
+    assert uda(*words, "--force") == 0
+    # The file remembers, and so does a folder that it becomes.
+    found = files.metadata(out)
+    assert (found["dialect"], found["input_norm"], found["aspp_branches"]) == (dialect, "imagenet_rgb", "4")
+    initial_weights.convert(out, tmp_path / "back")
+    for path in (out, tmp_path / "back"):
+        _, state = started(experiment, path=str(path))
+        assert_equal(state.params["segmenter"], initial_weights.read(workdir).variables["params"])
+        with pytest.raises(UserError, match="need input_norm='imagenet_rgb', the config has 'caffe_bgr'"):
+            started(caffe(experiment), path=str(path))
+    with pytest.raises(UserError, match="its classifiers sum 4 branches, got --branches 2; leave it out"):
+        initial_weights.convert(out, tmp_path / "other", branches=2)
+
+
+def test_branches_alone_are_compared(run, tmp_path):
+    found = initial_weights.read(run[0])
+    facts = found.facts | {"input_norm": "caffe_bgr"}
+    with pytest.raises(UserError, match="takes aspp_branches = 2 for granted, the weights need 4"):
+        initial_weights.export(found.variables, tmp_path / "x", "adaptsegnet", facts)
+    with pytest.raises(UserError, match="takes encoder_style = 'caffe' for granted, the weights need 'torchvision'"):
+        initial_weights.export(found.variables, tmp_path / "x", "advent", facts | {"encoder_style": "torchvision"})
+    assert initial_weights.export(found.variables, tmp_path / "x", "advent", facts) > 100
+
+
+def test_the_field_that_gave_branches_is_named(tiny_experiment, tmp_path):
+    variables = random_variables("deeplab_v2_resnet14", 3, width=4)
+    files.write_safetensors(tmp_path / "dacs.safetensors", weights.to_torch(variables, "dacs"), {})
+    message = "config.method.segmenter.aspp_branches = 4; write config.method.segmenter.aspp_branches = 2"
+    with pytest.raises(UserError, match=message):
+        started(caffe(tiny_experiment), path=str(tmp_path / "dacs.safetensors"))
+
+
+@pytest.mark.parametrize("metadata", [{"input_norm": "bgr"}, {"aspp_branches": "9" * 5000}, {"encoder_style": ""}])
+def test_unknown_facts_in_a_file_are_refused(source, metadata, tmp_path):
+    file, variables = source
+    files.write_safetensors(file, weights.to_torch(variables, "advent"), {"dialect": "advent", **metadata})
+    with pytest.raises(UserError, match=f"metadata '{next(iter(metadata))}': expected one of"):
+        initial_weights.read(file)
+    files.write_safetensors(file, weights.to_torch(variables, "advent"), {"dialect": "odd", **metadata})
+    assert initial_weights.read(file, branches=4).dialect == "advent"

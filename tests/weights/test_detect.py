@@ -207,7 +207,8 @@ def test_branches_decide_where_names_cannot():
     assert error(weights.detect, state_dict, 3, "w.pth") == "w.pth: expected 2 or 4 branches, got 3"
     assert weights.detect(names(HEAD5), branches=2) == "dacs"
     assert error(weights.detect, names(HEAD5), 4, "w.pth") == (
-        "w.pth: keys fit 'dacs', whose classifiers sum 2 branches, got --branches 4; leave it out"
+        "w.pth: keys fit 'dacs', whose classifiers sum 2 branches, got --branches 4; write --branches 2, or let "
+        "the head start afresh"
     )
 
 

@@ -1,5 +1,8 @@
 """Files of weights are read bit for bit without PyTorch; harmful, damaged and foreign ones end in one line."""
 
+import errno
+import json
+import mmap
 import os
 import pathlib
 import pickle
@@ -496,10 +499,47 @@ def test_failed_writing_leaves_what_was_there(tmp_path, state_dict):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     text = str(caught.value)
-    assert text.startswith(f"{path}: cannot be written (") and text.endswith(
-        "); free some space or choose another folder"
-    )
+    assert text.startswith(f"{path}: cannot be written: the file is larger than the file system or 'ulimit -f' allows")
     assert os.listdir(tmp_path) == [path.name]
     assert metadata_of(path) == {"run": "1"}
     with pytest.raises(UserError, match="cannot be written"):
         files.write_safetensors(path / "below", state_dict, {})
+
+
+@pytest.mark.parametrize(
+    "dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F4", "F6_E2M3", "I4", "X\x1b[2J", ""]
+)
+def test_other_dtypes_are_named(dtype, tmp_path):
+    header = json.dumps({"__metadata__": {"a": "b"}, "odd": {"dtype": dtype, "shape": [4], "data_offsets": [0, 4]}})
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(4))
+    with pytest.raises(UserError) as caught:
+        files.read(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: 'odd' has the dtype '{dtype[:1]}") and text.endswith("; save it as float32")
+    assert text.isprintable() and files.metadata(path) == {"a": "b"}
+
+
+def test_metadata_of_anything_is_texts(tmp_path, state_dict):
+    path = tmp_path / "x.safetensors"
+    files.write_safetensors(path, state_dict, {"dialect": "advent"})
+    assert files.metadata(path) == {"dialect": "advent"}
+    for header in (b'{"__metadata__": 3}', b'{"__metadata__": {"a": 1}}', b"{", b"{" * 5000, b"{]"):
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        assert files.metadata(path) == {}
+    path.write_bytes(b"no such format at all")
+    assert files.metadata(path) == {}
+
+
+def test_pipes_and_limits_are_named(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(UserError, match="expected a file of weights, got a pipe or device"):
+        files.read(tmp_path / "pipe.pth")
+    (tmp_path / "x.pth").write_bytes(b"x")
+
+    def refused(*arguments, **options):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "x.pth")
+
+    monkeypatch.setattr(mmap, "mmap", refused)
+    with pytest.raises(UserError, match=r"x\.pth: cannot be read: too many open files; raise the limit"):
+        files.read(tmp_path / "x.pth")

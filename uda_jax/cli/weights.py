@@ -11,8 +11,8 @@ from uda_jax.errors import UserError
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the command by `command(name, run, text)`, which returns its parser."""
-    convert = command("convert", _convert, "read a PyTorch checkpoint into a folder for init_from, or write one")
-    convert.add_argument("--from", dest="source", type=Path, required=True, help="checkpoint; with --to-torch a folder")
+    convert = command("convert", _convert, "read a checkpoint or run into a folder for init_from, or write one")
+    convert.add_argument("--from", dest="source", type=Path, required=True, help="checkpoint, converted folder or run")
     convert.add_argument("--to", type=Path, required=True, help="new folder; with --to-torch a .safetensors file")
     convert.add_argument(
         "--to-torch", action="store_true", help="write PyTorch's names, from a converted folder or run"
@@ -24,6 +24,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--which", choices=("student", "teacher"), default="student", help="network of a file with two"
     )
     convert.add_argument("--domain", choices=("source", "target"), help="batch norms of a file with one set per domain")
+    convert.add_argument("--force", action="store_true", help="write weights that the dialect's own code misreads")
     convert.add_argument("--cast", action="store_true", help="turn float16, bfloat16 and float64 into float32")
     add_step(convert)
 
@@ -35,7 +36,7 @@ def _convert(options: argparse.Namespace) -> int:
     if options.to_torch:
         return _to_torch(options)
     fresh = tuple(part for part in options.fresh.split(",") if part)
-    choices = {name: getattr(options, name) for name in ("dialect", "branches", "which", "domain", "cast")}
+    choices = {name: getattr(options, name) for name in ("dialect", "branches", "which", "domain", "cast", "step")}
     show(initial_weights.convert(options.source, options.to, fresh=fresh, **choices))
     show(f"{options.to}: written; start a run from it with --config.init_from.segmenter.path={options.to}")
     return 0
@@ -43,16 +44,12 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _to_torch(options: argparse.Namespace) -> int:
     """Writes a run's network, or that of a converted folder."""
-    from uda_jax.runs import initial_weights, states
-    from uda_jax.runs.workdir import Workdir
+    from uda_jax.runs import initial_weights
 
-    if Workdir(options.source).config.exists():
-        if options.dialect is None:
-            raise UserError("--dialect: say in which family's names to write a run's network, such as advent")
-        _, state, _ = states.restore(options.source, step=options.step)
-        variables = {"params": state.params["segmenter"], **state.model_state["segmenter"]}
-    else:
-        variables, dialect = initial_weights.read(options.source, dialect=options.dialect)
-    count = initial_weights.export(variables, options.to, options.dialect or dialect)
+    found = initial_weights.read(options.source, dialect=options.dialect, which=options.which, step=options.step)
+    dialect = options.dialect or found.dialect
+    if dialect is None:
+        raise UserError("--dialect: say in which family's names to write a run's network, such as advent")
+    count = initial_weights.export(found.variables, options.to, dialect, found.facts, force=options.force)
     show(f"{options.to}: {count} tensors")
     return 0

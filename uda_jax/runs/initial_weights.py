@@ -11,12 +11,11 @@ state dict does not say (branches, the encoder's style, the images' normalisatio
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from uda_jax import networks, weights
@@ -24,12 +23,11 @@ from uda_jax.config import InitFrom
 from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
 from uda_jax.methods.parts.segmenter import Segmenter
-from uda_jax.runs import checkpoints
+from uda_jax.runs import checkpoints, described_networks, run_weights
 from uda_jax.weights import files
 
 MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
-_RESNETS = {23: "resnet101", 6: "resnet50", 1: "resnet14"}
 
 
 class Pretrained(NamedTuple):
@@ -37,11 +35,15 @@ class Pretrained(NamedTuple):
 
     Attributes:
       variables: {"params": ..., "batch_stats": ...} of NumPy arrays, possibly views of the file.
-      dialect: the family of checkpoints that they come from.
+      dialect: the family of checkpoints that they come from; None of a run's own.
+      facts: what they need beside, see `weights.facts`.
+      network: {"name", "num_classes", "options"} where it is known and need not be read off the arrays.
     """
 
     variables: dict[str, Any]
-    dialect: str
+    dialect: str | None
+    facts: dict[str, Any]
+    network: dict[str, Any] | None = None
 
 
 def read(
@@ -53,44 +55,80 @@ def read(
     domain: str | None = None,
     cast: bool = False,
     heads: bool = True,
+    network: str = "segmenter",
+    step: str | int = "last",
+    asked: str = "--branches",
 ) -> Pretrained:
-    """Reads a PyTorch checkpoint, a safetensors file or a folder that `convert` wrote.
+    """Reads a PyTorch checkpoint, a safetensors file, a folder that `convert` wrote, or a run.
 
     Args:
       path: the file or folder.
-      dialect: its family; None tells it from the names.
+      dialect: its family; None tells it from the file's metadata, or from the names.
       branches: convolutions that its classifiers sum, where names do not tell.
       which: "student" or "teacher", where the file holds both.
       domain: "source" or "target", where it holds batch norms of each.
       cast: whether tensors of other floating-point types become float32 instead of an error.
       heads: whether its classifiers are wanted; otherwise they may sum another number than `branches`.
+      network: which network of a run.
+      step: which checkpoint of a run.
+      asked: the option or the field that gave `branches`, for messages.
 
     Raises:
       UserError: whatever is wrong with the file, in one line that names it.
     """
     path = Path(path)
     if path.is_dir():
-        manifest = _manifest(path)
-        return Pretrained(checkpoints.read_arrays(path / _ARRAYS), manifest["dialect"])
+        return _read_run(path, network, which, step) if run_weights.is_run(path) else _read_folder(path)
+    metadata = files.metadata(path)
     state_dict = weights.unwrap(files.read(path), which=which, where=str(path))
     if domain:
         state_dict = weights.select_domain(state_dict, domain, str(path))
     if cast:
         state_dict = weights.cast(state_dict)
-    dialect = dialect or weights.detect(state_dict, branches, str(path), heads=heads)
+    # What `export` wrote says what it is.
+    own = metadata.get("dialect") if metadata.get("dialect") in weights.dialects() else None
+    dialect = dialect or own or weights.detect(state_dict, branches, str(path), heads=heads, asked=asked)
+    facts = weights.facts.of_dialect(weights.checkpoint_info(dialect))
+    if own == dialect:
+        facts |= weights.facts.from_metadata(metadata, str(path))
     try:
-        return Pretrained(weights.from_torch(state_dict, dialect), dialect)
+        return Pretrained(weights.from_torch(state_dict, dialect), dialect, facts)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _read_folder(folder: Path) -> Pretrained:
+    """Reads a folder that `convert` wrote."""
+    manifest = _manifest(folder)
+    try:
+        network, norm = manifest["network"], manifest["input_norm"]
+        facts = weights.facts.of_settings({**network["options"], "input_norm": norm})
+        return Pretrained(checkpoints.read_arrays(folder / _ARRAYS), manifest["dialect"], facts, network)
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{folder}: {MANIFEST} lacks entries that 'uda convert' writes; convert the file again"
+        ) from None
+
+
+def _read_run(folder: Path, network: str, which: str, step: str | int) -> Pretrained:
+    """Reads a network of a run."""
+    found = run_weights.read(folder, network, which=which, step=step)
+    settings = _settings(found.method, network)
+    section = getattr(found.method, network, None)
+    options = dataclasses.asdict(section.options) if isinstance(section, Segmenter) else {}
+    # The type that it computes in is no property of the weights.
+    options = {name: value for name, value in options.items() if name != "dtype"}
+    described = {"name": settings.get("name", network), "num_classes": len(found.classes), "options": options}
+    return Pretrained(found.variables, None, weights.facts.of_settings(settings), described)
 
 
 def convert(
     source: Path, folder: Path, *, fresh: tuple[str, ...] = (), branches: int | None = None, **choices: Any
 ) -> weights.Report:
-    """Converts a checkpoint file to a folder, completely or not at all.
+    """Converts a checkpoint file, or the segmenter of a run, to a folder, completely or not at all.
 
     Args:
-      source: the file.
+      source: the file, or the run's workdir.
       folder: made by this call; must not exist.
       fresh: parts of the network that are left out, such as a "head" of other classes.
       branches, **choices: see `read`.
@@ -105,18 +143,29 @@ def convert(
     if folder.exists():
         raise UserError(f"--to {folder}: exists already; name a new folder")
     found = read(source, branches=branches, **choices)
-    network = describe(found, branches)
-    module = networks.build(network["name"], network["num_classes"], **network["options"])
-    expected = jax.eval_shape(module.init, jax.random.key(0), _example(network, found.variables["params"]))
+    if branches and found.facts.get("aspp_branches") not in (None, branches):
+        raise UserError(
+            f"{source}: its classifiers sum {found.facts['aspp_branches']} branches, got --branches {branches}; leave "
+            "it out"
+        )
+    network = found.network or described_networks.describe(found.dialect, found.facts, found.variables["params"])
+    if found.dialect is None:
+        # A run's network has all of its arrays.
+        expected = found.variables
+    else:
+        module = networks.build(network["name"], network["num_classes"], **network["options"])
+        expected = jax.eval_shape(
+            module.init, jax.random.key(0), described_networks.example(network, found.variables["params"])
+        )
     merged, report = weights.fit(found.variables, expected, fresh=fresh, where=str(source))
     loaded = set(report.loaded)
     kept = weights.nest({path: np.ascontiguousarray(x) for path, x in weights.flatten(merged) if path in loaded})
     manifest = {
         "dialect": found.dialect,
         "source": source.name,
-        "sha256": _sha256(source),
+        "sha256": None if source.is_dir() else _sha256(source),
         "network": network,
-        "input_norm": weights.checkpoint_info(found.dialect).input_norm,
+        "input_norm": found.facts.get("input_norm"),
         "left_out": sorted(fresh),
         "missing": list(report.missing),
         "unused": list(report.unused),
@@ -128,18 +177,58 @@ def convert(
     return report
 
 
-def export(variables: Mapping[str, Any], file: Path, dialect: str) -> int:
+def export(
+    variables: Mapping[str, Any],
+    file: Path,
+    dialect: str,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    force: bool = False,
+) -> int:
     """Writes a network as a safetensors file with the names and layouts of a dialect.
+
+    Args:
+      variables: {"params": ..., "batch_stats": ...}.
+      file: the file.
+      dialect: whose names they get.
+      facts: what the weights need beside, see `weights.facts`; None = what the dialect says. They go into the file's
+        metadata, where `read` finds them.
+      force: whether facts may differ from what code of the dialect's family takes for granted.
 
     Returns:
       The number of tensors.
 
     Raises:
-      UserError: variables that are no network of the dialect, or a disk that does not take the file.
+      UserError: variables that are no network of the dialect, other facts than its, or a disk that does not take the
+        file.
     """
+    family = weights.facts.of_dialect(weights.checkpoint_info(dialect))
+    facts = family | dict(facts or {})
+    if not force and (found := weights.facts.difference(facts, family)):
+        fact, ours, theirs = found
+        raise UserError(
+            f"--dialect {dialect}: code of this family takes {fact} = {theirs!r} for granted, the weights need "
+            f"{ours!r} and would predict badly there; choose another dialect, or --force, which notes it in the file"
+        )
     state_dict = weights.to_torch(jax.tree.map(np.asarray, variables), dialect)
-    files.write_safetensors(file, state_dict, {"format": "pt", "dialect": dialect})
+    files.write_safetensors(file, state_dict, {"format": "pt", "dialect": dialect, **weights.facts.to_metadata(facts)})
     return len(state_dict)
+
+
+def check_classes(stages: Sequence[Any], classes: Sequence[str]) -> None:
+    """Raises a UserError if a run whose segmenter a stage starts from, head included, has other classes.
+
+    Args:
+      stages: each gives `init_from`.
+      classes: names of the classes of the run that starts.
+    """
+    for network, init in ((network, init) for stage in stages for network, init in stage.init_from.items()):
+        if init.path and "head" not in init.fresh and run_weights.is_run(Path(init.path)):
+            if (found := run_weights.classes(Path(init.path))) != tuple(classes):
+                raise UserError(
+                    f"config.init_from.{network}.path: {init.path} is a run of the classes {list(found)}, expected "
+                    f"{list(classes)}; add 'head' to fresh, and 'aux_head' if it has one"
+                )
 
 
 def start(state: Any, stage: Any, log: Callable[[str], None] | None = None) -> Any:
@@ -186,12 +275,13 @@ def _read_for(
     path, heads = Path(init.path), "head" not in init.fresh
     if not path.exists():
         raise UserError(f"{where}.path: {path}: no such file; {_fitting(settings.get('name'))}")
-    choices = {"dialect": init.dialect, "which": init.which, "domain": init.domain}
-    found = read(path, branches=settings.get("aspp_branches"), heads=heads, **choices)
-    _check_facts(found.dialect, settings, where, heads=heads)
+    choices = {"dialect": init.dialect, "which": init.which, "domain": init.domain, "network": network}
+    asked = f"config.method.{network}.aspp_branches ="
+    found = read(path, branches=settings.get("aspp_branches"), heads=heads, asked=asked, **choices)
+    _check_facts(found, settings, where, heads=heads)
     merged, report = weights.fit(found.variables, expected, fresh=init.fresh, where=f"{where}: {path}")
     if log:
-        log(f"{where}: {path} ({found.dialect})\n{report}")
+        log(f"{where}: {path} ({found.dialect or 'run'})\n{report}")
     return merged
 
 
@@ -205,64 +295,15 @@ def _settings(method: Any, network: str) -> dict[str, Any]:
     return dataclasses.asdict(section) | options
 
 
-def describe(found: Pretrained, branches: int | None = None) -> dict[str, Any]:
-    """Returns {"name", "num_classes", "options"} for `networks.build`, read off the arrays and the dialect."""
-    info, params = weights.checkpoint_info(found.dialect), found.variables["params"]
-    name, options, classes = info.network, {}, 1
-    encoder = params.get("encoder", {})
-    if "layer3_0" in encoder:
-        blocks = sum(part.startswith("layer3_") for part in encoder)
-        if blocks not in _RESNETS:
-            raise UserError(f"{found.dialect} weights: layer3 has {blocks} blocks; known networks have 23, 6 or 1")
-        name = f"{name.rpartition('_')[0]}_{_RESNETS[blocks]}"
-        options |= {"width": _outputs(encoder["conv1"]), "encoder_style": info.encoder_style}
-        if name.startswith("deeplab"):
-            options["multi_level"] = "aux_head" in params
-        if name.startswith("corda"):
-            options["initial_head"] = "linear" if "kernel" in params["aux_head"] else "aspp"
-    elif "conv1_1" in encoder:
-        options["width"] = _outputs(encoder["conv1_1"])
-    elif "fc3" in params:
-        classes, options = _outputs(params["fc3"]) // 2, {"hidden": _outputs(params["fc1"])}
-    else:
-        options["width"] = _outputs(params["conv1"])
-        if name == "translator":
-            options["blocks"] = sum(part.startswith("block_") for part in params)
-    if "head" in params:
-        branch = params["head"]["branch_0"]
-        classes = _outputs(branch)
-        options |= {"aspp_branches": branches or info.aspp_branches, "aspp_bias": "bias" in branch}
-    return {"name": name, "num_classes": classes, "options": options}
-
-
-def _example(network: Mapping[str, Any], params: Mapping[str, Any]) -> jax.Array:
-    """Returns the shape of an input that the network takes: images, or class means."""
-    if "encoder" in params:
-        shape = (1, 64, 64, 3)
-    elif "fc1" in params:
-        shape = (1, network["num_classes"], params["fc1"]["kernel"].shape[0])
-    else:
-        shape = (1, 64, 64, params["conv1"]["kernel"].shape[-2])
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def _outputs(module: Mapping[str, Any]) -> int:
-    return module["kernel"].shape[-1]
-
-
-def _check_facts(dialect: str, settings: Mapping[str, Any], where: str, *, heads: bool) -> None:
+def _check_facts(found: Pretrained, settings: Mapping[str, Any], where: str, *, heads: bool) -> None:
     """Raises a UserError if the weights were trained with another structure or another kind of image."""
-    info = weights.checkpoint_info(dialect)
-    known = {"input_norm": info.input_norm, "encoder_style": info.encoder_style}
-    if heads:
-        known["aspp_branches"] = info.aspp_branches
-    for field, expected in known.items():
-        value = settings.get(field)
-        if None not in (value, expected) and value != expected:
-            raise UserError(
-                f"{where}: weights of family '{dialect}' need {field}={expected!r}, the config has {value!r}; they "
-                "would load and predict badly, so change the field or the file"
-            )
+    if differs := weights.facts.difference(found.facts, settings, heads=heads):
+        field, expected, value = differs
+        family = f"family '{found.dialect}'" if found.dialect else "this run"
+        raise UserError(
+            f"{where}: weights of {family} need {field}={expected!r}, the config has {value!r}; they would load and "
+            "predict badly, so change the field or the file"
+        )
 
 
 def _fitting(network: str | None) -> str:
@@ -285,7 +326,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         return json.loads((folder / MANIFEST).read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{folder}: expected a folder that 'uda convert' wrote, found no readable {MANIFEST}"
+            f"{folder}: expected a run, or a folder that 'uda convert' wrote, found no readable {MANIFEST}; check the "
+            "path"
         ) from error
 
 

@@ -25,7 +25,7 @@ from uda_jax.errors import UserError
 from uda_jax.inference import label_check
 from uda_jax.inference.evaluate import protocols
 from uda_jax.report.rows import KEYS
-from uda_jax.runs import fingerprints, instruments, results, scoring, stages, states
+from uda_jax.runs import fingerprints, initial_weights, instruments, results, scoring, stages, states
 from uda_jax.runs.checkpoints import Checkpoints, state_bytes
 from uda_jax.runs.illustrations import Illustrator
 from uda_jax.runs.label_watch import LabelWatch
@@ -66,6 +66,7 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
         _check_labels(recipe, context)
         # A folder that is there already need not be a run's; one that is has passed this.
         if not workdir.config.exists():
+            initial_weights.check_classes(recipe, space.names)
             states.check_initial(recipe)
         found = fingerprints.of_domains(recipe)
         workdir.check_data(found)

@@ -17,7 +17,7 @@ import numpy as np
 
 from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
-from uda_jax.weights import rules
+from uda_jax.weights import facts, rules
 from uda_jax.weights.detect import cast, detect, select_domain, unwrap
 from uda_jax.weights.dialects import DIALECTS, CheckpointInfo, Dialect
 from uda_jax.weights.matching import Report, fit, flatten, nest
@@ -29,6 +29,7 @@ __all__ = [
     "detect",
     "dialects",
     "checkpoint_info",
+    "facts",
     "fit",
     "flatten",
     "from_torch",

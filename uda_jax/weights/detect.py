@@ -51,7 +51,12 @@ def unwrap(container: Mapping[str, Any], *, which: str = "student", where: str =
 
 
 def detect(
-    state_dict: Mapping[str, np.ndarray], branches: int | None = None, where: str = "weights", *, heads: bool = True
+    state_dict: Mapping[str, np.ndarray],
+    branches: int | None = None,
+    where: str = "weights",
+    *,
+    heads: bool = True,
+    asked: str = "--branches",
 ) -> str:
     """Returns the dialect of a state dict, from its names.
 
@@ -63,6 +68,7 @@ def detect(
       branches: dilated convolutions that the classifiers sum, 2 or 4; asked for only where the names cannot tell.
       where: the file, for messages.
       heads: whether the classifiers are wanted; of a file whose encoder alone is, `branches` contradict nothing.
+      asked: the option or the field that gave `branches`, for messages.
 
     Raises:
       UserError: names of no known family, names that fit two (`branches` decides), or `branches` that contradict them.
@@ -72,8 +78,8 @@ def detect(
     if "layer6.conv2d_list.0.weight" in state_dict and "enc4_1.weight" not in state_dict:
         if branches is None:
             raise UserError(
-                f"{where}: keys fit AdaptSegNet (2 branches) and ADVENT, IntraDA (4); say which with --branches 2 or "
-                "--branches 4"
+                f"{where}: keys fit AdaptSegNet (2 branches) and ADVENT, IntraDA (4); say which with {asked} 2 or "
+                f"{asked} 4"
             )
         return "adaptsegnet" if branches == 2 else "advent"
     dialect = next((dialect for sign, dialect in _SIGNS if sign in state_dict), None)
@@ -87,8 +93,8 @@ def detect(
     published = DIALECTS[dialect].info.aspp_branches
     if heads and branches and published not in (None, branches):
         raise UserError(
-            f"{where}: keys fit '{dialect}', whose classifiers sum {published} branches, got --branches {branches}; "
-            "leave it out"
+            f"{where}: keys fit '{dialect}', whose classifiers sum {published} branches, got {asked} {branches}; "
+            f"write {asked} {published}, or let the head start afresh"
         )
     return dialect
 

@@ -7,9 +7,11 @@ What a file is, its content decides; the suffix plays no part (`.pth`, `.pt`, `.
 """
 
 import io
+import json
 import mmap
 import os
 import pathlib
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,7 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from uda_jax.data.io import atomic
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, os_error_line
 from uda_jax.weights.pickles import Damaged, Refusal, Unpickler, shown
 from uda_jax.weights.tensors import NAMES, Storage, storage_identity
 
@@ -49,14 +51,26 @@ def read(path: str | os.PathLike) -> Any:
     try:
         if start.startswith(b"PK\x03\x04"):
             return _read_zip(content)
-        # The length of the header, below 2**32, and its opening brace.
-        if start[4:] == b"\0\0\0\0{":
-            return _read_safetensors(path)
+        if _is_safetensors(content):
+            return _read_safetensors(path, content)
         if content[257:262] == b"ustar":
             raise Refusal("expected a file of weights, got a tar archive; unpack it and give the file inside")
         return _read_pickles(content)
     except Refusal as refusal:
         raise UserError(f"{path}: {refusal}") from refusal
+
+
+def metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Returns the texts in the header of a safetensors file, {} of any other file.
+
+    Raises:
+      UserError: no such file, or a damaged one.
+    """
+    content = _mapped(pathlib.Path(path))
+    if not _is_safetensors(content):
+        return {}
+    found = _header(content).get("__metadata__", {})
+    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
 
 
 def write_safetensors(path: str | os.PathLike, state_dict: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -83,12 +97,14 @@ def write_safetensors(path: str | os.PathLike, state_dict: Mapping[str, np.ndarr
             # The library's own temporary file is private to the user, whatever the umask.
             temporary.chmod(mode)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(
-            f"{path}: cannot be written ({_one_line(error)}); free some space or choose another folder"
-        ) from error
+        raise UserError(f"{path}: cannot be written: {_reason(error)}") from error
 
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+# As the format spells the types that NumPy has, bfloat16 among them.
+_READ_DTYPES = frozenset(
+    ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "F16", "BF16", "F32", "F64", "C64")
+)
 _SAFETENSORS_DTYPES = {
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "bfloat16", "float32", "float64", "complex64"),
@@ -98,6 +114,9 @@ _SAFETENSORS_DTYPES = {
 def _mapped(path: pathlib.Path) -> mmap.mmap:
     """Maps a file into memory, for reading only."""
     try:
+        # Opening a pipe would wait for somebody to write into it.
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise UserError(f"{path}: expected a file of weights, got a pipe or device; give a file")
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise UserError(f"{path}: the file is empty; copy or download it again")
@@ -107,16 +126,36 @@ def _mapped(path: pathlib.Path) -> mmap.mmap:
     except IsADirectoryError as error:
         raise UserError(f"{path}: expected a file of weights, got a folder; give a file in it") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise UserError(f"{path}: cannot be read: {_reason(error)}") from error
 
 
-def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def _is_safetensors(content: mmap.mmap) -> bool:
+    # The length of the header, below 2**32, and its opening brace.
+    return content[4:9] == b"\0\0\0\0{"
+
+
+def _header(content: mmap.mmap) -> dict[str, Any]:
+    """Returns the header of a safetensors file, {} where it cannot be read, which the library says better."""
+    length = int.from_bytes(content[:8], "little")
+    try:
+        header = json.loads(content[8 : 8 + min(length, len(content))])
+    except (ValueError, RecursionError):
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
+def _read_safetensors(path: str | os.PathLike, content: mmap.mmap) -> dict[str, np.ndarray]:
+    for name, entry in _header(content).items():
+        dtype = entry.get("dtype") if isinstance(entry, dict) and name != "__metadata__" else None
+        if isinstance(dtype, str) and dtype not in _READ_DTYPES:
+            known = ", ".join(sorted(_READ_DTYPES))
+            raise Refusal(f"{shown(name)} has the dtype {shown(dtype)}, expected one of {known}; save it as float32")
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise _damaged_safetensors(error) from error
-    except (KeyError, TypeError) as error:
-        raise Refusal(f"holds a tensor of a dtype that NumPy lacks ({_one_line(error)}); save it as float32") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Refusal(f"holds a tensor that NumPy cannot take ({_one_line(error)}); save it as float32") from error
 
 
 def _damaged_safetensors(error: Exception) -> Damaged:
@@ -251,6 +290,13 @@ def _tail(content: mmap.mmap, keys: Any, dtypes: Mapping[str, np.dtype]) -> Iter
         if start > len(content) or position > len(content):
             raise Damaged(f"the file ends within storage {shown(key)}; copy or download it again")
         yield key, memoryview(content)[start:position]
+
+
+def _reason(error: Exception) -> str:
+    """Returns why a file cannot be read or written, and what to do; the library tells the system's number in words."""
+    number = re.search(r"os error ([0-9]+)", str(error))
+    code = error.errno if isinstance(error, OSError) else int(number[1]) if number else None
+    return os_error_line(OSError(code, os.strerror(code))) if code else _one_line(error)
 
 
 def _one_line(error: Exception) -> str:

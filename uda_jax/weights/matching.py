@@ -71,7 +71,8 @@ def fit(
     for path in strict:
         if path in given and np.shape(given[path]) != np.shape(wanted[path]):
             shapes = f"{np.shape(given[path])}, the network's {np.shape(wanted[path])}"
-            raise UserError(f"{where}: '{path}' has shape {shapes}; check the network's name and options")
+            classes = f"; for other classes, name '{path.split('/')[1]}' in fresh" if "head" in path else ""
+            raise UserError(f"{where}: '{path}' has shape {shapes}; check the network's name and options{classes}")
     lost = [path for path in strict if path not in given]
     unused = [path for path in given if path not in wanted]
     stray = [path for path in unused if not _inside(path, (*fresh, *LEFTOVERS))]

@@ -1,0 +1,70 @@
+"""Which network reads some weights: read off their arrays, as far as the dialect leaves it open."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from uda_jax import weights
+from uda_jax.errors import UserError
+
+_RESNETS = {23: "resnet101", 6: "resnet50", 1: "resnet14"}
+
+
+def describe(dialect: str, facts: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {"name", "num_classes", "options"} for `networks.build`.
+
+    Args:
+      dialect: the family of the weights.
+      facts: what they need beside, see `weights.facts`.
+      params: their arrays.
+
+    Raises:
+      UserError: a ResNet of unknown depth.
+    """
+    name, options, classes = weights.checkpoint_info(dialect).network, {}, 1
+    encoder = params.get("encoder", {})
+    if "layer3_0" in encoder:
+        blocks = sum(part.startswith("layer3_") for part in encoder)
+        if blocks not in _RESNETS:
+            raise UserError(f"{dialect} weights: layer3 has {blocks} blocks; known networks have 23, 6 or 1")
+        name = f"{name.rpartition('_')[0]}_{_RESNETS[blocks]}"
+        options |= {"width": _outputs(encoder["conv1"]), "encoder_style": facts["encoder_style"]}
+        if name.startswith("deeplab"):
+            options["multi_level"] = "aux_head" in params
+        if name.startswith("corda"):
+            options["initial_head"] = "linear" if "kernel" in params["aux_head"] else "aspp"
+    elif "conv1_1" in encoder:
+        options["width"] = _outputs(encoder["conv1_1"])
+    elif "fc3" in params:
+        classes, options = _outputs(params["fc3"]) // 2, {"hidden": _outputs(params["fc1"])}
+    else:
+        options["width"] = _outputs(params["conv1"])
+        if name == "translator":
+            options["blocks"] = sum(part.startswith("block_") for part in params)
+    if "head" in params:
+        branch = params["head"]["branch_0"]
+        classes = _outputs(branch)
+        options |= {"aspp_branches": facts.get("aspp_branches"), "aspp_bias": "bias" in branch}
+    return {"name": name, "num_classes": classes, "options": options}
+
+
+def example(network: Mapping[str, Any], params: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+    """Returns the shape of an input that a network takes: images, or class means.
+
+    Args:
+      network: from `describe`.
+      params: the arrays that it was read off.
+    """
+    if "encoder" in params:
+        shape = (1, 64, 64, 3)
+    elif "fc1" in params:
+        shape = (1, network["num_classes"], params["fc1"]["kernel"].shape[0])
+    else:
+        shape = (1, 64, 64, params["conv1"]["kernel"].shape[-2])
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _outputs(module: Mapping[str, Any]) -> int:
+    return module["kernel"].shape[-1]
