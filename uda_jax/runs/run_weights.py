@@ -65,9 +65,11 @@ def read(folder: Path, network: str = "segmenter", *, which: str = "student", st
     else:
         wanted = {"params": {network: state.params[network]}, "model_state": {network: state.model_state[network]}}
     target = sharding.abstract(wanted, sharding.replicated(sharding.data_mesh()))
-    checkpoints = Checkpoints(found)
+    checkpoints, identity = Checkpoints(found), workdir.identity()
     try:
-        parts = jax.tree.map(np.asarray, checkpoints.restore_networks(checkpoints.resolve(step), target))
+        parts = jax.tree.map(
+            np.asarray, checkpoints.restore_networks(checkpoints.resolve(step), target, identity=identity)
+        )
     finally:
         checkpoints.close()
     if which == "teacher":
