@@ -1,6 +1,7 @@
 """The report of made-up run folders: what is collected, what the page shows, what lies beside it."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -153,11 +154,61 @@ def test_what_is_no_run(tmp_path):
             collect([tmp_path / name])
     with pytest.raises(UserError, match="at least one"):
         collect([])
-    with pytest.raises(UserError, match="row 1"):
-        (tmp_path / "empty" / "result.json").write_text('[{"label": "x"}]')
-        collect([tmp_path / "empty"])
+    (tmp_path / "empty" / "result.json").write_text('[{"label": "x"}]')
     with pytest.raises(UserError, match=".html"):
         write([tmp_path / "empty"], tmp_path / "report.txt")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rewritten(**values):
+    def change(path):
+        rows = json.loads(path.read_text())
+        path.write_text(json.dumps([row | values for row in rows]))
+
+    return change
+
+
+BROKEN = {
+    "a cut result": ("result.json", cut, "result.json: no JSON"),
+    "an empty result": ("result.json", lambda path: path.write_text(""), "result.json: no JSON"),
+    "a result of other bytes": ("result.json", lambda path: path.write_bytes(b"\xff\xfe"), "result.json: no JSON"),
+    "a deep result": ("result.json", lambda path: path.write_text("[" * 100_000), "result.json: no JSON"),
+    "an endless time": ("result.json", rewritten(seconds=float("inf")), "key 'seconds': expected a finite number"),
+    "another row": ("result.json", lambda path: path.write_text('[{"label": "x"}]'), "row 1 (x)"),
+    "no fraction": ("result.json", rewritten(miou={"19": "0.5"}), "expected a fraction"),
+    "a folder for a result": ("result.json", lambda path: (path.unlink(), path.mkdir()), "result.json"),
+    "a pipe for a result": ("result.json", lambda path: (path.unlink(), os.mkfifo(path)), "pipe, socket or device"),
+    "odd metrics": ("metrics.jsonl", lambda path: path.write_text('{"step": 1, "stage": [3]}\n'), "1 rows hold other"),
+    "an endless step": ("metrics.jsonl", lambda path: path.write_text('{"step": 1' + "0" * 400 + "}\n"), "1 rows hold"),
+    "a pipe for metrics": ("metrics.jsonl", lambda path: (path.unlink(), os.mkfifo(path)), "pipe, socket or device"),
+    "a cut picture": ("pictures/frame_1/prediction.png", cut, "prediction.png: cannot be read as a picture"),
+    "PostScript": (
+        "pictures/frame_1/prediction.png",
+        lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+        "cannot be read as a picture",
+    ),
+    "a folder for a picture": (
+        "pictures/frame_2/prediction.png",
+        lambda path: (path.unlink(), path.mkdir()),
+        "cannot be read as a picture",
+    ),
+    "a cut ranking": ("rank/ranking.json", lambda path: atomic.write(path, "{"), "ranking.json: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_broken_in_one_run_is_noted_and_the_others_are_shown(case, tmp_path, read_page):
+    name, damage, note = BROKEN[case]
+    folders = [make_run(tmp_path / label, label, 0, 0.4) for label in ("source_only", "advent")]
+    damage(folders[1] / name)
+    text = write(folders, tmp_path / "report.html").read_text()
+    page = read_page(text)
+    shown = "".join(page.text)
+    assert note in shown, [line for line in page.text if "cannot" in line or "rows" in line]
+    assert page.row("source_only") and len(page.images) >= 6
 
 
 def test_stages_in_folders_of_their_own(tmp_path):

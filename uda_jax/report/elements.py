@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from uda_jax.errors import UserError
 from uda_jax.report import pictures
 
 PICTURE_WIDTH = 360  # pixels; sharp at the width at which the page shows them, small enough for dozens of runs
@@ -62,11 +63,19 @@ class Figure:
     title: str
     files: Sequence[pathlib.Path | None]
 
-    @property
+    @functools.cached_property
     def images(self) -> list[tuple[str, str]]:
-        """What each picture shows, in words, and the picture as a `data:` address."""
-        files = filter(None, self.files)
-        return [(f"{file.stem} of {self.title}", pictures.thumbnail_uri(file, PICTURE_WIDTH)) for file in files]
+        """What each picture shows, in words, and the picture as a `data:` address; without one, why it is not shown."""
+        shown = []
+        for file in filter(None, self.files):
+            words, address = f"{file.stem} of {self.title}", ""
+            try:
+                address = pictures.thumbnail_uri(file, PICTURE_WIDTH)
+            except UserError as error:
+                # One broken picture must not cost the page of all runs.
+                words = str(error)
+            shown.append((words, address))
+        return shown
 
 
 def render(template: str, **values: Any) -> Markup:

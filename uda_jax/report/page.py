@@ -57,6 +57,7 @@ def render(runs: Sequence[Run]) -> str:
         total=len(runs),
         now=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         unfinished=[(run.folder, _progress(run)) for run in runs if not run.finished],
+        notes=[(run.folder, note) for run in runs for note in run.notes],
         benchmarks=[
             _benchmark(name, [group for group in groups if group.benchmark == name])
             for name in dict.fromkeys(group.benchmark for group in groups)

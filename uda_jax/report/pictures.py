@@ -4,12 +4,16 @@ import base64
 import io
 import os
 import pathlib
+import struct
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from uda_jax.data.io import atomic, names
+from uda_jax.data.io.files import require_file
+from uda_jax.data.io.images import opened
+from uda_jax.errors import UserError
 
 KINDS = ("image", "label", "prediction", "entropy")
 
@@ -134,9 +138,25 @@ def thumbnail_uri(path: str | os.PathLike, width: int) -> str:
       path: the file.
       width: pixels. Wider pictures shrink to it; tiny ones (digits) grow towards it by a whole factor, each pixel a
         square.
+
+    Raises:
+      UserError: the file cannot be read as a picture.
     """
-    with Image.open(path) as picture:
-        picture.load()
+    try:
+        require_file(path)
+        with opened(path) as picture:
+            picture.load()
+    # What Pillow raises for damaged files depends on the format and on where the damage is.
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        IndexError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise UserError(f"{path}: cannot be read as a picture ({error}); predict or evaluate again") from None
     if picture.width > width:
         # Pillow never mixes the indices of palette pictures (labels, heat maps): for those it takes the nearest.
         height = max(1, round(picture.height * width / picture.width))

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from uda_jax.data.io.files import read_file
 from uda_jax.errors import UserError
 from uda_jax.report.elements import Figure
 from uda_jax.report.pictures import frame_folder, saved_frames
@@ -67,8 +68,8 @@ def read_ranking(path: str | os.PathLike) -> Ranking:
     """
     path = pathlib.Path(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(read_file(path).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run the stage that ranks again") from None
     _check(found, KEYS, str(path))
     if not 0 <= found["fraction"] <= 1:

@@ -3,10 +3,11 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from uda_jax.errors import UserError
+from uda_jax.data.io.files import require_file
+from uda_jax.errors import UserError, os_error_line
 from uda_jax.report.pictures import saved_frames
 from uda_jax.report.ranking_page import Ranking, read_ranking
 from uda_jax.report.tables import read_rows
@@ -25,6 +26,7 @@ class Run:
       pictures: frame name to {"image" | "label" | "prediction" | "entropy": file}.
       rankings: what its stages ranked, by stage folder.
       illustrations: "stage: name" of what the method made of a training batch to the files of its images.
+      notes: why some of its files were left out, in one line each.
     """
 
     folder: pathlib.Path
@@ -33,6 +35,7 @@ class Run:
     pictures: Mapping[str, Mapping[str, pathlib.Path]]
     rankings: tuple[Ranking, ...] = ()
     illustrations: Mapping[str, list[pathlib.Path]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -66,7 +69,7 @@ def collect(workdirs: Iterable[str | os.PathLike]) -> list[Run]:
       One Run per folder, in the order given.
 
     Raises:
-      UserError: a folder that is no run, a malformed result.json or ranking.json, or no folder at all.
+      UserError: a folder that is no run, or no folder at all. Files that cannot be read are noted instead.
     """
     runs = [_read(pathlib.Path(folder)) for folder in workdirs]
     if not runs:
@@ -86,15 +89,49 @@ def _read(folder: pathlib.Path) -> Run:
     if not logs and not files.result.exists() and not files.config.exists():
         marks = ", ".join(path.name for path in (files.result, StageFiles(folder).metrics, files.config))
         raise UserError(f"{folder}: no run (it has none of {marks}); give folders that 'uda train' wrote")
+    notes: list[str] = []
     metrics: dict[str, list[dict[str, Any]]] = {}
     # A stage's file was last written when the stage ended, which is the order of the stages.
     for path in sorted(logs, key=lambda path: path.stat().st_mtime_ns):
-        for row in read_metrics(path):
-            metrics.setdefault(row.get("stage") or ("" if path.parent == folder else path.parent.name), []).append(row)
-    rows = tuple(read_rows(files.result)) if files.result.exists() else ()
-    rankings = tuple(read_ranking(stage.ranking) for stage in stages if stage.ranking.exists())
+        stage = "" if path.parent == folder else path.parent.name
+        for row in _noted(lambda path=path: _metrics(path, notes), [], notes):
+            metrics.setdefault(row.get("stage") or stage, []).append(row)
+    rows = tuple(_noted(lambda: read_rows(files.result), (), notes)) if files.result.exists() else ()
+    found = [stage.ranking for stage in stages if stage.ranking.exists()]
+    rankings = [_noted(lambda path=path: read_ranking(path), None, notes) for path in found]
     illustrations: dict[str, list[pathlib.Path]] = {}
     for stage in stages:
         for path in sorted(stage.illustrations.glob("*/*.png")):
             illustrations.setdefault(f"{stage.path.name}: {path.parent.name}", []).append(path)
-    return Run(folder, rows, metrics, saved_frames(files.pictures), rankings, illustrations)
+    rankings = tuple(ranking for ranking in rankings if ranking is not None)
+    return Run(folder, rows, metrics, saved_frames(files.pictures), rankings, illustrations, tuple(notes))
+
+
+def _noted(read: Callable[[], Any], default: Any, notes: list[str]) -> Any:
+    """Returns what `read` does; if a file cannot be read, the default, and adds why to the notes."""
+    try:
+        return read()
+    except UserError as error:
+        notes.append(str(error))
+    except OSError as error:
+        notes.append(os_error_line(error))
+    return default
+
+
+def _metrics(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Reads the rows of a log and leaves out, with a note, what no training has logged."""
+    require_file(path)
+    sound, odd = [], 0
+    for row in read_metrics(path):
+        kept = {key: value for key, value in row.items() if key == "stage" or value is None or _is_number(value)}
+        usable = "step" in kept and isinstance(row.get("stage", ""), str)
+        odd += kept != row or not usable
+        sound += [kept] if usable else []
+    if odd:
+        notes.append(f"{path}: {odd} rows hold other things than metrics, which are left out")
+    return sound
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a logged value can be drawn; infinities, as numbers that are none, leave gaps."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and (value != value or abs(value) < 1e15)

@@ -12,8 +12,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from uda_jax.data.io.files import read_file
 from uda_jax.data.labels import label_spaces
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, os_error_line
 from uda_jax.report.published import counterpart
 from uda_jax.report.rows import KEYS
 from uda_jax.training.metrics import METRICS
@@ -79,10 +80,10 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
     """
     path = pathlib.Path(path)
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(read_file(path).decode("utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a JSON list of result rows") from None
-    except ValueError as error:
+        raise UserError(f"{os_error_line(error, path)}; expected a JSON list of result rows") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: no JSON ({error}); expected a list of result rows as 'uda report' writes it"
         ) from None
@@ -104,6 +105,8 @@ def check_rows(rows: Any, source: str) -> None:
             if not isinstance(row[key], types) or isinstance(row[key], bool):
                 expected = " or ".join(kind.__name__ for kind in types)
                 raise UserError(f"{where}: key '{key}': expected {expected}, got {row[key]!r}")
+            if isinstance(row[key], (int, float)) and not abs(row[key]) < 1e15:
+                raise UserError(f"{where}: key '{key}': expected a finite number, got {str(row[key])[:40]}")
         if "headline" in row:
             _check_metrics(row, where)
         elif row["protocol"] not in row["miou"]:
