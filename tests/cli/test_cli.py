@@ -92,6 +92,18 @@ def test_mistakes_end_with_status_2_and_write_nothing(words, message, tiny_confi
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["C:\\runs\\x", "a\x1bb", "line\nbreak", "\udcff"])
+def test_workdirs_that_cannot_hold_checkpoints_are_refused_at_once(name, folder, tiny_config, tmp_path, capsys):
+    for words in (
+        ["train", "--config", tiny_config, "--workdir", str(tmp_path / name)],
+        ["convert", "--from", str(folder), "--to", str(tmp_path / name / "x")],
+    ):
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "expected a path without backslashes and control characters" in line
+    assert not (tmp_path / name).exists()
+
+
 def test_unknown_words_are_refused(capsys):
     assert main(["report", "x", "--config.train.steps=3"]) == 2
     assert "--config.train.steps=3: uda report takes no overrides" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
 from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.runs import checkpoints, described_networks, run_weights
+from uda_jax.runs.workdir import check_path
 from uda_jax.weights import files
 
 MANIFEST = "manifest.json"
@@ -142,6 +143,7 @@ def convert(
     source, folder = Path(source), Path(folder)
     if folder.exists():
         raise UserError(f"--to {folder}: exists already; name a new folder")
+    check_path(folder, "--to")
     found = read(source, branches=branches, **choices)
     if branches and found.facts.get("aspp_branches") not in (None, branches):
         raise UserError(

@@ -57,6 +57,7 @@ class Workdir(RunFiles):
           experiment: what is asked for. How a run is scored may change until it has a result.
           classes: the names of the data's classes, in the order of the label values.
         """
+        check_path(self.path, "--workdir")
         if not self.config.exists():
             if self.path.exists() and not self.path.is_dir():
                 raise UserError(f"--workdir {self.path}: expected a folder, found a file")
@@ -146,6 +147,16 @@ def read_json(file: Path, remedy: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: cannot be read as JSON ({reason}), it may be cut; {remedy}") from None
+
+
+def check_path(path: Path, option: str) -> None:
+    """Raises a UserError for a path below which no arrays can be stored: TensorStore reads a backslash as a slash."""
+    text = str(Path(path).resolve())
+    if "\\" in text or not text.isprintable():
+        raise UserError(
+            f"{option} {path}: expected a path without backslashes and control characters, below which checkpoints "
+            "can be stored; name another folder"
+        )
 
 
 def check_space(folder: Path, size: int) -> None:
