@@ -127,7 +127,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _dataset_options(words: Sequence[str]) -> dict[str, object]:
     """Reads `key=value` words, whose values are YAML: numbers, true, null, [lists]; the rest are strings."""
-    import yaml
+    from uda_jax.data.io.yaml_files import load_yaml
 
     given = {}
     for word in words:
@@ -135,7 +135,7 @@ def _dataset_options(words: Sequence[str]) -> dict[str, object]:
         if not key or not equals or key in ("name", "root", "split", "label_space"):
             raise UserError(f"--option: expected key=value with an option of the data set, got '{word}'")
         try:
-            given[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            given[key] = load_yaml(value)
+        except ValueError:
             raise UserError(f"--option: {key}: cannot read the value '{value}'; quote it") from None
     return given

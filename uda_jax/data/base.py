@@ -134,6 +134,7 @@ class Dataset(Sequence):
       passed_over: files beside them that are not read, and may have been meant to be.
       rule: whatever else decides which class or distance a stored value is: another text, another meaning.
       colours: {stored id: the colour that stands for it}, where a user gave both.
+      painted: whether labels are read by colours, not by ids or by the indices of a palette.
       folder: where the data lies, unless that is its root.
       resized: what `uda prepare` resized it to: "size", None or [height, width], and the fields of a `Domain` that
         name the rules; None if it was not prepared.
@@ -146,6 +147,7 @@ class Dataset(Sequence):
     passed_over: Sequence[Problem] = ()
     rule: str = ""
     colours: Mapping[int, tuple[int, int, int]] | None = None
+    painted: bool = False
     folder: Path | None = None
     resized: Mapping[str, Any] | None = None
 

@@ -69,7 +69,9 @@ def test_classes_of_another_label_space_and_published_count(camvid):
     report = check_dataset("camvid", camvid, "train", "camvid")
     assert report.pixels[3] == report.pixels.sum() == 480
     assert report.published == 367 and not report.problems
-    assert report.notes == ("10 frames listed, 367 published; the copy may be incomplete",)
+    incomplete, absent = report.notes
+    assert incomplete == "10 frames listed, 367 published; the copy may be incomplete"
+    assert absent.startswith("no label has a pixel of sky, building, pole, sidewalk")
     assert check_dataset("camvid", camvid, "train").pixels[0] == 480  # road is class 0 of the default, "19"
 
 
@@ -160,6 +162,7 @@ def test_notes_name_frames(make_folder):
         f"2 frames have no depth: {images}/f000.png, {images}/f001.png",
         f"1 frames {inspection.NO_DEPTH}: {images}/Zürich.png",
         f"1 frames {inspection.NOT_ASCII}: {images}/Zürich.png",
+        "50.0 % of the label pixels are ignored, which store 255 (100 %); list a value in 'ids' if it is a class",
     }
     assert "depth     no value, 0.0 % of the pixels valid" in str(report)
 
@@ -308,3 +311,42 @@ def test_no_good_frame_gives_no_list(make_folder, tmp_path, capsys):
     assert main(words) == 1
     assert "good.txt: not written, since no frame is good" in capsys.readouterr().out
     assert not (tmp_path / "good.txt").exists()
+
+
+def test_a_class_without_a_pixel_and_values_that_are_ignored(make_folder):
+    root = make_folder(4, yaml="classes: [background, crack]\n")
+    for k in range(4):
+        save(label_path(root, f"f{k:03d}"), np.where(np.arange(192).reshape(12, 16) < 96, 0, 255).astype(np.uint8))
+    assert check_dataset("folder", root, "train").notes == (
+        "no label has a pixel of crack",
+        "50.0 % of the label pixels are ignored, which store 255 (100 %); list a value in 'ids' if it is a class",
+    )
+
+
+def test_a_split_without_labels(make_folder):
+    root = make_folder(2, labels=False)
+    assert check_dataset("folder", root, "train").notes == ("no frame has a label",)
+
+
+def palette_label(root, name, ids, colours):
+    image = Image.fromarray(np.asarray(ids, np.uint8))
+    image.putpalette(np.array(colours, np.uint8).tobytes())
+    image.save(label_path(root, name))
+
+
+def test_palettes_are_compared(make_folder):
+    root = make_folder(2)
+    ids = np.arange(192).reshape(12, 16) % 3
+    palette_label(root, "f000", ids, [[9, 0, 0], [0, 9, 0], [0, 0, 9]])
+    palette_label(root, "f001", ids, [[9, 0, 0], [0, 9, 0], [0, 0, 9], [1, 2, 3]])
+    assert not check_dataset("folder", root, "train").notes
+    palette_label(root, "f001", ids, [[9, 0, 0], [0, 0, 9], [0, 9, 0]])
+    (note,) = check_dataset("folder", root, "train").notes
+    assert note.startswith("the palettes of label files differ: id 1 is [0, 9, 0] in ") and "[0, 0, 9] in" in note
+    yaml = "classes: [road, sky, tram]\nids: [0, 1, 2]\ncolours: [[9, 0, 0], [0, 9, 0], [0, 0, 9]]\n"
+    (root / "dataset.yaml").write_text(yaml)
+    report = check_dataset("folder", root, "train")
+    assert report.good == ["f000"] and "its palette shows id 1 in the colour of id 2" in report.problems[0].message
+    (root / "dataset.yaml").write_text(yaml.replace("ids: [0, 1, 2]\n", ""))
+    report = check_dataset("folder", root, "train")
+    assert not report.problems and not report.notes, "painted labels are read by their colours"

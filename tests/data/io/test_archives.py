@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import tarfile
 import zipfile
 
@@ -151,3 +152,28 @@ def test_names_can_always_be_printed():
     assert printable(undecodable) == "stra\\udcdfe\\n.png"
     assert printable("straße.png") == "straße.png"
     assert str(File(path=Bytes("x", b"").name)) == "x" and Bytes("x", b"y").read_bytes() == b"y"
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 512, bytes(512)])
+def test_a_damaged_header_hides_nothing_silently(tmp_path, damage):
+    path = write_tar(tmp_path / "a.tar", {f"images/{k}.png": bytes([k]) * 600 for k in range(6)}, tmp_path / "source")
+    with tarfile.open(path) as archive:
+        third = archive.getmembers()[3].offset
+    data = bytearray(path.read_bytes())
+    data[third : third + 512] = damage
+    path.write_bytes(data)
+    shutil.rmtree(tmp_path / "source")
+    (problem,) = Tree("made_up", tmp_path).problems
+    assert f"a.tar: damaged archive (what follows byte {third} cannot be listed)" in problem.message
+
+
+def test_names_in_archives_never_lead_elsewhere(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("images/1.png", "images/../../evil.png", "/images/2.png", "images/\x1b[2J.png", "./images/3.png"):
+            archive.writestr(name, b"x")
+    tree = Tree("made_up", tmp_path)
+    assert list(tree.files("images", (".png",), recursive=True)) == ["1.png", "3.png"]
+    assert "3 names in it lead out of its folder or hold control characters" in tree.problems[0].message
+    assert "\x1b" not in tree.problems[0].message
+    assert tree.files("images", (".png",))["3.png"].read_bytes() == b"x"

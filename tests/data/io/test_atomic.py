@@ -97,3 +97,24 @@ def test_torn_lines_are_left_out(tmp_path, torn):
 def test_a_table_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError):
         json_lines.read(tmp_path / "none.jsonl")
+
+
+def test_leftovers_of_killed_processes_are_removed_but_no_folder_in_use(tmp_path):
+    target, other = tmp_path / "cache", tmp_path / ".cache2.77-aa"
+    old = tmp_path / ".cache.12345-deadbeef"
+    for folder in (old, other):
+        folder.mkdir()
+        (folder / "frames").write_text("half")
+        os.utime(folder, (0, 0))
+    with atomic.folder(target) as first:
+        assert not old.exists() and other.exists()
+        os.utime(first, (0, 0))
+        with atomic.folder(target):
+            assert first.is_dir(), "a folder in use"
+    assert target.is_dir() and [path.name for path in tmp_path.iterdir() if path.name.startswith(".cache.")] == []
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(IsADirectoryError) as caught:
+        atomic.write(tmp_path, "text")
+    assert caught.value.filename == str(tmp_path)

@@ -3,6 +3,10 @@
 import dataclasses
 import itertools
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import grain
@@ -476,3 +480,48 @@ def test_orbax_saves_and_restores_the_position(domains, tmp_path):
     sought = train_stream(domains, global_batch=2, seed=0)
     grain.experimental.set_next_index(sought, 3)
     assert_equal(take(sought, 1), whole[3:])
+
+
+_LOADER = """
+import multiprocessing, os, signal, sys
+from uda_jax.data.pipeline.streams import Domain, train_stream
+from uda_jax.errors import UserError
+if __name__ == "__main__":
+    domain = Domain(dataset="folder", root=sys.argv[1], label_space="own", size=(12, 16))
+    stream = train_stream({"source": domain}, global_batch=2, seed=0, workers=1)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    print(worker.pid, flush=True)
+    if sys.argv[2] == "parent":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(worker.pid, signal.SIGKILL)
+    try:
+        for _ in range(50):
+            next(stream)
+    except UserError as error:
+        print(error, flush=True)
+    stream.close()
+"""
+
+
+@pytest.mark.parametrize("killed", ["parent", "worker"])
+def test_a_killed_process_ends_the_others_or_is_told_in_one_line(make_folder, tmp_path, killed):
+    script = tmp_path / "loader.py"
+    script.write_text(_LOADER)
+    done = subprocess.run([sys.executable, script, make_folder(4), killed], capture_output=True, text=True, timeout=240)
+    worker, *lines = done.stdout.splitlines()
+    if killed == "worker":
+        assert lines[0].startswith("a loader process was killed, perhaps for lack of memory"), done.stderr
+        return
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while _runs(int(worker)):
+        assert time.monotonic() < deadline, "the loader process lives on"
+        time.sleep(0.1)
+
+
+def _runs(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

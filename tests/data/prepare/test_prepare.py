@@ -346,17 +346,19 @@ def test_unreadable_frames_are_listed_and_only_they_are_missing(make_folder, tmp
     good = {}
     for name in ("labels/f003.png", "images/f001.png"):
         path = root / "train" / name
-        good[path] = path.read_bytes()
+        good[path] = path.read_bytes(), path.stat()
         # The whole picture is there, only the mark of the end of the file is not.
-        path.write_bytes(good[path][:-12])
+        path.write_bytes(good[path][0][:-12])
     with pytest.raises(UserError, match="folder: 2 frames cannot be read, the first is 'f001'; fix them and run"):
         command.prepare("folder", root, out, shard_bytes=1, workers=1)
     lines = capsys.readouterr().err.splitlines()
     assert "images/f001.png: damaged" in lines[-2] and "labels/f003.png: damaged" in lines[-1]
     with pytest.raises(UserError, match="not finished"):
         get_dataset("folder", out, "train")
-    for path, data in good.items():
+    for path, (data, stat) in good.items():
         path.write_bytes(data)
+        # A copy that keeps the times is the same file for the fingerprint.
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert command.prepare("folder", root, out, shard_bytes=1, workers=1).written == 2
     assert contents(out) == contents(tmp_path / "whole")
 
@@ -611,3 +613,40 @@ def test_every_kind_of_map_is_stored_exactly(tmp_path, monkeypatch, size):
             assert prepared[index][field].dtype == expected[field].dtype
     (record, *_) = tfds.builder_from_directory(tmp_path / "out").as_data_source("train")
     np.testing.assert_array_equal(record["intrinsics"], prepared[0]["intrinsics"])
+
+
+def test_shards_of_changed_files_are_written_anew(make_folder, tmp_path, capsys):
+    root, out = make_folder(5), tmp_path / "out"
+    assert command.prepare("folder", root, out, shard_bytes=1, workers=1).written == 5
+    assert command.prepare("folder", root, out, shard_bytes=1, workers=1).written == 0
+    Image.fromarray(np.full((12, 16), 2, np.uint8)).save(root / "train" / "labels" / "f002.png")
+    assert command.prepare("folder", root, out, shard_bytes=1, workers=1).written == 1
+    assert "files or classes were changed since; 1 of 5 shards are written anew" in capsys.readouterr().err
+    assert (get_dataset("folder", out, "train", "own")[2]["label"] == 2).all()
+
+
+@pytest.mark.parametrize("yaml", ["classes: [road, sky, tram]\nids: [2, 0, 1]\n", "classes: [sky, road, tram]\n"])
+def test_other_classes_or_ids_make_all_shards_anew(make_folder, tmp_path, yaml):
+    root, out = make_folder(3), tmp_path / "out"
+    command.prepare("folder", root, out, shard_bytes=1, workers=1)
+    (root / "dataset.yaml").write_text(yaml)
+    assert command.prepare("folder", root, out, shard_bytes=1, workers=1).written == 3
+    raw, prepared = get_dataset("folder", root, "train", "own"), get_dataset("folder", out, "train", "own")
+    assert prepared.label_space == raw.label_space
+    assert_same_frames(prepared, raw)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "a/../../b", "a\x1b]0;b", ""])
+def test_names_in_a_manifest_never_lead_elsewhere(make_folder, tmp_path, name):
+    out = tmp_path / "out"
+    command.prepare("folder", make_folder(2), out, workers=1)
+    manifest = json.loads((out / "manifest.json").read_text())
+    for change in (
+        lambda entry: entry["frames"].__setitem__(0, name),
+        lambda entry: entry["shards"][0].__setitem__("file", name),
+    ):
+        changed = json.loads(json.dumps(manifest))
+        change(changed["splits"]["train"])
+        (out / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match="leads out of its folder, or holds control characters"):
+            get_dataset("folder", out, "train", "own")

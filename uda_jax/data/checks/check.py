@@ -21,6 +21,7 @@ import numpy as np
 from uda_jax.data import known_splits, open_dataset, published_counts, reader
 from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.checks.inspection import LISTED, NOT_ASCII, Finding, Range, inspect_frame
+from uda_jax.data.checks.label_files import Stored, class_notes, palette_notes
 from uda_jax.data.io.archives import Problem, Tree
 from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
@@ -190,6 +191,7 @@ class _ReportBuilder:
         self._maps: collections.Counter[str] = collections.Counter()
         self._pixels = np.zeros(256, np.int64)
         self._ranges: dict[str, Range] = {}
+        self._stored: list[tuple[str, Stored]] = []
 
     def add(self, index: int, finding: Finding) -> None:
         """Enters what frame `index` is like."""
@@ -202,6 +204,8 @@ class _ReportBuilder:
         if "image" in finding.sizes:
             self._sizes[finding.sizes["image"]].append(index)
         self._maps.update(finding.sizes.keys())
+        if finding.stored is not None:
+            self._stored.append((str(self._dataset.files(index)["label"]), finding.stored))
         if finding.pixels is not None:
             self._pixels += finding.pixels
         for field, found in finding.ranges.items():
@@ -221,6 +225,14 @@ class _ReportBuilder:
         self._look_for_missing_maps(names, {(problem.frame, problem.field) for problem in listed})
         if published is not None and len(names) != published:
             notes.append(f"{len(names)} frames listed, {published} published; the copy may be incomplete")
+        notes += class_notes(self._dataset, self._pixels, self._stored) + palette_notes(self._stored)
+        if (
+            names
+            and not self._pixels.any()
+            and len(self._dataset.label_space.names)
+            and not self._told("label", listed)
+        ):
+            notes.append("no frame has a label")
         notes += [problem.message for problem in self._dataset.passed_over]
         notes += [
             f"{len(frames)} frames {note}: {self._examples(frames, names)}" for note, frames in self._notes.items()
@@ -288,6 +300,12 @@ class _ReportBuilder:
                 missing = {name for name in self._dataset.missing(field) if (name, field) not in reported}
             if missing:
                 self._notes[f"have no {field}"] = [index for index, name in enumerate(names) if name in missing]
+
+    def _told(self, field: str, listed: Sequence[Problem]) -> bool:
+        """Returns whether a problem concerns a map already."""
+        return any(problem.field == field for problem in listed) or any(
+            field in problems for problems in self._problems.values()
+        )
 
     def _add(self, index: int, field: str, message: str) -> None:
         """Adds a problem of a frame unless the map has one already."""

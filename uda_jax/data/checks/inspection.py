@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from uda_jax.data.base import MAPS, Dataset
+from uda_jax.data.checks.label_files import Stored, contradiction, look_at
 from uda_jax.data.io.archives import File
 from uda_jax.data.io.files import cannot_read
 from uda_jax.data.io.images import bytes_behind, damage, header
@@ -46,6 +47,7 @@ class Finding(NamedTuple):
       sizes: {map: (height, width)}, of those that could be read.
       pixels: int64 `[256]` of the label space, or None without a label.
       ranges: as in `Report`.
+      stored: what the label file stores, see `label_files.look_at`.
     """
 
     problems: dict[str, str]
@@ -54,6 +56,7 @@ class Finding(NamedTuple):
     sizes: dict[str, tuple[int, int]]
     pixels: np.ndarray | None
     ranges: dict[str, Range]
+    stored: Stored | None = None
 
 
 def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
@@ -75,8 +78,11 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
         with contextlib.suppress(Exception):
             # A file that Pillow cannot identify is reported by its decoder, or is no picture.
             kinds[field] = _kind(data)
-    ranges, pixels = {}, None
+    ranges, pixels, stored = {}, None, None
     if "label" in example:
+        stored = look_at(dataset, index, files.get("label"), example["label"])
+        if stored is not None and (reason := contradiction(dataset, stored)):
+            problems.setdefault("label", f"{where['label']}: {reason}")
         pixels, unknown = _label_values(dataset, example["label"])
         if unknown:
             listed = ", ".join(map(str, unknown[:LISTED])) + (", ..." if len(unknown) > LISTED else "")
@@ -101,7 +107,7 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
     # The label of a classified picture is one pixel.
     if not problems and "image" in sizes and sizes.get("label", sizes["image"]) not in (sizes["image"], (1, 1)):
         notes.append(OTHER_LABEL_SIZE)
-    return Finding(problems, tuple(dict.fromkeys(notes)), kinds, sizes, pixels, ranges)
+    return Finding(problems, tuple(dict.fromkeys(notes)), kinds, sizes, pixels, ranges, stored)
 
 
 def _decoded(

@@ -97,6 +97,7 @@ class Folder(FrameFiles):
             # A file of one's own without an image is a slip, not a part of a larger download.
             problems=problems + [slip._replace(orphan=False) for slip in unpaired] + masks_among(found) + passed,
         )
+        self.painted = description.ids is None
         self.rule = repr(dataclasses.replace(description, path=None))
         if description.ids is not None and description.colours is not None:
             pairs = zip(description.ids, description.colours, strict=True)

@@ -2,13 +2,19 @@
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from uda_jax.errors import UserError
+
+# How file systems without locks refuse them.
+_NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
+_NEW = 60  # seconds within which a folder may not be held yet
 
 
 def write(path: str | os.PathLike, data: bytes | str) -> None:
@@ -58,10 +64,13 @@ def folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     temporary = _beside(path)
     temporary.mkdir()
     try:
-        yield temporary
+        # Held as long as this process lives, so that others can tell a folder in use from a leftover.
+        with _held(temporary):
+            yield temporary
         try:
             temporary.rename(path)
         except OSError:
@@ -125,9 +134,44 @@ def locked(folder: Path, option: str, command: str) -> Iterator[None]:
         ) from None
     except OSError as error:
         # Some network file systems cannot lock a folder; there, the user has to take care.
-        if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+        if error.errno not in _NO_LOCKS:
             raise
     try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what killed processes left behind of a folder that `folder` makes."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*-*"):
+        with contextlib.suppress(OSError):
+            # The time between making a folder and holding it is far shorter.
+            if time.time() - leftover.stat().st_mtime > _NEW:
+                with _held(leftover):
+                    shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Holds a folder until the block ends or the process does; elsewhere than on Linux and macOS, does nothing.
+
+    Raises:
+      OSError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network file systems cannot lock a folder.
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
     finally:
         os.close(descriptor)

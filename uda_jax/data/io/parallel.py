@@ -102,13 +102,20 @@ def _begin(function: Callable[..., Any], shared: tuple) -> None:
     _received = (function, shared)
     # Ctrl-C reaches every process; workers end at once and silently, and the one that started them reports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # A worker whose parent was killed would wait for its next item for ever.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def end_with_parent() -> None:
+    """Makes this process, a worker, end when the one that started it does, even if that was killed.
+
+    It would wait for its next item for ever, or go on with what nobody reads.
+    """
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _each_received(items: Sequence[tuple]) -> list[Any]:

@@ -2,11 +2,11 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from uda_jax.data.frames import IMAGE_ENDINGS
+from uda_jax.data.io.files import read_file
 from uda_jax.errors import UserError, printable
 
 # What published lists append to a frame's name, before the file's ending.
@@ -60,7 +60,7 @@ def listed_positions(path: str, names: Sequence[str]) -> list[int]:
       UserError: the file cannot be read or lists nothing; a line fits no frame, several, or one of an earlier line.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_file(path).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"names_file: cannot read {path}: {error}") from None
     index = _NameIndex(names)

@@ -19,6 +19,7 @@ from PIL import Image
 
 import uda_jax
 from uda_jax.data.base import Dataset
+from uda_jax.data.fingerprint import fingerprint
 from uda_jax.data.io import atomic
 from uda_jax.data.io.files import cache_folder
 from uda_jax.data.io.parallel import parallel_map
@@ -167,39 +168,11 @@ def class_counts(dataset: Dataset, source: tuple[str, str | None, str, Any]) -> 
 
 
 def _key(dataset: Dataset, source: tuple) -> str:
-    """Returns a digest of everything that decides the counts; a changed label file changes it."""
+    """Returns a digest of everything that decides the counts; a changed label file or class changes it."""
     name, root, split, options = source
-    files = dataset.label_files()
-    if files is None:
-        # Labels within other files, such as records: any of these may have changed.
-        folder = dataset.folder or root
-        stamps = [] if folder is None else [_stamp(path) for path in sorted(_below(Path(folder).expanduser()))]
-    else:
-        archives = {path: _stamp(path) for path in {file.path for file in files if file.member}}
-        stamps = [(archives[file.path], file.member) if file.member else _stamp(file.path) for file in files]
-    content = (
-        uda_jax.__version__,
-        (name, None if root is None else str(Path(root).expanduser().resolve()), split, repr(options)),
-        dataset.label_space.names,
-        dataset.names(),
-        stamps,
-    )
+    where = (name, None if root is None else str(Path(root).expanduser().resolve()), split, repr(options))
+    content = (uda_jax.__version__, where, fingerprint(dataset, root, ("label",)))
     return hashlib.sha256(repr(content).encode("utf-8", "backslashreplace")).hexdigest()[:24]
-
-
-def _below(root: Path) -> list[Path]:
-    if root.is_file():
-        return [root]
-    return [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
-
-
-def _stamp(path: Path) -> tuple[str, int, int]:
-    """Returns what tells a file from its earlier or later versions."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); it was moved or removed") from None
-    return str(path), stat.st_size, stat.st_mtime_ns
 
 
 def _write(path: Path, counts: np.ndarray) -> None:

@@ -14,10 +14,13 @@ import numpy as np
 from absl import flags
 
 from uda_jax.data.base import MAPS, Dataset, map_names
+from uda_jax.data.io.parallel import end_with_parent
 from uda_jax.data.pipeline.domains import Domain, open_domain
 from uda_jax.data.pipeline.examples import DomainFrames, training_examples
 from uda_jax.errors import UserError
 
+# How grain begins to say that one of its processes is gone.
+_WORKER_ENDED = "Worker process was terminated"
 # Batches, not examples: a few are enough to hide decoding, and full-size crops are large.
 _READ_OPTIONS = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
 
@@ -84,7 +87,15 @@ class TrainStream(grain.DatasetIterator):
         if self._closed:
             raise ValueError("the stream is closed")
         self.start_prefetch()
-        batch = next(self._iterator)
+        try:
+            batch = next(self._iterator)
+        except RuntimeError as error:
+            if not str(error).startswith(_WORKER_ENDED):
+                raise
+            raise UserError(
+                "a loader process was killed, perhaps for lack of memory; run it again with fewer than "
+                f"{self._workers} workers, or on a machine with more memory"
+            ) from None
         self._step += 1
         return batch
 
@@ -99,7 +110,7 @@ class TrainStream(grain.DatasetIterator):
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
-            stream = stream.mp_prefetch(options)
+            stream = stream.mp_prefetch(options, worker_init_fn=_begin_worker)
         self._iterator = iter(stream)
         self._iterator.start_prefetch()
 
@@ -126,6 +137,12 @@ class TrainStream(grain.DatasetIterator):
             self._iterator.close()
             # Dropped at once: grain complains about iterators that outlive the interpreter, even closed ones.
             self._iterator = None
+
+
+def _begin_worker(number: int, count: int) -> None:
+    """What a loader process does first."""
+    del number, count
+    end_with_parent()
 
 
 def evaluation_batches(

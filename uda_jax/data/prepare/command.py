@@ -14,7 +14,8 @@ Features, serialisation, file names and metadata are those of TFDS, but its `dow
 parallel nor resumable: it writes one shard after the other into a temporary folder, which a killed process leaves
 behind to be begun anew. Here each shard is written by one of several processes under a temporary name, flushed,
 renamed and entered into a journal, so that the same command goes on where it was killed. Shards depend on nothing but
-the data and the settings: a resumed run, or one with other workers, gives the same bytes.
+the data and the settings: a resumed run, or one with other workers, gives the same bytes. Each keeps the fingerprint of
+the files, classes and ids that it was made from, and is written anew where that is another one now.
 """
 
 import contextlib
@@ -124,7 +125,7 @@ def prepare(
     encoder = Encoder(opened, fields, size, transforms.Resampling(image_resampling, disparity_resampling), fit, recode)
     folder = Path(out).expanduser()
     with atomic.locked(folder, "--out", "uda prepare"):
-        writer = SplitWriter(folder, split, settings, encoder, positions, shard_bytes)
+        writer = SplitWriter(folder, split, settings, encoder, positions, root, shard_bytes)
         shards, written = writer.write_shards(workers)
         writer.write_manifest(shards, _entry(source, opened, positions, fields))
     return Summary(len(positions), sum(shard.bytes for shard in shards), len(shards), written)

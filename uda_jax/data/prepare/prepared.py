@@ -20,7 +20,9 @@ import numpy as np
 from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.frames import fitted
 from uda_jax.data.io.archives import Bytes
+from uda_jax.data.io.files import read_file
 from uda_jax.data.io.images import read_floats, read_image, read_label
+from uda_jax.data.io.names import require_safe
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.errors import UserError, printable
@@ -52,10 +54,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_file(path))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if not any(folder.glob("*.array_record-*")):
             return None
         raise UserError(f"{path}: damaged ({error}); delete the folder and {AGAIN}") from None
@@ -114,6 +116,8 @@ class Prepared(Dataset):
         self.resized = {key: manifest[key] for key in ("size", "image_resampling", "disparity_resampling", "fit")}
         self.maps = tuple(manifest["fields"])
         self._names = tuple(entry["frames"])
+        require_safe(self._names, self._folder / MANIFEST)
+        require_safe((shard["file"] for shard in entry["shards"]), self._folder / MANIFEST)
         # The manifest's key is older than the word that is used elsewhere.
         self._missing = {field: frozenset(names) for field, names in entry["lacking"].items()}
         self.known = frozenset(entry["known"])

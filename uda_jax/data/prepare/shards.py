@@ -17,12 +17,13 @@ WRITER_OPTIONS = "group_size:1,zstd:1"
 
 
 class Shard(NamedTuple):
-    """A finished shard, as manifest and journal list it."""
+    """A finished shard, as manifest and journal list it; `source` is the fingerprint of what it was made from."""
 
     file: str
     frames: int
     bytes: int
     sha256: str
+    source: str = ""
 
 
 class Unreadable(NamedTuple):
@@ -33,14 +34,21 @@ class Unreadable(NamedTuple):
 
 
 def write_shard(
-    encoder: Encoder, path: Path, positions: Sequence[int], expected: Shard | None
+    encoder: Encoder, path: Path, positions: Sequence[int], source: str, expected: Shard | None
 ) -> tuple[Shard | None, bool, list[Unreadable]]:
-    """Writes a shard unless it is there as expected.
+    """Writes a shard unless it is there as expected, made from files that have not changed since.
+
+    Args:
+      encoder: makes the records.
+      path: of the shard.
+      positions: of its frames.
+      source: their fingerprint.
+      expected: the shard as an earlier call described it; None if there was none.
 
     Returns:
       (the shard, whether it was written now, its unreadable frames); no shard is written if there are any of these.
     """
-    if expected is not None and _described(path, len(positions)) == expected:
+    if expected is not None and _described(path, len(positions), source) == expected:
         return expected, False, []
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     unreadable = []
@@ -59,18 +67,18 @@ def write_shard(
             writer.close()
         if unreadable:
             return None, False, unreadable
-        shard = _described(partial, len(positions))._replace(file=path.name)
+        shard = _described(partial, len(positions), source)._replace(file=path.name)
         atomic.finish(partial, path)
         return shard, True, []
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _described(path: Path, frames: int) -> Shard | None:
+def _described(path: Path, frames: int, source: str) -> Shard | None:
     """Returns a file's entry in the manifest; None if there is no file."""
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return Shard(path.name, frames, os.fstat(file.fileno()).st_size, digest)
+            return Shard(path.name, frames, os.fstat(file.fileno()).st_size, digest, source)
     except FileNotFoundError:
         return None

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from uda_jax.data.fingerprint import Fingerprints
 from uda_jax.data.io import atomic
+from uda_jax.data.io.files import read_file
 from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.prepare import records
@@ -42,6 +45,7 @@ class SplitWriter:
       settings: how frames are stored, as the manifest holds it.
       encoder: makes the records.
       positions: of the frames to store, in the encoder's data set.
+      root: where that was opened, for the fingerprints.
       shard_bytes: about how large a shard shall be.
 
     Raises:
@@ -55,6 +59,7 @@ class SplitWriter:
         settings: Mapping[str, Any],
         encoder: Encoder,
         positions: Sequence[int],
+        root: str | os.PathLike | None,
         shard_bytes: int,
     ):
         self._folder = folder
@@ -77,12 +82,14 @@ class SplitWriter:
             folder, dataset_name=settings["dataset"], split=tfds_split(split), filetype_suffix="array_record"
         )
         paths = template.sharded_filepaths(num_shards=len(parts))
-        self._jobs = [(Path(path), part) for path, part in zip(paths, parts, strict=True)]
+        sources = Fingerprints(encoder.dataset, root, encoder.fields)
+        self._jobs = [(Path(path), part, sources.of(part)) for path, part in zip(paths, parts, strict=True)]
+        self._forget_changed()
 
     def write_shards(self, workers: int | None) -> tuple[list[Shard], int]:
         """Writes the shards that are missing or damaged; returns all, and how many were written."""
         finished = {shard["file"]: Shard(**shard) for shard in self._progress["shards"]}
-        jobs = [(path, part, finished.get(path.name)) for path, part in self._jobs]
+        jobs = [(path, part, source, finished.get(path.name)) for path, part, source in self._jobs]
         bar = progress_bar(f"{self._settings['dataset']}: preparing {self._split}", len(jobs), "shards")
         written, unreadable = 0, []
         with (
@@ -100,7 +107,7 @@ class SplitWriter:
                 bar.update()
         if unreadable:
             self._refuse(unreadable)
-        return [finished[path.name] for path, _ in self._jobs], written
+        return [finished[path.name] for path, *_ in self._jobs], written
 
     def write_manifest(self, shards: Sequence[Shard], entry: Mapping[str, Any]) -> None:
         """Writes what makes the folder a data set, the manifest last."""
@@ -110,6 +117,24 @@ class SplitWriter:
         records.write_metadata(self._folder, self._manifest)
         atomic.write(self._folder / MANIFEST, json.dumps(self._manifest, indent=1))
         self._journal.unlink(missing_ok=True)
+
+    def _forget_changed(self) -> None:
+        """Makes a finished split unfinished again where files, classes or ids were changed since."""
+        sources = {path.name: source for path, _, source in self._jobs}
+        kept = [shard for shard in self._progress["shards"] if sources.get(shard["file"]) == shard.get("source")]
+        if len(kept) == len(self._progress["shards"]):
+            return
+        changed = len(self._progress["shards"]) - len(kept)
+        print(
+            f"{self._folder}: files or classes were changed since; {changed} of {len(self._jobs)} shards are written "
+            "anew",
+            file=sys.stderr,
+        )
+        self._progress["shards"] = kept
+        # In this order, a killed process never leaves a manifest of shards that are gone.
+        atomic.write(self._journal, json.dumps(self._progress, indent=1))
+        if self._manifest["splits"].pop(self._split, None) is not None:
+            atomic.write(self._folder / MANIFEST, json.dumps(self._manifest, indent=1))
 
     def _stem(self) -> str:
         return f"{self._settings['dataset']}-{tfds_split(self._split)}."
@@ -136,7 +161,7 @@ class SplitWriter:
             _same({"frames": len(entry["frames"]), "names": listed}, start, self._folder)
             return start | {key: entry[key] for key in ("frames_per_shard", "shards")}
         try:
-            earlier = json.loads(self._journal.read_text(encoding="utf-8"))
+            earlier = json.loads(read_file(self._journal))
         except FileNotFoundError:
             return start | {"frames_per_shard": None, "shards": []}
         except ValueError as error:
