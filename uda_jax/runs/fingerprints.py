@@ -18,8 +18,9 @@ def of_domains(recipe: Iterable[Stage]) -> dict[str, dict[str, Any]]:
     """Returns what tells the training frames of a recipe from others, without reading any.
 
     Returns:
-      {"stage.domain": {"frames": their number, "digest": of their names and the sizes of their files, as far
-      as they lie in files of their own}} of all domains but those that earlier stages of the run are still to write.
+      {"stage.domain": {"frames": their number, "digest": of their names, of the sizes of their files as far as they lie
+      in files of their own, and of the rule by which these are read}} of all domains but those that earlier stages of
+      the run are still to write.
     """
     found, known = {}, []
     for stage in recipe:
@@ -44,7 +45,7 @@ def _of(datasets: Iterable[Dataset], fields: Iterable[str]) -> dict[str, Any]:
         wanted = [each[field] for each in files for field in fields if field in each]
         with ThreadPoolExecutor(_THREADS) as pool:
             sizes = list(pool.map(_size, wanted))
-        content.update(json.dumps([names, sizes]).encode("utf-8", "backslashreplace"))
+        content.update(json.dumps([names, sizes, dataset.rule]).encode("utf-8", "backslashreplace"))
     return {"frames": frames, "digest": content.hexdigest()[:24]}
 
 

@@ -63,7 +63,7 @@ def test_a_system_without_locks_is_named(tmp_path, monkeypatch):
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_fcntl)
-    with pytest.raises(UserError, match="no file locks"), atomic.locked(tmp_path):
+    with pytest.raises(UserError, match="no file locks"), atomic.locked(tmp_path, "--out", "uda prepare"):
         pass
 
 

@@ -86,6 +86,7 @@ class Prepared(Dataset):
       known: the stored ids that the data set defines.
       resized: "size", None or [height, width], and the `Domain` fields that say by what rules frames got that size.
       maps: those that were stored.
+      rule: the checksums of the shards.
 
     Raises:
       UserError: the folder holds another data set, does not have the split or label space, is unfinished, was
@@ -125,6 +126,8 @@ class Prepared(Dataset):
         self._shards = tuple((shard["file"], shard["frames"]) for shard in entry["shards"])
         self._ends = tuple(itertools.accumulate(frames for _, frames in self._shards))
         self._source: Any = None
+        # Shards that were prepared again hold other frames under the same names.
+        self.rule = " ".join(shard["sha256"] for shard in entry["shards"])
         for shard in entry["shards"]:
             _check_shard(self._folder / shard["file"], shard["bytes"])
 
