@@ -497,7 +497,7 @@ def test_one_process_at_a_time(make_folder, tmp_path):
     descriptor = os.open(tmp_path / "out", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        with pytest.raises(UserError, match="another 'uda prepare' is writing into .*; wait for it, end it, or choose another"):
+        with pytest.raises(UserError, match="another 'uda prepare' is writing into .*; wait for it, end it, or"):
             command.prepare("folder", make_folder(2), tmp_path / "out", workers=1)
     finally:
         os.close(descriptor)
