@@ -129,8 +129,7 @@ def test_a_run_predicts_as_it_was_scored(runs, frames, tiny_folder, tmp_path):
     composed = jax.jit(scores.Composed(method, Inference((16, 32), (16, 16))).predict, static_argnames="size")
     ours = np.argmax(composed(state, frames[1], size=(32, 64))["scores"], axis=-1)
     assert (written["own"] != ours).mean() < 0.005 < (written["own"] != written["whole"]).mean()
-    with pytest.raises(SystemExit):
-        main(["predict", "--workdir", str(folder), *images, "--evaluation.inference.flip=True"])
+    assert main(["predict", "--workdir", str(folder), *images, "--evaluation.inference.flip=True"]) == 2
     assert main(["predict", "--workdir", str(folder), *images, "--config.evaluation.pictures=3"]) == 2
 
 

@@ -8,6 +8,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from uda_jax.cli import console, data, inference, inspection, training, weights
 from uda_jax.errors import UserError, os_error_line
@@ -91,8 +92,15 @@ def _not_text(error: UnicodeError) -> str:
     return f"a name cannot be written as text ({error}); rename the file"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells mistakes as all others are told: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see '{self.prog} --help'")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="uda", description="Domain-adaptive semantic segmentation in JAX.")
+    parser = _Parser(prog="uda", description="Domain-adaptive semantic segmentation in JAX.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def command(name, run, text, *, takes_overrides=False):
