@@ -1,13 +1,11 @@
 """Classes of the pixels of images of any size, prepared as an evaluation split is, in bounded memory."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uda_jax import ops
 from uda_jax.data.pipeline import domains
 
 Size = tuple[int, int]
@@ -114,19 +112,26 @@ def _starts(length: int, window: int, border: int) -> list[int]:
 
 def _enlarged(scores: jax.Array, size: Size) -> Iterator[np.ndarray]:
     """Yields the classes of scores `[B, h, w, C]` at a larger size, interpolated by pixel centres, strip by strip."""
-    have = scores.shape[1]
-    centres = np.clip((np.arange(size[0]) + 0.5) * have / size[0] - 0.5, 0, have - 1).astype(np.float32)
+    rows, columns = (_centres(have, wanted) for have, wanted in zip(scores.shape[1:3], size, strict=True))
     for start in range(0, size[0], _ROWS):
-        rows = centres[start : start + _ROWS]
+        strip = rows[start : start + _ROWS]
         # Always as many rows, for one compilation.
-        padded = np.concatenate([rows, np.repeat(rows[-1:], _ROWS - len(rows))])
-        yield np.asarray(_strip(scores, padded, size[1]))[:, : len(rows)]
+        padded = np.concatenate([strip, np.repeat(strip[-1:], _ROWS - len(strip))])
+        yield np.asarray(_strip(scores, padded, columns))[:, : len(strip)]
 
 
-@functools.partial(jax.jit, static_argnames="width")
-def _strip(scores: jax.Array, rows: jax.Array, width: int) -> jax.Array:
-    above = jnp.floor(rows).astype(jnp.int32)
-    below = jnp.minimum(above + 1, scores.shape[1] - 1)
-    share = (rows - above)[:, None, None]
-    band = scores[:, above] * (1 - share) + scores[:, below] * share
-    return ops.resize_bilinear(band, (len(rows), width), align_corners=False).argmax(-1).astype(jnp.uint8)
+def _centres(have: int, wanted: int) -> np.ndarray:
+    """Returns where the centres of pixels lie in a shorter axis, float32 [wanted]."""
+    return np.clip((np.arange(wanted) + 0.5) * have / wanted - 0.5, 0, have - 1).astype(np.float32)
+
+
+@jax.jit
+def _strip(scores: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    # By gathers: the matrices of `ops.resize_bilinear` would be as large as the image.
+    scores = jnp.asarray(scores, jnp.float32)
+    for axis, centres in ((1, rows), (2, columns)):
+        first = jnp.floor(centres).astype(jnp.int32)
+        second = jnp.minimum(first + 1, scores.shape[axis] - 1)
+        share = (centres - first).reshape([-1 if i == axis else 1 for i in range(4)])
+        scores = jnp.take(scores, first, axis) * (1 - share) + jnp.take(scores, second, axis) * share
+    return scores.argmax(-1).astype(jnp.uint8)
