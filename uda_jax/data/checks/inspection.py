@@ -11,7 +11,8 @@ from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.checks.label_files import Stored, contradiction, look_at
 from uda_jax.data.io.archives import File
 from uda_jax.data.io.files import cannot_read
-from uda_jax.data.io.images import bytes_behind, damage, header
+from uda_jax.data.io.images import bytes_behind, damage, header, proving
+from uda_jax.data.io.jpeg import is_jpeg
 from uda_jax.errors import UserError, printable
 
 LISTED = 3
@@ -63,7 +64,8 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
     """Reads frame `index` and looks at its files; never raises for what they hold."""
     files = dataset.files(index)
     where = {field: str(files.get(field, f"{name}: frame '{printable(dataset.name(index))}'")) for field in MAPS}
-    example, problems = _decoded(dataset, index, where, files)
+    with proving():
+        example, problems = _decoded(dataset, index, where, files)
     kinds, notes = {}, []
     for field, file in files.items():
         try:
@@ -71,7 +73,8 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
         except OSError as error:
             problems[field] = _unreadable(file, error)  # says more than the decoder
             continue
-        if reason := damage(data):
+        # A JPEG was proved when it was read.
+        if not is_jpeg(data) and (reason := damage(data)):
             problems.setdefault(field, f"{file}: damaged: {reason}; copy it again")
         elif bytes_behind(data):
             notes.append(BYTES_BEHIND)

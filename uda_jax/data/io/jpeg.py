@@ -5,6 +5,7 @@ out.
 """
 
 import re
+from typing import Any
 
 import simplejpeg
 
@@ -18,21 +19,29 @@ def is_jpeg(data: bytes) -> bool:
     return data[:3] == b"\xff\xd8\xff"
 
 
-def damage(data: bytes) -> str | None:
-    """Decodes a JPEG whole and returns what its decoder warns of; None if it is sound, or of a rare kind.
+class UnknownKindError(ValueError):
+    """A JPEG of a rare kind, which Pillow may read all the same."""
 
-    A changed bit often decodes to another sound picture: what no decoder can see is not found here either.
+
+def damage(data: bytes) -> str | None:
+    """Reads all of a JPEG's compressed data and returns what its decoder warns of; None if it is sound.
+
+    A changed bit often decodes to another sound picture: what no decoder can see is not found here either. Only
+    an eighth of the size is made of it, in half the time that the whole picture takes.
+
+    Raises:
+      UnknownKindError: this decoder does not read it.
     """
+    options: dict[str, Any] = {"min_height": 1, "min_width": 1, "fastdct": True}
     try:
         colours = simplejpeg.decode_jpeg_header(data, strict=False)[2]
-        space = {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}.get(colours, "RGB")
-        simplejpeg.decode_jpeg(data, colorspace=space, strict=False)
-    except (ValueError, KeyError):
-        # Not a kind that this decoder reads; Pillow, which reads more, has the say.
-        return None
-    try:
-        simplejpeg.decode_jpeg(data, colorspace=space, strict=True)
-    except ValueError as warning:
+        options["colorspace"] = "CMYK" if colours in ("CMYK", "YCCK") else "GRAY"
+        simplejpeg.decode_jpeg(data, strict=True, **options)
+    except (ValueError, KeyError) as warning:
+        try:
+            simplejpeg.decode_jpeg(data, strict=False, **options)
+        except (ValueError, KeyError):
+            raise UnknownKindError(str(warning)) from None
         return str(warning)
     return None
 

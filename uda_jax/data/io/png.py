@@ -76,7 +76,7 @@ def is_complete_png(data: bytes) -> bool:
     """Returns whether a PNG has its end, and every checksum is right."""
     position, kind = 8, b""
     for position, kind, content in _chunks(data):
-        if struct.pack(">I", zlib.crc32(kind + content)) != data[position - 4 : position]:
+        if struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))) != data[position - 4 : position]:
             return False
     return kind == b"IEND" and position <= len(data)
 
@@ -86,11 +86,11 @@ def end(data: bytes) -> int:
     return next((position for position, kind, _ in _chunks(data) if kind == b"IEND"), len(data))
 
 
-def _chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+def _chunks(data: bytes) -> Iterator[tuple[int, bytes, memoryview]]:
     """Yields (where the next one begins, kind, content) of each part of a PNG up to its end."""
-    position, kind = 8, b""
+    position, kind, view = 8, b"", memoryview(data)
     while position + 12 <= len(data) and kind != b"IEND":
         (size,) = struct.unpack_from(">I", data, position)
-        kind, content = data[position + 4 : position + 8], data[position + 8 : position + 8 + size]
+        kind, content = data[position + 4 : position + 8], view[position + 8 : position + 8 + size]
         position += 12 + size
         yield position, kind, content
