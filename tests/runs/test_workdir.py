@@ -52,6 +52,13 @@ def test_until_there_is_a_result_how_a_run_is_scored_may_change(field):
     assert (found is None) == (field in FREE or scoring)
 
 
+def test_of_a_stage_only_its_own_fields_are_compared():
+    other = changed(RECIPE, ("stages", "inter", "train", "steps"))
+    assert difference(RECIPE, other, stage="intra") is None
+    assert difference(RECIPE, other, stage="inter")[0] == "config.stages.inter.train.steps"
+    assert difference(RECIPE, changed(RECIPE, ("seed",)), stage="intra")[0] == "config.seed"
+
+
 def test_a_cure_of_the_scoring_is_taken_until_there_is_a_result(tiny_experiment, tmp_path):
     workdir, space = Workdir(tmp_path / "run"), label_spaces.label_space("7")
     workdir.prepare(tiny_experiment, space)

@@ -228,12 +228,12 @@ class Checkpoints:
     def _check_identity(self, folder: Path, stored: dict[str, Any], identity: Identity) -> None:
         """Raises a UserError if a checkpoint is of another run or stage."""
         remedy = "put back the run's own, or train in another workdir"
-        about = {"stage": (stored["stage"], self._files.path.name)}
-        about["classes"] = (stored["classes"], list(identity.classes))
+        stage, classes = self._files.path.name, list(identity.classes)
+        about = {"stage": (stored["stage"], stage), "classes": (stored["classes"], classes)}
         for what, (found, expected) in about.items():
             if found != expected:
                 raise UserError(f"{folder}: is of a run with {what} {found!r}, expected {expected!r}; {remedy}")
-        if found := difference(stored["experiment"], identity.experiment, scoring_may_change=True):
+        if found := difference(stored["experiment"], identity.experiment, scoring_may_change=True, stage=stage):
             field, old, new = found
             raise UserError(f"{folder}: is of a run with {field} = {old!r}, expected {new!r}; {remedy}")
 

@@ -6,7 +6,8 @@ another weight. CRC-32 finds every error of up to 32 bits in a row; 100 MB take 
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -14,6 +15,9 @@ import numpy as np
 
 from uda_jax.errors import UserError
 from uda_jax.training.guard import first_not_finite
+
+# Checksums are computed outside of the interpreter's lock.
+_THREADS = 4
 
 # Path of an array within its tree -> its type, its shape and its checksum.
 Table = dict[str, list]
@@ -28,7 +32,9 @@ def table(tree: Any) -> Table:
     Returns:
       {"params/segmenter/...": [type, shape, CRC-32 of the bytes]}, of values that JSON can hold.
     """
-    return {path: [*_layout(leaf), zlib.crc32(_bytes(leaf))] for path, leaf in _leaves(tree)}
+    leaves = list(_leaves(tree))
+    sums = _checksums([leaf for _, leaf in leaves])
+    return {path: [*_layout(leaf), number] for (path, leaf), number in zip(leaves, sums, strict=True)}
 
 
 def check_layout(tree: Any, stored: Mapping[str, list], where: str) -> None:
@@ -59,8 +65,10 @@ def check(tree: Any, stored: Mapping[str, list], where: str, remedy: str) -> Non
       where: what was read, for the message.
       remedy: what to do about damage, for the message.
     """
-    for path, leaf in _leaves(tree):
-        if path not in stored or zlib.crc32(_bytes(leaf)) != stored[path][2]:
+    leaves = list(_leaves(tree))
+    sums = _checksums([leaf for _, leaf in leaves])
+    for (path, _), number in zip(leaves, sums, strict=True):
+        if path not in stored or number != stored[path][2]:
             raise UserError(f"{where}: damaged: {path} is not what was written, its checksum differs; {remedy}")
     if (bad := first_not_finite(tree)) is not None:
         raise UserError(
@@ -93,6 +101,11 @@ def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
 
 def _layout(leaf: Any) -> list:
     return [str(leaf.dtype), list(leaf.shape)]
+
+
+def _checksums(leaves: Sequence[Any]) -> list[int]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda leaf: zlib.crc32(_bytes(leaf)), leaves))
 
 
 def _bytes(leaf: Any) -> memoryview:

@@ -170,17 +170,20 @@ def check_space(folder: Path, size: int) -> None:
 
 
 def difference(
-    old: Mapping[str, Any], new: Mapping[str, Any], *, scoring_may_change: bool = False
+    old: Mapping[str, Any], new: Mapping[str, Any], *, scoring_may_change: bool = False, stage: str | None = None
 ) -> tuple[str, Any, Any] | None:
     """Returns the first field that two experiments may not differ in: its name and both values; None if there is none.
 
     Args:
       old, new: experiments as plain values.
       scoring_may_change: whether fields of `evaluation` may differ that do not decide which checkpoint is the best.
+      stage: the only stage whose own fields are compared; None = all.
     """
     before, after = _flat(old), _flat(new)
     for field in sorted(set(before) | set(after)):
         if scoring_may_change and field[0] == "evaluation" and field[1] not in _CHOOSING_FIELDS:
+            continue
+        if stage is not None and field[0] == "stages" and field[1:2] != (stage,):
             continue
         if before.get(field) != after.get(field) and not _is_free(field):
             return ".".join(("config", *field)), before.get(field), after.get(field)

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from uda_jax import config, ops
+from uda_jax.data.frames import FrameFiles
 from uda_jax.errors import UserError
 from uda_jax.runs import results, stages, states, train
 from uda_jax.runs.workdir import Workdir
@@ -30,6 +31,8 @@ import dataclasses
 from uda_jax import config
 from uda_jax.config import StageConfig
 from uda_jax.runs.kinds.rank import Rank
+
+SHARED = ("segmenter", "optimiser", "schedule", "discriminator")
 
 
 def get_config():
@@ -52,7 +55,7 @@ def get_config():
     return config.as_config(
         dataclasses.replace(
             tiny,
-            method=tiny.method | {{"name": "intrada"}},
+            method={{"name": "intrada"}} | {{name: tiny.method[name] for name in SHARED}},
             data=tiny.data | {{"target": target}},
             train=dataclasses.replace(tiny.train, steps=4, evaluate_every=0),
             recipe=tuple(stages),
@@ -271,6 +274,14 @@ def test_what_cannot_be_ranked_is_refused_before_anything_is_written(experiment,
     with pytest.raises(UserError, match=message) as caught:
         train.run(with_rank(experiment, **changes), tmp_path / "run", results.Invocation())
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["../../{}", "/tmp/{}", "a/../../{}", "line\n{}"])
+def test_names_that_lead_out_of_the_folder_are_refused(experiment, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(FrameFiles, "name", lambda frames, index: name.format(index))
+    with pytest.raises(UserError, match="config.data.target: the name .* leads out of its folder, or holds control"):
+        train.run(experiment, tmp_path / "run", results.Invocation())
+    assert not (tmp_path / "run").exists()
 
 
 def test_padded_frames_are_not_ranked(experiment, tmp_path):

@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 
 from uda_jax import losses, ops
 from uda_jax.data.io import atomic, json_lines
+from uda_jax.data.io.names import require_safe
 from uda_jax.data.pipeline import streams
 from uda_jax.errors import UserError
 from uda_jax.methods.parts.forward import update_statistics
@@ -104,7 +105,10 @@ class Rank(Kind):
             raise UserError(f"{PATH}: expected the frames to rank in stage {stage.name}, got no such domain")
         if stage.domains["target"].fit == "pad":
             raise UserError(f"{PATH}.fit: expected 'stretch', since padding would be ranked and labelled, got 'pad'")
-        count = len(streams.open_domain(_frames_only(stage.domains["target"]), PATH))
+        dataset = streams.open_domain(_frames_only(stage.domains["target"]), PATH)
+        # Labels are written under the names of frames, which anybody may have chosen.
+        require_safe(dataset.names(), PATH)
+        count = len(dataset)
         if int(count * self.fraction) == 0:
             raise UserError(
                 f"{path}.fraction: expected at least {1 / count:.3g}, one of the {count} target frames, got "
