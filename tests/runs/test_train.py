@@ -177,7 +177,7 @@ def test_another_config_is_refused(uninterrupted, tiny_experiment):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
-@pytest.mark.parametrize("file", ["result.json", "train/finished.json", "label_space.json"])
+@pytest.mark.parametrize("file", ["result.json", "train/finished.json", "label_space.json", "data.json"])
 def test_a_damaged_file_is_one_line_whose_cure_works(uninterrupted, tiny_experiment, tmp_path, file, text):
     workdir = tmp_path / "damaged"
     shutil.copytree(uninterrupted[0], workdir)

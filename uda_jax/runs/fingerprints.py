@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,8 +19,8 @@ def of_domains(recipe: Iterable[Stage]) -> dict[str, dict[str, Any]]:
 
     Returns:
       {"stage.domain": {"frames": their number, "digest": of their names, of the sizes of their files as far as they lie
-      in files of their own, and of the rule by which these are read}} of all domains but those that earlier stages of
-      the run are still to write.
+      in files of their own, and of the rule and the ids by which these are read}} of all domains but those that earlier
+      stages of the run are still to write.
     """
     found, known = {}, []
     for stage in recipe:
@@ -36,7 +36,7 @@ def of_domains(recipe: Iterable[Stage]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _of(datasets: Iterable[Dataset], fields: Iterable[str]) -> dict[str, Any]:
+def _of(datasets: Iterable[Dataset], fields: Collection[str]) -> dict[str, Any]:
     frames, content = 0, hashlib.sha256()
     for dataset in datasets:
         frames += len(dataset)
@@ -45,7 +45,9 @@ def _of(datasets: Iterable[Dataset], fields: Iterable[str]) -> dict[str, Any]:
         wanted = [each[field] for each in files for field in fields if field in each]
         with ThreadPoolExecutor(_THREADS) as pool:
             sizes = list(pool.map(_size, wanted))
-        content.update(json.dumps([names, sizes, dataset.rule]).encode("utf-8", "backslashreplace"))
+        # Other ids in a table are other labels.
+        table = dataset.table.tolist() if dataset.table is not None and "label" in fields else None
+        content.update(json.dumps([names, sizes, dataset.rule, table]).encode("utf-8", "backslashreplace"))
     return {"frames": frames, "digest": content.hexdigest()[:24]}
 
 

@@ -63,12 +63,15 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
         recipe = stages.recipe(experiment, len(space.names))
         for stage in recipe:
             stage.kind.validate(stage, context)
-        _check_labels(recipe, context)
+        # What finished stages were trained on is not read again; whether a score is still that of its data is asked.
+        unfinished = [stage for stage in recipe if not workdir.stage(stage.name).finished.exists()]
+        if not workdir.result.exists():
+            _check_labels(recipe[-1], unfinished, context)
         # A folder that is there already need not be a run's; one that is has passed this.
         if not workdir.config.exists():
             initial_weights.check_classes(recipe, space.names)
             states.check_initial(recipe)
-        found = fingerprints.of_domains(recipe)
+        found = fingerprints.of_domains(recipe if workdir.result.exists() else unfinished)
         workdir.check_data(found)
         stop()
         with workdir.locked() if context.first_process else contextlib.nullcontext():
@@ -82,11 +85,11 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
             return scoring.score_final(recipe[-1], workdir, context, list(stage_results.values()), invocation)
 
 
-def _check_labels(recipe: Sequence[Stage], context: Context) -> None:
+def _check_labels(last: Stage, unfinished: Sequence[Stage], context: Context) -> None:
     """Refuses labels that teach nothing or that nothing can be scored on, and prints notes on those that lack some."""
-    notes = scoring.check_references(recipe[-1], context)
+    notes = scoring.check_references(last, context)
     seen: list[Any] = []
-    for stage in recipe:
+    for stage in unfinished:
         ready = {name: domain for name, domain in stage.domains.items() if not needs_workdir(domain)}
         ready = {name: domain for name, domain in ready.items() if stage.kind.TRAINS and domain not in seen}
         seen += ready.values()

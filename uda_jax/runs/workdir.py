@@ -82,17 +82,24 @@ class Workdir(RunFiles):
         Args:
           fingerprints: from `fingerprints.of_domains`.
         """
-        if not self.data.exists():
-            return
-        old = read_json(self.data, "delete it and rerun the same command, which writes it again")
+        old = self._fingerprints()
         for path, new in fingerprints.items():
-            found = old.get(path) if isinstance(old, dict) else None
-            if found != new:
+            if (found := old.get(path, new)) != new:
                 before = found.get("frames") if isinstance(found, dict) else "no"
                 raise UserError(
                     f"--workdir {self.path}: holds a run that was trained on other files of {path}, {before} frames "
                     f"then and {new['frames']} now; put them back, or use another workdir"
                 )
+
+    def _fingerprints(self) -> dict[str, Any]:
+        """Returns those of the run's training frames, as far as they are known."""
+        if not self.data.exists():
+            return {}
+        remedy = "delete it and rerun the same command, which writes it again"
+        found = read_json(self.data, remedy)
+        if not isinstance(found, dict):
+            raise UserError(f"{self.data}: expected the frames of domains, found other things; {remedy}")
+        return found
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keeps a second training out of the workdir, which is made; the lock of a process that died is gone."""
@@ -105,7 +112,7 @@ class Workdir(RunFiles):
         self.path.mkdir(parents=True, exist_ok=True)
         check_space(self.path, 0)
         if fingerprints is not None:
-            atomic.write(self.data, json.dumps(fingerprints, indent=1) + "\n")
+            atomic.write(self.data, json.dumps({**self._fingerprints(), **fingerprints}, indent=1) + "\n")
         atomic.write(self.label_space, json.dumps(space._asdict()))
         atomic.write(self.config, config.to_json(experiment))
 
