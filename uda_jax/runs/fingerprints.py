@@ -25,7 +25,7 @@ def of_domains(recipe: Iterable[Stage]) -> dict[str, dict[str, Any]]:
     found, known = {}, []
     for stage in recipe:
         for name, domain in stage.domains.items():
-            if needs_workdir(domain):
+            if needs_workdir(domain) or name not in (stage.kind.READS or stage.domains):
                 continue
             digest = next((digest for other, digest in known if other == domain), None)
             if digest is None:

@@ -19,7 +19,7 @@ from PIL import Image
 from uda_jax import config, ops
 from uda_jax.data.frames import FrameFiles
 from uda_jax.errors import UserError
-from uda_jax.runs import results, stages, states, train
+from uda_jax.runs import checksums, results, stages, states, train
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
 from uda_jax.training.logging import read_metrics
@@ -224,6 +224,12 @@ def test_the_last_stage_reads_neither_the_source_nor_labels_of_the_target(uninte
         data=experiment.data | {"source": dataclasses.replace(experiment.data["source"], root=str(source))},
     )
     workdir = until("rank", uninterrupted, blind, tmp_path / "run")
+    # The first stage's checkpoints are made those of a run on that source.
+    for file in (Path(workdir) / "inter" / "checkpoints").glob("*/config/metadata"):
+        stored = json.loads(file.read_text())
+        del stored["checksum"]
+        stored["experiment"]["data"]["source"]["root"] = str(source)
+        file.write_text(json.dumps(checksums.sealed(stored)))
     train.run(blind, workdir, results.Invocation())
     assert ranked(workdir) == ranked(uninterrupted)
     losses_of = lambda run: [row.get("loss/total") for row in read_metrics(run / "intra" / "metrics.jsonl")]  # noqa: E731

@@ -10,9 +10,11 @@ class Kind:
 
     Attributes:
       TRAINS: whether its stages leave checkpoints of a state, which later stages can start from.
+      READS: names of the domains that its stages read; None = all that they have.
     """
 
     TRAINS: ClassVar[bool] = False
+    READS: ClassVar[tuple[str, ...] | None] = None
 
     def validate(self, stage: Any, context: Any) -> None:
         """Raises a UserError if the stage cannot run; called for all stages before anything is written.

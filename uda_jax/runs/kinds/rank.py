@@ -18,7 +18,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,8 @@ PATH = "config.data.target"
 @dataclasses.dataclass(frozen=True)
 class Rank(Kind):
     """How a stage that ranks splits the target into easy and hard frames."""
+
+    READS: ClassVar[tuple[str, ...] | None] = ("target",)
 
     fraction: float = config_field(0.67, "lambda, the share of easy frames; 1 = all, which is self-training.", high=1.0)
     normalise: bool = config_field(False, "Multiply the score by the rare-class factor of IntraDA's released code.")
