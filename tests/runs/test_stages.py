@@ -154,7 +154,7 @@ def test_without_a_dev_split_no_checkpoint_is_the_best(tiny_experiment):
 )
 def test_domains_of_lists_that_will_be_empty_are_left_out(tiny_experiment, fraction, file, left):
     target = dataclasses.replace(tiny_experiment.data["target"], names_file=str(file))
-    last = StageConfig(data=tiny_experiment.data | {"target": target})
+    last = StageConfig(method={"name": "intrada"}, data=tiny_experiment.data | {"target": target})
     experiment = with_stages(tiny_experiment, first=StageConfig(), rank=ranking(fraction=fraction), last=last)
     *_, last = stages.recipe(experiment, num_classes=3)
     assert sorted(last.domains) == left
@@ -164,7 +164,7 @@ def test_files_of_earlier_stages_are_found_in_the_workdir(tiny_experiment, tmp_p
     easy = dataclasses.replace(
         tiny_experiment.data["target"], names_file=str(RANK.easy), labels_from=str(RANK.pseudo_labels)
     )
-    last = StageConfig(data={"source": easy})
+    last = StageConfig(method={"name": "intrada"}, data={"source": easy})
     *_, last = stages.recipe(
         with_stages(tiny_experiment, first=StageConfig(), rank=ranking(), last=last), num_classes=3
     )

@@ -32,6 +32,10 @@ from uda_jax.config import StageConfig
 from uda_jax.runs.kinds.rank import Rank
 
 
+# Fields of AdvEnt that the last stage does not have.
+ADVENT = ("objective", "hard_fraction", "prior_weight", "prior_relaxation")
+
+
 def get_config():
     tiny = config.experiment(config.load({tiny!r}))
     target = dataclasses.replace(tiny.data["target"], root={target!r})
@@ -52,7 +56,7 @@ def get_config():
     return config.as_config(
         dataclasses.replace(
             tiny,
-            method=tiny.method | {{"name": "intrada"}},
+            method={{key: value for key, value in tiny.method.items() if key not in ADVENT}} | {{"name": "intrada"}},
             data=tiny.data | {{"target": target}},
             train=dataclasses.replace(tiny.train, steps=4, evaluate_every=0),
             recipe=tuple(stages),
