@@ -1,8 +1,6 @@
 """AdvEnt with a mean teacher: adversarial entropy on the target, and the teacher's pseudo-labels on mixed images.
 
-    G:  min  L_seg(x_s) + lambda_adv BCE(D(I(x_t)), source) + lambda_mix mean_pixels w CE(G(x_m), y_m)
-
-x_m, y_m and w are DACS' mixed images, labelled by an average of G; D and I are AdvEnt's. No paper's method.
+G:  min  L_seg(x_s) + lambda_adv BCE(D(I(x_t)), source) + lambda_mix mean_pixels w CE(G(x_m), y_m)
 """
 
 import dataclasses
@@ -21,7 +19,7 @@ from uda_jax.training.optimisers import Optimiser, sgd
 
 @dataclasses.dataclass(frozen=True)
 class AdventTeacher(base.SegmentationMethod):
-    """Self-training and adversarial learning of the target's entropy."""
+    """D and I are AdvEnt's; x_m, y_m and w DACS' mixed images, labelled by an average of G. No paper's method."""
 
     PREDICTION_FIELDS = ("predict_with",)
     optimiser: Optimiser = config_field(sgd(), "Optimiser of the segmenter.")
@@ -46,7 +44,7 @@ class AdventTeacher(base.SegmentationMethod):
         def generator_loss(params) -> GeneratorLosses:
             images = (batch["source"]["image"], mixed.image, batch["target"]["image"])
             found, stats = self.forward_in_turn(params["segmenter"], state.model_state["segmenter"], *images)
-            maps = (alignment.information(self.segmenter, found[k], mixed.label.shape[1:3]) for k in (0, 2))
+            maps = (alignment.information(self.segmenter, x, mixed.label.shape[1:3]) for x in (found[0], found[2]))
             inputs = alignment.DiscriminatorInputs(*maps)
             losses = segmentation_losses(self.segmenter, found[0], batch["source"]["label"])
             losses["mixed"] = self.mixed_weight * mixed_loss(self.segmenter, found[1]["logits"], mixed)
