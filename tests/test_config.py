@@ -6,7 +6,7 @@ import importlib
 import pytest
 from uda_jax.configs.common import benchmarks
 
-from uda_jax import config, config_files
+from uda_jax import config
 from uda_jax.data.pipeline import streams
 from uda_jax.errors import UserError
 from uda_jax.runs import stages, train
@@ -31,12 +31,7 @@ def possible(name, setting, variant):
     return setting in settings(name)
 
 
-ALL = [
-    (name, setting, variant)
-    for name in config_files.names()
-    for setting in settings(name)
-    for variant in variants(name)
-]
+ALL = [(name, setting, variant) for name in config.names() for setting in settings(name) for variant in variants(name)]
 REFERENCES = [f"{name}:{setting}{variant}" for name, setting, variant in ALL if possible(name, setting, variant)]
 IMPOSSIBLE = [f"{name}:{setting}{variant}" for name, setting, variant in ALL if not possible(name, setting, variant)]
 

@@ -25,14 +25,11 @@ ALLOWED = {
     "methods": BASE | {"losses", "networks", "ops", "training"},
     "report": BASE | {"data", "training"},
     "configs": BASE | {"config", "data", "methods", "networks", "runs", "training"},
-    "config": BASE | {"config_files", "data", "inference.options", "overrides"},
-    "config_files": BASE | {"configs"},
-    "overrides": BASE | {"methods"},
+    "config": BASE | {"configs", "data", "inference.options", "methods"},
     "inference": BASE | {"config", "data", "losses", "methods", "ops", "report", "training", "weights"},
     "runs": BASE
     | {"config", "data", "inference", "losses", "methods", "networks", "ops", "report", "training", "weights"},
-    "cli": BASE
-    | {"config", "config_files", "data", "inference", "methods", "networks", "report", "runs", "training", "weights"},
+    "cli": BASE | {"config", "data", "inference", "methods", "networks", "report", "runs", "training", "weights"},
     "__init__": set(),
     "__main__": {"cli"},
 }
@@ -40,7 +37,7 @@ OUTSIDE = {"data": {"jax", "flax", "optax", "orbax"}, "report": {"jax", "flax", 
 # Heavy or absent packages that nothing in the library may need.
 NOWHERE = {"torch", "tensorflow", "matplotlib", "cv2"}
 # The modules that may lie beside the subpackages.
-TOP_LEVEL = {"__init__", "__main__", "config", "config_files", "errors", "overrides", "schema"}
+TOP_LEVEL = {"__init__", "__main__", "errors", "schema"}
 
 
 def part_of(path: Path) -> str:

@@ -6,7 +6,7 @@ import json
 import jax
 import pytest
 
-from uda_jax import config, config_files
+from uda_jax import config
 from uda_jax.cli import main
 from uda_jax.runs import stages
 from uda_jax.runs.workdir import Workdir
@@ -15,14 +15,14 @@ from uda_jax.runs.workdir import Workdir
 def references():
     """Returns the smoke setting of every variant of every packaged config."""
     found = []
-    for name in config_files.names():
+    for name in config.names():
         variants = importlib.import_module(f"uda_jax.configs.{name}").VARIANTS
         found += [f"{name}:smoke,{variant}" if variant else f"{name}:smoke" for variant in variants]
     return found
 
 
 # What has stages, networks or domains of its own besides the plain config; every other variant is traced.
-RUN = [f"{name}:smoke" for name in config_files.names()]
+RUN = [f"{name}:smoke" for name in config.names()]
 RUN += ["source_only:smoke,both", "gio_ada:smoke,staged"]
 TRACED = set()
 

@@ -47,13 +47,14 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _methods(options: argparse.Namespace) -> int:
     del options
-    from uda_jax import config_files, methods
+    from uda_jax import methods
+    from uda_jax.config import files
 
     show("methods:")
     for name in methods.names():
         show(f"  {name:16} {_summary(f'uda_jax.methods.{name}')}")
     show("configs:")
-    for name in config_files.names():
+    for name in files.names():
         show(f"  {name:16} {_summary(f'uda_jax.configs.{name}')}")
     return 0
 

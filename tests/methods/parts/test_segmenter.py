@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uda_jax import config, ops, overrides
+from uda_jax import config, ops
 from uda_jax.errors import UserError
 from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.networks.vgg import VGG16Options
@@ -118,7 +118,7 @@ def test_fields_left_out_take_the_outer_fields_default():
 
 def test_mapping_round_trip():
     assert to_dict(SMALL)["width"] == 4 and from_mapping(Segmenter, to_dict(SMALL)) == SMALL
-    flat = overrides.as_config(SMALL)
+    flat = config.as_config(SMALL)
     assert set(flat.keys()) == fields(SMALL) and (flat.width, flat.multi_level, flat.remat) == (4, True, False)
     assert from_mapping(Segmenter, json.loads(json.dumps(flat.to_dict()))) == SMALL
 

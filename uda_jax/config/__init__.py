@@ -14,11 +14,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from uda_jax import config_files, overrides
+from uda_jax.config import files, overrides
+from uda_jax.config.files import names as names
+from uda_jax.config.overrides import as_config, one_line
 from uda_jax.data.pipeline.domains import Domain, check_name
 from uda_jax.errors import UserError
 from uda_jax.inference.options import Evaluation
-from uda_jax.overrides import as_config, one_line
 from uda_jax.schema import config_field, from_mapping, to_dict
 
 # The number in config.json. It rises when fields are renamed or moved, so that no older run is misread.
@@ -148,7 +149,7 @@ def load(reference: str, words: Sequence[str] = ()) -> ConfigDict:
     Raises:
       UserError: no such config or setting, an unknown field, a value of the wrong type.
     """
-    config = config_files.read(reference)
+    config = files.read(reference)
     if words:
         override(config, words)
     return config
