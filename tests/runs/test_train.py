@@ -266,12 +266,16 @@ def test_a_run_does_not_go_on_over_other_frames(uninterrupted, tiny_experiment, 
 
 
 def test_an_interrupt_that_was_lost_in_a_callback_is_raised_at_the_next_step():
-    with train._stop_on_signals() as stop:
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):  # what the block above swallowed
-            stop()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it switched off
+    try:
+        with train._stop_on_signals() as stop:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):  # what the block above swallowed
+                stop()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_unreadable_checkpoint_is_named(uninterrupted, tiny_experiment, tmp_path):
