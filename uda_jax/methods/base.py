@@ -37,20 +37,6 @@ class Method(Protocol):
         """Returns the next state and a flat dict of scalars such as "loss/segmentation"."""
         ...
 
-    def forward_in_turn(
-        self, params: Any, model_state: Any, *images: jax.Array
-    ) -> tuple[list[dict[str, jax.Array]], Any]:
-        """Forwards several domains as `forward` does, in this order: each has its own batch statistics.
-
-        Returns:
-          The outputs of each, and the statistics after all of them.
-        """
-        found = []
-        for each in images:
-            outputs, model_state = self.forward(params, model_state, each)
-            found.append(outputs)
-        return found, model_state
-
     def predict(self, state: TrainState, images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
         """Returns {"scores": [B, *size, C], optional "depth": [B, *size, 1]} for uint8 RGB images [B, H, W, 3]."""
         ...
