@@ -5,9 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import vectors
+from trajectories import train
 
 from uda_jax import config, networks
 from uda_jax.errors import UserError
@@ -21,21 +21,6 @@ GOLDEN = vectors.load("adaptsegnet-ass/optimizer.npz")
 SCHEDULE = Schedule(horizon=int(GOLDEN["max_iter"]))
 BASE_RATE = float(GOLDEN["base_lr"])
 CONSTANT = Schedule(name="constant")
-
-
-def train(optimiser, params, gradients):
-    """Returns the parameters after each step, from a compiled step."""
-
-    @jax.jit
-    def step(params, state, gradient):
-        updates, state = optimiser.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state, trajectory = optimiser.init(params), []
-    for gradient in gradients:
-        params, state = step(params, state, gradient)
-        trajectory.append(params)
-    return trajectory
 
 
 def segmenter_params():

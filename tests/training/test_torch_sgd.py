@@ -5,25 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trajectories import train
 
 from uda_jax.training import schedules
 from uda_jax.training.schedules import Schedule
 from uda_jax.training.torch_sgd import torch_sgd
-
-
-def train(optimiser, params, gradients):
-    """Returns the parameters after each step, from a compiled step."""
-
-    @jax.jit
-    def step(params, state, gradient):
-        updates, state = optimiser.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state, trajectory = optimiser.init(params), []
-    for gradient in gradients:
-        params, state = step(params, state, gradient)
-        trajectory.append(params)
-    return trajectory
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

@@ -64,7 +64,7 @@ def build(look: Look, seed: int, *, length: float = 100.0, clear: float = 9.0) -
     height, pitch = pose.uniform(*layout.camera_height), np.radians(pose.uniform(*layout.camera_pitch))
     camera = (lane + pose.normal(0, 0.35), height, np.radians(layout.camera_yaw) * pose.normal(), pitch)
     _trees(placer, half, line, length)
-    lamps = _furniture(placer, half, line, crossing, length)
+    lamps = _furniture(placer, half, crossing, length)
     parked_bikes(placer, half, line, length)
     parked_cars(placer, half, parking, crossing, length)
     moving_cars(placer, half, parking, lane, clear, length)
@@ -189,7 +189,7 @@ def _trees(placer: Placer, half: float, line: float, length: float) -> None:
             )
 
 
-def _furniture(placer: Placer, half: float, line: float, crossing: float, length: float) -> np.ndarray:
+def _furniture(placer: Placer, half: float, crossing: float, length: float) -> np.ndarray:
     """Lamps, traffic lights, signs, bollards. Returns where the lamps glow, `[L, 3]`."""
     layout, glow = placer.layout, []
     for sign, rng in zip((-1, 1), stream(placer.look, placer.seed, "furniture").spawn(2), strict=True):
