@@ -1,5 +1,7 @@
 """Checkpoints: which are kept and found, networks that never learn, other versions, other process counts."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -167,24 +169,28 @@ def read_back(files, iterator=None, identity=RUN):
     return jax.tree.leaves(found.replace(key=jax.random.key_data(found.key)))
 
 
-def test_no_flipped_bit_changes_what_is_read_back(stored, stream, tmp_path):
-    """A bit in the middle of every file, and in the last bytes of it: one line, or the same numbers."""
-    expected, refused = read_back(stored), 0
+def test_every_flipped_bit_is_refused(stored, stream):
+    """A bit in the middle of every file, and in the last bytes of it, whether it holds an array or not."""
+    read_back(stored, stream())
     for file in sorted(path for path in stored.path.rglob("*") if path.is_file() and path.stat().st_size):
         whole = file.read_bytes()
         for position in (len(whole) // 2, len(whole) - 2):
             flipped(file, position)
-            try:
-                found, iterator = None, stream()
-                found = read_back(stored, iterator)
-                assert iterator.get_state() == {"step": 2}
-            except UserError as error:
-                refused += 1
-                assert "\n" not in str(error) and str(stored.path) in str(error)
-            for ours, theirs in zip(found or (), expected if found else (), strict=True):
-                np.testing.assert_array_equal(ours, theirs, err_msg=str(file))
+            with pytest.raises(UserError, match=re.escape(str(stored.path))) as caught:
+                read_back(stored, stream())
+            assert "\n" not in str(caught.value)
             file.write_bytes(whole)
-    assert refused > 6
+    read_back(stored, stream())
+
+
+@pytest.mark.parametrize("lost", ["state/_sharding", "files.json"])
+def test_a_lost_file_is_named_but_for_the_table_which_a_killed_process_may_not_have_written(stored, lost):
+    (stored.checkpoints / "2" / lost).unlink()
+    if lost == "files.json":
+        read_back(stored)
+    else:
+        with pytest.raises(UserError, match="checkpoints/2: damaged: its file state/_sharding is gone; delete it"):
+            read_back(stored)
 
 
 @pytest.mark.parametrize("part", ["state", "frozen"])

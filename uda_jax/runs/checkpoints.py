@@ -4,11 +4,9 @@ Networks that never learn lie beside them, once. Whatever is read back is compar
 with it. The library's only door to Orbax, so that a move to its next interface changes this file alone.
 """
 
-import contextlib
-import errno
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,10 @@ from uda_jax.config import FORMAT, check_format
 from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
 from uda_jax.runs import checksums
+from uda_jax.runs.checkpoint_errors import DELETE, disk_errors, unreadable_errors
 from uda_jax.runs.workdir import Identity, difference
 from uda_jax.training.layout import StageFiles
 
-_DELETE = "delete it, and the same 'uda train' goes on from the one before"
 _TRAIN_STAGE_ANEW = "delete the stage's folder to train it again"
 _CONVERT_AGAIN = "convert the file again"
 
@@ -52,10 +50,11 @@ class Checkpoints:
         )
         # Orbax reads them all at once, and would not say whose is damaged.
         for scores in sorted(files.checkpoints.glob("[0-9]*/metrics/metrics")):
-            with _unreadable_errors(scores.parents[1]):
+            with unreadable_errors(scores.parents[1]):
                 json.loads(scores.read_text())
-        with _unreadable_errors(files.checkpoints, "train in another workdir"):
+        with unreadable_errors(files.checkpoints, "train in another workdir"):
             self._manager = ocp.CheckpointManager(files.checkpoints.resolve(), options=options)
+        self._saving: int | None = None  # The step that is being written, which is not sealed yet.
 
     def save(
         self, step: int, state: Any, iterator: Any, *, identity: Identity, notes: dict, score: float | None
@@ -83,8 +82,10 @@ class Checkpoints:
             data=grain.checkpoint.CheckpointSave(iterator),
             config=ocp.args.JsonSave(checksums.sealed(about | {"notes": notes, "score": score, "arrays": arrays})),
         )
-        with _disk_errors(self._files.checkpoints):
+        self.wait()
+        with disk_errors(self._files.checkpoints):
             self._manager.save(step, args=items, metrics=None if score is None else {"score": score})
+        self._saving = step
 
     def save_frozen(self, state: Any) -> None:
         """Writes the networks that never learn, if there are any; a state is restored with them."""
@@ -142,16 +143,17 @@ class Checkpoints:
         target, frozen = target.replace(frozen={}), target.frozen
         checksums.check_layout(target, stored["arrays"], str(folder))
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        with _unreadable_errors(folder):
+        with unreadable_errors(folder):
             state = self._manager.restore(step, args=arguments)["state"]
-        checksums.check(state, stored["arrays"], str(folder), _DELETE)
+        checksums.check(state, stored["arrays"], str(folder), DELETE)
         if iterator is not None:
             self._restore_iterator(step, iterator)
             if iterator.get_state() != stored["position"]:
                 raise UserError(
                     f"{folder}: damaged: the position in the data is {iterator.get_state()}, not "
-                    f"{stored['position']}; {_DELETE}"
+                    f"{stored['position']}; {DELETE}"
                 )
+        checksums.check_files(folder, DELETE)
         return state.replace(frozen=self.restore_frozen(frozen))
 
     def restore_frozen(self, target: dict[str, Any]) -> dict[str, Any]:
@@ -160,9 +162,10 @@ class Checkpoints:
             return target
         stored = _stored_table(self._files.frozen, _TRAIN_STAGE_ANEW)
         checksums.check_layout(target, stored, str(self._files.frozen))
-        with _unreadable_errors(self._files.frozen, _TRAIN_STAGE_ANEW), ocp.StandardCheckpointer() as reader:
+        with unreadable_errors(self._files.frozen, _TRAIN_STAGE_ANEW), ocp.StandardCheckpointer() as reader:
             found = reader.restore(self._files.frozen.resolve(), target)
         checksums.check(found, stored, str(self._files.frozen), _TRAIN_STAGE_ANEW)
+        checksums.check_files(self._files.frozen, _TRAIN_STAGE_ANEW)
         return found
 
     def restore_networks(
@@ -174,9 +177,10 @@ class Checkpoints:
         arguments = ocp.args.PyTreeRestore(
             target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
         )
-        with _unreadable_errors(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with unreadable_errors(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             found = reader.restore((folder / "state").resolve(), args=arguments)
-        checksums.check(found, stored["arrays"], str(folder), _DELETE)
+        checksums.check(found, stored["arrays"], str(folder), DELETE)
+        checksums.check_files(folder, DELETE)
         return found
 
     def notes(self, step: int) -> dict[str, Any]:
@@ -188,7 +192,7 @@ class Checkpoints:
         found = {}
         for name, folder in (("", self._files.checkpoints / str(step) / "state"), ("frozen", self._files.frozen)):
             if folder.exists():
-                with _unreadable_errors(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                with unreadable_errors(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
                     tree = reader.metadata(folder.resolve()).item_metadata.tree
                 found |= {name: tree} if name else tree
         return found
@@ -198,29 +202,33 @@ class Checkpoints:
         return self._manager.reached_preemption(step)
 
     def wait(self) -> None:
-        """Returns when the checkpoint under way is complete; raises UserError if the disk is full."""
-        with _disk_errors(self._files.checkpoints):
+        """Returns when the checkpoint under way is complete and sealed; raises UserError if the disk is full."""
+        saving, self._saving = self._saving, None
+        with disk_errors(self._files.checkpoints):
             self._manager.wait_until_finished()
+            if saving is not None and jax.process_index() == 0:
+                checksums.seal_files(self._files.checkpoints / str(saving))
 
     def close(self) -> None:
         """Finishes writing and releases the folder."""
-        with _disk_errors(self._files.checkpoints):
+        self.wait()
+        with disk_errors(self._files.checkpoints):
             self._manager.close()
 
     def _stored(self, step: int, identity: Identity | None = None) -> dict[str, Any]:
         """Returns what is stored beside a state; raises UserError if it is damaged, or another version wrote it."""
         folder = self._files.checkpoints / str(step)
-        with _unreadable_errors(folder):
+        with unreadable_errors(folder):
             stored = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
             metrics = self._manager.metrics(step)
         if not isinstance(stored, dict):
-            raise UserError(f"{folder}: damaged: its config is no dict; {_DELETE}")
+            raise UserError(f"{folder}: damaged: its config is no dict; {DELETE}")
         check_format(stored.get("format", 1), folder)
         if not checksums.is_sealed(stored) or stored["step"] != step:
-            raise UserError(f"{folder}: damaged, or of an earlier version: its config has no right checksum; {_DELETE}")
+            raise UserError(f"{folder}: damaged, or of an earlier version: its config has no right checksum; {DELETE}")
         score = metrics.get("score") if metrics else None
         if score != stored["score"]:
-            raise UserError(f"{folder}: damaged: its score is {score}, not {stored['score']}; {_DELETE}")
+            raise UserError(f"{folder}: damaged: its score is {score}, not {stored['score']}; {DELETE}")
         if identity is not None:
             self._check_identity(folder, stored, identity)
         return stored
@@ -257,9 +265,10 @@ def write_arrays(folder: Path, arrays: dict[str, Any], *, replace: bool = False)
     Raises:
       UserError: the disk is full.
     """
-    with _disk_errors(folder), ocp.StandardCheckpointer() as writer:
+    with disk_errors(folder), ocp.StandardCheckpointer() as writer:
         writer.save(Path(folder).resolve(), arrays, force=replace)
     if jax.process_index() == 0:
+        checksums.seal_files(folder)
         sealed = checksums.sealed({"arrays": checksums.table(arrays)})
         atomic.write(_table_file(folder), json.dumps(sealed, indent=1) + "\n")
 
@@ -272,13 +281,14 @@ def read_arrays(folder: Path) -> dict[str, Any]:
     """
     stored = _stored_table(Path(folder), _CONVERT_AGAIN)
     with (
-        _unreadable_errors(Path(folder), _CONVERT_AGAIN),
+        unreadable_errors(Path(folder), _CONVERT_AGAIN),
         ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
     ):
         shapes = reader.metadata(Path(folder).resolve()).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
         found = reader.restore(Path(folder).resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     checksums.check(found, stored, str(folder), _CONVERT_AGAIN)
+    checksums.check_files(Path(folder), _CONVERT_AGAIN)
     if len(jax.tree.leaves(found)) != len(stored):
         raise UserError(f"{folder}: damaged: some of its {len(stored)} arrays are not there; {_CONVERT_AGAIN}")
     return found
@@ -292,51 +302,11 @@ def _table_file(folder: Path) -> Path:
 def _stored_table(folder: Path, remedy: str) -> Mapping[str, list]:
     """Returns the checksums of a folder of arrays."""
     file = _table_file(folder)
-    with _unreadable_errors(file, remedy):
+    with unreadable_errors(file, remedy):
         stored = json.loads(file.read_text())
     if not checksums.is_sealed(stored):
         raise UserError(f"{file}: damaged: its own checksum differs; {remedy}")
     return stored["arrays"]
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Turns "no space left" or "denied", in whichever type TensorStore or the system raises it, into one clear line."""
-    try:
-        yield
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
-            raise UserError(f"{folder}: the disk is full; free some space and rerun the same command") from error
-        if _denied(error):
-            raise UserError(f"{folder}: may not be written ({_reason(error)}); get the right to write there") from error
-        raise
-
-
-@contextlib.contextmanager
-def _unreadable_errors(folder: Path, remedy: str = _DELETE) -> Iterator[None]:
-    """Turns what Orbax and TensorStore raise for a damaged folder or another network's into one clear line."""
-    try:
-        yield
-    except Exception as error:
-        if _denied(error):
-            raise UserError(
-                f"{folder}: may not be read ({_reason(error)}); nothing is wrong with it: get the right to read and to "
-                "write there, and rerun the same command"
-            ) from error
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            raise UserError(f"{folder}: too many files are open; raise the limit with 'ulimit -n'") from error
-        raise UserError(f"{folder}: cannot be read as a checkpoint of this run ({_reason(error)}); {remedy}") from error
-
-
-def _denied(error: Exception) -> bool:
-    """Whether an error is about rights, in which nothing is wrong with the files."""
-    system = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    return system or "PERMISSION_DENIED" in str(error) or "Permission denied" in str(error)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _score(metrics: dict[str, float]) -> float:

@@ -230,6 +230,7 @@ def test_the_last_stage_reads_neither_the_source_nor_labels_of_the_target(uninte
         del stored["checksum"]
         stored["experiment"]["data"]["source"]["root"] = str(source)
         file.write_text(json.dumps(checksums.sealed(stored)))
+        checksums.seal_files(file.parents[1])
     train.run(blind, workdir, results.Invocation())
     assert ranked(workdir) == ranked(uninterrupted)
     losses_of = lambda run: [row.get("loss/total") for row in read_metrics(run / "intra" / "metrics.jsonl")]  # noqa: E731
