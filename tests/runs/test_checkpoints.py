@@ -10,7 +10,7 @@ from throwaway import Counting
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.data.pipeline.streams import train_stream
 from uda_jax.errors import UserError
-from uda_jax.runs import checkpoints
+from uda_jax.runs import checkpoints, checksums
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.workdir import Identity
 from uda_jax.training import sharding
@@ -132,6 +132,7 @@ def test_data_go_on_where_another_number_of_processes_stopped(files, stream, pro
     if processes == 2:
         (stored,) = (files.checkpoints / "3" / "data").glob("process_0-of-1*")
         stored.rename(stored.with_name(stored.name.replace("process_0-of-1", "process_0-of-3")))
+        checksums.seal_files(files.checkpoints / "3")
     resumed = [stream(index, processes) for index in range(processes)]
     for iterator in resumed:
         folder.restore(3, target(), iterator)

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from uda_jax import config
+from uda_jax.runs import results, train
 from uda_jax.training.logging import read_metrics
 
 
@@ -46,7 +48,7 @@ def losses(workdir):
 @pytest.fixture(scope="module")
 def one_device(tiny_config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("one") / "run"
-    finish(start(tiny_config, workdir, 1))
+    train.run(config.experiment(config.load(tiny_config)), workdir, results.Invocation())
     return workdir
 
 

@@ -45,8 +45,8 @@ def cross_entropy(
         if array is not None and array.shape != shape:
             raise ValueError(f"{name}: expected shape {shape} for logits {logits.shape}, got {array.shape}")
 
-    chosen = _chosen(labels, num_classes, ignore_label)
-    losses = _cross_entropy_map(logits, chosen, class_weights)
+    valid, chosen = _labelled(labels, num_classes, ignore_label)
+    losses = _cross_entropy_map(logits, valid, chosen, class_weights)
     if pixel_weights is not None:
         return jnp.sum(losses * pixel_weights.astype(jnp.float32)) / labels.size
     weights = 1.0 if class_weights is None else class_weights.astype(jnp.float32)
@@ -71,21 +71,22 @@ def cross_entropy_map(
     """
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"labels: expected shape {logits.shape[:-1]} for logits {logits.shape}, got {labels.shape}")
-    return _cross_entropy_map(logits, _chosen(labels, logits.shape[-1], ignore_label), class_weights)
+    return _cross_entropy_map(logits, *_labelled(labels, logits.shape[-1], ignore_label), class_weights)
 
 
-def _chosen(labels: jax.Array, num_classes: int, ignore_label: int) -> jax.Array:
-    """Returns bool `[..., C]`: the class of each pixel, none where it is ignored."""
+def _labelled(labels: jax.Array, num_classes: int, ignore_label: int) -> tuple[jax.Array, jax.Array]:
+    """Returns which pixels count, bool `[...]`, and the class of each of them, bool `[..., C]`."""
     # uint8 labels could not be compared with a negative ignore label or with more than 256 classes.
     labels = labels.astype(jnp.int32)
     valid = (labels >= 0) & (labels < num_classes) & (labels != ignore_label)
     # A comparison instead of a gather: out-of-range labels are harmless and the gradient needs no scatter.
-    return valid[..., None] & (labels[..., None] == jnp.arange(num_classes))
+    return valid, valid[..., None] & (labels[..., None] == jnp.arange(num_classes))
 
 
-def _cross_entropy_map(logits: jax.Array, chosen: jax.Array, class_weights: jax.Array | None) -> jax.Array:
-    valid = jnp.any(chosen, axis=-1, keepdims=True)
+def _cross_entropy_map(
+    logits: jax.Array, valid: jax.Array, chosen: jax.Array, class_weights: jax.Array | None
+) -> jax.Array:
     # Masking the input as well keeps an infinite logit of an ignored pixel out of the gradient.
-    log_probabilities = jax.nn.log_softmax(jnp.where(valid, logits.astype(jnp.float32), 0.0))
+    log_probabilities = jax.nn.log_softmax(jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0))
     weights = 1.0 if class_weights is None else class_weights.astype(jnp.float32)
     return -jnp.sum(jnp.where(chosen, weights * log_probabilities, 0.0), axis=-1)

@@ -15,6 +15,9 @@ from uda_jax.training.schedules import Schedule
 
 Losses = dict[str, jax.Array]
 
+# Arrays of at most so many numbers are joined before they are summed up.
+_SHORT = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Player:
@@ -99,18 +102,26 @@ def update_player(
       batches: gradients that the player has had before; None = one per step.
 
     Returns:
-      The new state and {"norm/<name>": global norm of the gradients, "update_norm/<name>": that of the change of the
-      parameters, "learning_rate/<name>": the base rate}.
+      The new state and {"norm/<name>": global norm of the gradients, "update_norm/<name>": that of what is added
+      to the parameters, "learning_rate/<name>": the base rate}.
     """
     params = player.of(state.params)
     updates, opt_state = player.transformation(params).update(player.of(gradients), state.opt_state[name], params)
-    after = optax.apply_updates(params, updates)
     metrics = {
         f"norm/{name}": optax.tree.norm(player.of(gradients)),
-        f"update_norm/{name}": optax.tree.norm(jax.tree.map(jnp.subtract, after, params)),
+        f"update_norm/{name}": _norm(updates),
         f"learning_rate/{name}": player.learning_rate(state.step if batches is None else batches),
     }
-    return state.replace(params=state.params | after, opt_state=state.opt_state | {name: opt_state}), metrics
+    params = state.params | optax.apply_updates(params, updates)
+    return state.replace(params=params, opt_state=state.opt_state | {name: opt_state}), metrics
+
+
+def _norm(tree: Any) -> jax.Array:
+    """Returns the global norm of a tree; hundreds of sums of a few numbers would cost a CPU more than the long ones."""
+    leaves = jax.tree.leaves(tree)
+    short = [x.reshape(-1) for x in leaves if x.size <= _SHORT]
+    long = [x for x in leaves if x.size > _SHORT]
+    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in [*long, *([jnp.concatenate(short)] if short else [])]))
 
 
 def single_player_step(
