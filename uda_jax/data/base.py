@@ -214,7 +214,9 @@ class Dataset(Sequence):
           UserError: the file is missing or damaged.
         """
         file = self.files(index).get(field)
-        return stored_size(file) if file is not None and file.name.lower().endswith(IMAGE_ENDINGS) else None
+        if file is None or not file.name.lower().endswith(IMAGE_ENDINGS):
+            return None
+        return stored_size(file, upright=MAPS[field].resampling == "image")
 
     def label_files(self) -> list[File | None] | None:
         """Returns the label file of each frame; None if labels do not lie in files of their own."""

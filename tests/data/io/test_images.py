@@ -197,6 +197,7 @@ def test_images_are_turned_as_viewers_turn_them(tmp_path, orientation):
     }[orientation]
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), upright)
     assert stored_size(tmp_path / "a.png") == upright.shape[:2]
+    assert stored_size(tmp_path / "a.png", upright=False) == PICTURE.shape[:2]
     assert is_turned((tmp_path / "a.png").read_bytes()) == (orientation != 1)
 
 

@@ -220,14 +220,14 @@ def is_turned(data: bytes) -> bool:
         return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
 
 
-def stored_size(source: Any) -> tuple[int, int]:
-    """Returns (height, width) of a picture as `read_image` gives it, from its header alone.
+def stored_size(source: Any, *, upright: bool = True) -> tuple[int, int]:
+    """Returns (height, width) of a picture from its header alone: as `read_image` gives it, or as it is stored.
 
     Raises:
       UserError: as `read_image`.
     """
 
-    return _guarded(source, _upright_size)
+    return _guarded(source, _upright_size if upright else lambda image, data: image.size[::-1])
 
 
 def opened(source: bytes | os.PathLike) -> Image.Image:
