@@ -134,7 +134,7 @@ def test_config_of_a_users_own_file(tmp_path):
             ["--config.data.sorce.flip=True"],
             "config.data.sorce: unknown field; did you mean 'source'?",
         ),
-        ("advent:streets", ["--config.train.steps=abc"], "invalid literal for int"),
+        ("advent:streets", ["--config.train.steps=3,000"], "config.train.steps: expected an integer, got '3,000'"),
         ("advent:streets", ["--config.train.steps=0"], "config.train.steps: expected an integer >= 1, got 0"),
         ("advent:streets", ["--config.train.accumulation=7"], "config.train.accumulation: expected a divisor of steps"),
         (

@@ -210,7 +210,8 @@ def _value(value: Any, hint: Any, metadata: Mapping[str, Any], path: str, defaul
         return from_mapping(hint, value, path, default if isinstance(default, hint) else None)
     if typing.get_origin(hint) is dict:
         if not isinstance(value, Mapping):
-            raise UserError(f"{path}: expected a mapping, got {value!r}")
+            cure = ", such as \"{'name': 1}\" with the names in quotes" if isinstance(value, str) else ""
+            raise UserError(f"{path}: expected a mapping{cure}, got {value!r}")
         inner = typing.get_args(hint)[1]
         return {key: _value(entry, inner, metadata, f"{path}.{key}") for key, entry in value.items()}
     if typing.get_origin(hint) is tuple:

@@ -104,6 +104,27 @@ def test_workdirs_that_cannot_hold_checkpoints_are_refused_at_once(name, folder,
     assert not (tmp_path / name).exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("size=None", "crop=None", "scale=None"), "image of frame '005' is 48x80 .*, but that of '000' is 32x64"),
+        (("rare_classes={'min_pixels': 100000}",), "rare_classes.min_pixels: expected less than"),
+    ],
+)
+def test_domains_that_cannot_be_drawn_from_stop_a_run_before_it_writes(
+    words, told, tiny_config, tiny_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("UDA_JAX_CACHE", str(tmp_path / "cache"))
+    root = shutil.copytree(tiny_folder, tmp_path / "data")
+    for kind in ("images", "labels"):
+        path = root / "train" / kind / "005.png"
+        Image.open(path).resize((80, 48), Image.Resampling.NEAREST).save(path)
+    words = [f"--config.data.source.{word}" for word in (f"root={root}", *words)]
+    assert main(["train", "--config", tiny_config, "--workdir", str(tmp_path / "run"), *words]) == 2
+    assert re.search(f"config.data.source.*{told}", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
 def test_unknown_words_are_refused(capsys):
     assert main(["report", "x", "--config.train.steps=3"]) == 2
     assert "--config.train.steps=3: uda report takes no overrides" in capsys.readouterr().err
@@ -137,7 +158,7 @@ def check_overrides(workdir, row, monkeypatch, capsys):
         "--config.evaluation.dev.split=val": f"config.evaluation.dev.split: the score on final {refused}; set config.",
         "--config.evaluation.pictures=1": f"config.evaluation.pictures: the score on final {refused}",
         "--config.method.objectve=entropy": "config.method.objectve: unknown field; did you mean 'objective'?",
-        "--config.evaluation.batch_size=some": "--config.evaluation.batch_size=some: flag --config",
+        "--config.evaluation.batch_size=some": "--config.evaluation.batch_size: expected an integer, got 'some'",
     }.items():
         error = evaluate(word)
         assert error.startswith(message) and "\n" not in error
@@ -153,6 +174,12 @@ def test_a_run_is_trained_scored_predicted_and_reported(tiny_config, tiny_folder
     assert main(["evaluate", "--workdir", str(workdir)]) == 0
     assert json.loads(capsys.readouterr().out)["iou"] == row["iou"]
     check_overrides(workdir, row, monkeypatch, capsys)
+    lacking = shutil.copytree(tiny_folder, tmp_path / "lacking")
+    for path in (lacking / "val" / "labels").iterdir():
+        label = np.array(Image.open(path))
+        Image.fromarray(np.where(label == 2, 255, label).astype(np.uint8)).save(path)
+    assert main(["evaluate", "--workdir", str(workdir), f"--config.evaluation.final.root={lacking}"]) == 0
+    assert "note: config.evaluation.final: no pixel of thing in the 8 frames" in capsys.readouterr().err
 
     images = shutil.copytree(tiny_folder / "val" / "images", tmp_path / "images")
     truncate(images / "004.png")

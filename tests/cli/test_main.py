@@ -172,3 +172,29 @@ def test_counts_have_bounds(words, message, capsys):
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line and line.endswith(f"; see 'uda {words[0]} --help'")
+
+
+def test_no_word_at_all_is_one_line(capsys):
+    assert main([]) == 2
+    assert capsys.readouterr().err.startswith("uda: error: the following arguments are required: command")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "config.train.steps=3",
+        "--train.steps=3",
+        "\u2013-config.train.steps=3",
+        "\u2014config.train.steps=3",
+        "-\u2013train.steps=3",
+    ],
+)
+def test_what_is_nearly_an_override_is_told_with_the_right_word(word):
+    with pytest.raises(UserError, match="expected an override; write --config.train.steps=3$"):
+        parsed(["train", "--config", "advent:streets", "--workdir", "x", word])
+
+
+@pytest.mark.parametrize("word", ["--workdir=a.b=c", "--input=x.png"])
+def test_options_are_no_overrides(word):
+    words = ["predict", "--workdir", "x", "--input", "y", "--output", "z", word]
+    assert parsed(words).words == words

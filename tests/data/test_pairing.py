@@ -11,6 +11,7 @@ from uda_jax.data import get_dataset, open_dataset
 from uda_jax.data.checks.check import check_dataset
 from uda_jax.data.io.archives import File
 from uda_jax.data.pairing import by_name, pair
+from uda_jax.data.pipeline.domains import Domain, open_domain, passed_over
 from uda_jax.errors import UserError
 
 IMAGES = [f"f{number}" for number in (9, 10, 11, 12)]
@@ -129,3 +130,47 @@ def test_two_files_of_one_frame():
     problems = []
     found = by_name({"a.png": File(Path("a.png")), "a.jpg": File(Path("a.jpg"))}, (".png", ".jpg"), problems)
     assert not found and "shares the stem 'a'" in problems[0].message
+
+
+def test_pictures_of_another_kind_than_the_data_set_has_are_one_note(tmp_path):
+    image, label = Image.new("RGB", (16, 12)), Image.new("L", (16, 12), 7)
+    for folder, picture, ending in (("image_2", image, ".jpg"), ("semantic", label, ".png")):
+        (tmp_path / "training" / folder).mkdir(parents=True)
+        for number in range(3):
+            picture.save(tmp_path / "training" / folder / f"{number:06}_10{ending if number else '.png'}")
+    # These belong to the set, or are no pictures.
+    image.save(tmp_path / "training" / "image_2" / "000000_11.png")
+    (tmp_path / "training" / "image_2" / "readme.txt").write_text("x")
+    dataset = open_dataset("kitti", tmp_path, "train", "19")
+    (note,) = dataset.passed_over
+    assert note.field == "image" and note.note and len(dataset) == 1
+    assert note.message.endswith(
+        "image_2: 2 files are passed over: .jpg (2), the first is '000001_10.jpg'; .png are read"
+    )
+    assert f"note: {note.message}" in str(check_dataset("kitti", tmp_path, "train"))
+    (tmp_path / "training" / "image_2" / "000000_10.png").unlink()
+    shutil.rmtree(tmp_path / "training" / "semantic")
+    with pytest.raises(UserError, match=r"the split holds no frame \(.*2 files are passed over: .jpg"):
+        get_dataset("kitti", tmp_path, "train", "19")
+
+
+def test_labels_of_another_kind_are_named_where_they_lack(tmp_path):
+    for number in range(2):
+        for folder, ending in (("leftImg8bit", "leftImg8bit.png"), ("gtFine", "gtFine_labelIds.jpg")):
+            path = tmp_path / folder / "train" / "ulm" / f"ulm_{number:06}_000019_{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (16, 12)).save(path)
+    (note,) = open_dataset("cityscapes", tmp_path, "train").passed_over
+    assert note.field == "label" and "2 files are passed over: .jpg (2)" in note.message
+    with pytest.raises(UserError, match="2 frames have no label.*gtFine.*passed over: .jpg"):
+        open_domain(Domain(dataset="cityscapes", root=str(tmp_path)))
+
+
+def test_a_run_is_told_of_the_files_that_its_domains_pass_over(make_folder):
+    root = make_folder(3, labels=False)
+    (root / "train" / "images" / "f003.heic").write_bytes(b"")
+    (root / "train" / "masks").mkdir()
+    Image.new("L", (16, 12)).save(root / "train" / "masks" / "f000.png")
+    domain = Domain(dataset="folder", root=str(root), label_space="own", fields=("image",))
+    (note,) = passed_over(domain, "config.data.target")
+    assert note.startswith("note: config.data.target: ") and ".heic (1)" in note

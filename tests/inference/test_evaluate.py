@@ -233,6 +233,11 @@ def test_classes_in_another_order_are_found_by_name(folder, tiny_folder, tmp_pat
     found, others = evaluator.evaluate(0.0, pictures=1)
     assert found == expected
     np.testing.assert_array_equal(others[0]["label"], frames[0]["label"])
+    assert own.mapping is None
+    assert evaluator.mapping.endswith(
+        "its classes are ['thing', 'ground', 'wall'], those of the run are ['ground', 'wall', 'thing']; they are "
+        "matched by name"
+    )
 
 
 def test_some_of_the_classes_are_scored_alone(folder, tiny_folder, tmp_path):
@@ -286,15 +291,13 @@ def test_one_at_a_time_frames_of_any_size_are_scored_at_their_own(vary):
     [({}, "image", "size"), ({"size": (32, 64), "resize_label": False}, "label", "resize_label=True")],
 )
 def test_frames_of_sizes_that_a_batch_cannot_hold_are_refused_from_their_headers(vary, decoded, fields, field, cure):
-    evaluator = make(Brightness(), dataclasses.replace(vary, **fields), batch_size=4)
-    decoded.clear()
-    words = f"final: {field} of frame '003' is 48x80 .*, but that of '000' is 32x64.* own size, or config.*{cure}$"
+    words = f"final: {field} of frame '003' is 48x80 .* that of '000' is 32x64.* set .*{cure}, or config.* own size$"
     with pytest.raises(UserError, match=words):
-        evaluator.check_references()
-    assert decoded == []
+        make(Brightness(), dataclasses.replace(vary, **fields), batch_size=4)
+    assert decoded == [0]
     # Both cures.
-    make(Brightness(), dataclasses.replace(vary, **fields), batch_size=1).check_references()
-    make(Brightness(), dataclasses.replace(vary, size=(32, 64)), batch_size=4).check_references()
+    make(Brightness(), dataclasses.replace(vary, **fields), batch_size=1)
+    make(Brightness(), dataclasses.replace(vary, size=(32, 64)), batch_size=4)
 
 
 def test_references_of_nothing_are_refused(folder, tiny_folder, tmp_path):

@@ -72,8 +72,49 @@ def test_labels_of_nothing_are_refused(folder):
     assert label_check.check_domains({"target": domain, "target_more": domain}) == []
 
 
+@pytest.mark.parametrize("ignore", ["others", "[3]"])
+def test_the_value_that_files_store_is_named(folder, ignore):
+    dataset, _ = folder([np.full((8, 8), 3)] * 2, f"classes: [background, crack]\nids: [7, 11]\nignore: {ignore}")
+    with pytest.raises(UserError, match="none of the 2 frames .* most are stored as 3, so that"):
+        label_check.check(dataset, "domain")
+
+
+def test_of_painted_labels_no_value_is_named(folder):
+    dataset, _ = folder([np.zeros((8, 8))] * 2, "classes: [a, b]\ncolours: [[9, 9, 9], [8, 8, 8]]\nignore: others")
+    with pytest.raises(UserError, match=r"a labelled pixel of \['a', 'b'\], so that nothing"):
+        label_check.check(dataset, "domain")
+
+
 def test_classes_that_the_headline_averages_have_to_be_there(folder):
     dataset, _ = folder([np.zeros((8, 8))] * 2)
     assert "no pixel of crack" in label_check.check(dataset, "domain", [0])
     with pytest.raises(UserError, match="none of the 2 frames has a labelled pixel"):
         label_check.check(dataset, "domain", [1])
+
+
+COLOURS = {0: (128, 64, 128), 1: (200, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("palette", "told"),
+    [
+        ({0: (128, 64, 128), 1: (200, 0, 0)}, None),
+        ({0: (5, 5, 5), 1: (6, 6, 6)}, None),  # another palette alone is no contradiction
+        ({0: (0, 0, 0), 1: (0, 0, 0)}, None),
+        ({0: (200, 0, 0), 1: (128, 64, 128)}, "shows background in the colour of crack in"),
+    ],
+)
+def test_palettes_of_two_domains_are_compared(tmp_path, palette, told):
+    sections = {}
+    for name, colours in (("source", COLOURS), ("final", palette)):
+        root = tmp_path / name
+        for kind in ("images", "labels"):
+            (root / "train" / kind).mkdir(parents=True)
+        (root / "dataset.yaml").write_text("classes: [background, crack]\n")
+        label = Image.fromarray(BOTH).convert("P")
+        label.putpalette([part for value in (0, 1) for part in colours[value]])
+        label.save(root / "train" / "labels" / "0.png")
+        Image.new("RGB", label.size).save(root / "train" / "images" / "0.png")
+        sections[f"config.{name}"] = Domain(dataset="folder", root=str(root), label_space="own")
+    notes = label_check.compare_palettes(sections)
+    assert len(notes) == bool(told) and all(told in note and note.startswith("note: config.final: ") for note in notes)

@@ -1,5 +1,7 @@
 """Predicting folders with a stand-in network whose answer is known for every pixel."""
 
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -161,7 +163,6 @@ def test_a_picture_and_a_video_are_inputs_too(tmp_path):
 
 def test_names_in_an_archive_do_not_lead_elsewhere(tmp_path):
     import io
-    import zipfile
 
     data = io.BytesIO()
     Image.fromarray(np.full((4, 4, 3), 255, np.uint8)).save(data, "PNG")
@@ -183,3 +184,22 @@ def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
 def test_limits_are_told(tmp_path):
     save(tmp_path / "in" / "a.png", 40, 40, 255)
     assert "seen by windows of" in str(predict(tmp_path, most_pixels=500))
+
+
+def test_links_are_followed_and_told(tmp_path):
+    save(tmp_path / "drive" / "more" / "a.png", 6, 8, 255)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "seq").symlink_to(tmp_path / "drive")
+    (tmp_path / "drive" / "back").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    summary = predict(tmp_path)
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in summary.written] == ["seq/more/a.png"]
+    assert "lost.png: no such file" in str(summary)
+
+
+def test_what_an_archive_holds_besides_is_told(tmp_path):
+    save(tmp_path / "a.png", 6, 8, 255)
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "a.png")
+        archive.writestr("b.heic", b"")
+    assert "1 files are passed over: .heic (1), the first is 'b.heic'" in str(predict(tmp_path, "in.zip"))

@@ -320,6 +320,29 @@ def test_a_run_starts_from_a_run(run):
         started(experiment, path=str(folder), which="teacher")
 
 
+def test_the_step_of_a_run_is_chosen(run, source):
+    folder, experiment = run
+    for step in ("1", "best"):
+        _, state = started(experiment, path=str(folder), step=step)
+        assert_equal(state.params["segmenter"], initial_weights.read(folder).variables["params"])
+    with pytest.raises(UserError, match="no checkpoint has step 7; ask for 'last' or one of the steps 1"):
+        started(experiment, path=str(folder), step="7")
+    with pytest.raises(UserError, match="step: expected last, since .* is no run with several checkpoints, got 7"):
+        started(experiment, path=str(source[0]), step="7")
+    word = "--config.init_from.segmenter.step=first"
+    with pytest.raises(UserError, match="init_from.segmenter.step: expected last, best or a step, got 'first'"):
+        config.experiment(config.load("advent:smoke", [word]))
+    chosen = config.experiment(config.load("advent:smoke", ["--config.init_from.segmenter.step=1"]))
+    assert chosen.init_from["segmenter"].step == "1"
+
+
+@pytest.mark.parametrize("part", ["train", "checkpoints", "train/checkpoints/1"])
+def test_parts_of_a_run_are_read_by_its_name(run, part):
+    folder, experiment = run
+    with pytest.raises(UserError, match=f"name the run itself, {folder}, and choose a checkpoint by its step"):
+        started(experiment, path=str(folder / part))
+
+
 def test_classes_of_a_run_are_compared_by_name(run):
     folder, experiment = run
     (stage,) = stages.recipe(experiment, num_classes=3)

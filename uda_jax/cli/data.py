@@ -101,6 +101,7 @@ def _size(word: str) -> tuple[int, int]:
 
 def _prepare(options: argparse.Namespace) -> int:
     from uda_jax.data.prepare.command import prepare
+    from uda_jax.errors import printable
 
     summary = prepare(
         options.dataset,
@@ -117,6 +118,8 @@ def _prepare(options: argparse.Namespace) -> int:
         names_file=options.names_file,
         workers=options.workers,
     )
+    for note in summary.notes:
+        print(printable(f"note: {note}"), file=sys.stderr)
     kept = summary.shards - summary.written
     print(
         f"{options.out}: {summary.frames} frames of {options.dataset} {options.split}, {summary.bytes / 1e9:.2f} GB in "

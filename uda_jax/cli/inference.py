@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from uda_jax.cli.console import show
 from uda_jax.cli.environment import add_step, at_least, prepare_jax
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -32,6 +33,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     prepare_jax()
     from uda_jax import config
+    from uda_jax.data.pipeline import domains
     from uda_jax.inference.evaluate import Evaluator, evaluation_step
     from uda_jax.training import sharding
 
@@ -50,6 +52,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         evaluator = Evaluator(section.splits(which)[name], section, step, mesh, path=path, space=space)
         if not evaluator.scored:
             raise UserError(f"{path}: no frame of the split has a label to score on; name another split")
+        for note in (evaluator.mapping, evaluator.check_references(), *domains.passed_over(evaluator.domain, path)):
+            if note:
+                print(printable(note), file=sys.stderr)
         summaries[name], _ = evaluator.evaluate(state)
     show(json.dumps(summaries.get(options.on, summaries), indent=1))
     return 0

@@ -5,6 +5,8 @@ subpackages are imported by the command that needs them, so that `uda --help` is
 """
 
 import argparse
+import itertools
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +20,10 @@ INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 READER_GONE = 141  # what they report for one whose reader has ended, as `head` does
 
 _OVERRIDE = "--config."
+# Overrides without their beginning, or with dashes that are no hyphens, as pages and chats make of two.
+_NEARLY_OVERRIDE = re.compile(
+    "(?:--(?!config[.])|-?[\u2010-\u2015\u2212]-?(?:config[.])?|config[.])([a-z_]+[.][^=]+=.*)", re.S
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +75,9 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
 
 def _check_overrides(words: Sequence[str]) -> None:
     """Raises a UserError for an override without a value, and for a word after one, which belongs to its value."""
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in itertools.pairwise([*words, "--"]):
+        if meant := _NEARLY_OVERRIDE.fullmatch(word):
+            raise UserError(f"{word}: expected an override; write {shlex.quote(f'{_OVERRIDE}{meant[1]}')}")
         if not word.startswith(_OVERRIDE):
             continue
         # Commands that take overrides have no arguments without an option's name.

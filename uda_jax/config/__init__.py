@@ -82,9 +82,16 @@ class InitFrom:
     )
     dialect: str | None = config_field(None, "Family of the checkpoint; None tells it from the names in the file.")
     which: str = config_field("student", "Network of a file that holds two.", choices=("student", "teacher"))
+    step: str = config_field(
+        "last", "Checkpoint of a run: last, best on its dev split, or the number of a step that it kept."
+    )
     domain: str | None = config_field(
         None, "Batch norms of a file that has them per domain.", choices=("source", "target", None)
     )
+
+    def check(self, path: str) -> None:
+        if self.step not in ("last", "best") and not self.step.isdecimal():
+            raise UserError(f"{path}.step: expected last, best or a step, got {self.step!r}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,8 @@ from uda_jax import methods
 from uda_jax.errors import UserError
 from uda_jax.schema import Named, did_you_mean, from_mapping
 
+# What Python says of a number that is none, and what is meant.
+_EXPECTED = {"invalid literal for int()": "an integer", "could not convert string to float": "a number"}
 # What ml_collections and absl raise for an override that does not fit.
 _FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
 
@@ -64,7 +66,12 @@ def apply(config: ConfigDict, words: Sequence[str], root: type) -> None:
     try:
         _apply(config, words, root)
     except _FLAG_ERRORS as error:
-        raise UserError(f"{_blame(words, config, root)}: {one_line(error)}") from error
+        word = _blame(words, config, root)
+        name, _, value = word.partition("=")
+        for words_of_python, plain in _EXPECTED.items():
+            if words_of_python in str(error):
+                raise UserError(f"{name}: expected {plain}, got {value!r}") from error
+        raise UserError(f"{word}: {one_line(error)}") from error
 
 
 def _apply(config: ConfigDict, words: Sequence[str], root: type) -> None:

@@ -33,7 +33,7 @@ from typing import Any
 
 from uda_jax.data import datasets
 from uda_jax.data.base import Dataset
-from uda_jax.data.io.archives import Problem
+from uda_jax.data.io.archives import Problem, compressed
 from uda_jax.data.prepare.prepared import Prepared, is_prepared
 from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
@@ -84,7 +84,13 @@ def open_dataset(
             raise UserError(f"{name}: unknown option '{option}'{hint}")
     if is_prepared(root):
         return Prepared(name, cls, root, split, label_space, options)
-    return cls(root, split, label_space, **options)
+    try:
+        return cls(root, split, label_space, **options)
+    except UserError as error:
+        # What lacks may be in them.
+        if packed := compressed(root):
+            raise UserError(f"{error} ({packed[0]} is compressed, which is not read in place; unpack it)") from None
+        raise
 
 
 def require_sound(dataset: Dataset, name: str, fields: Collection[str] | None = None) -> None:

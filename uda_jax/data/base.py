@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from uda_jax.data.io.archives import File, Problem
+from uda_jax.data.io.images import IMAGE_ENDINGS, stored_size
 from uda_jax.data.labels.label_spaces import IGNORE, LabelSpace
 from uda_jax.errors import UserError, printable
 from uda_jax.schema import did_you_mean
@@ -203,6 +204,19 @@ class Dataset(Sequence):
         """Returns {map: its file} of frame `index`; empty if the maps do not lie in files of their own."""
         del index
         return {}
+
+    def stored_size(self, index: int, field: str) -> tuple[int, int] | None:
+        """Returns (height, width) of a raster of frame `index` without decoding it; None if that is not known.
+
+        By default, what the header of its file says, if it has a picture's.
+
+        Raises:
+          UserError: the file is missing or damaged.
+        """
+        file = self.files(index).get(field)
+        if file is None or not file.name.lower().endswith(IMAGE_ENDINGS):
+            return None
+        return stored_size(file, upright=MAPS[field].resampling == "image")
 
     def label_files(self) -> list[File | None] | None:
         """Returns the label file of each frame; None if labels do not lie in files of their own."""

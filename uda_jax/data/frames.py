@@ -8,7 +8,7 @@ A reader of a published data set pairs its files by frame name, says how labels 
             images = by_name(tree.files("training/image_2", (".png",)), ".png")
             labels = by_name(tree.files("training/semantic", (".png",)), ".png")
             frames, problems = pair(images, label=labels)
-            super().__init__("kitti", frames, label_space, problems=tree.problems + problems)
+            super().__init__("kitti", frames, label_space, problems=tree.problems + problems, tree=tree)
 
 Any map of `base.MAPS` may lie in files: `pair(images, image_right=...)` pairs those of a second camera.
 
@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from uda_jax.data.base import MAPS, Dataset, check_map, is_value_of_image
-from uda_jax.data.io.archives import File, Problem
+from uda_jax.data.io.archives import File, Problem, Tree
 from uda_jax.data.io.images import IMAGE_ENDINGS, LABEL_ENDINGS, read_depth, read_image, read_label
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import LabelSpace
-from uda_jax.data.pairing import Frame, by_name, pair
+from uda_jax.data.pairing import Frame, by_name, other_kinds, pair
 from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
 
@@ -76,6 +76,7 @@ class FrameFiles(Dataset):
       problems: what listing found.
       mismatched: names of frames whose label is known to have another size than the image. It is fitted to the image
         by nearest neighbour, unless a stream resizes both anyway.
+      tree: where the frames of a published data set were listed; pictures of other kinds in it are noted.
 
     Attributes:
       dataset, frames, table, known: as given or looked up.
@@ -94,10 +95,11 @@ class FrameFiles(Dataset):
         known: Iterable[int] | None = None,
         problems: Iterable[Problem] = (),
         mismatched: frozenset[str] = frozenset(),
+        tree: Tree | None = None,
     ):
         self.dataset = dataset
         self.frames = tuple(frames)
-        listed = tuple(problems)
+        listed = (*problems, *(other_kinds(tree, self.frames) if tree is not None else ()))
         self.problems = tuple(problem for problem in listed if not problem.note)
         self.passed_over = tuple(problem for problem in listed if problem.note)
         self.label_space = label_spaces.label_space(label_space) if isinstance(label_space, str) else label_space
@@ -107,7 +109,8 @@ class FrameFiles(Dataset):
         self._decoders = {**pictures, "label": stored_ids, **(decoders or {})}
         self._mismatched = mismatched
         if not self.frames and not self.problems:
-            raise UserError(f"{dataset}: the split holds no frame; check root and split")
+            beside = "".join(f" ({note.message})" for note in self.passed_over)
+            raise UserError(f"{dataset}: the split holds no frame{beside}; check root and split")
 
     def __len__(self) -> int:
         return len(self.frames)

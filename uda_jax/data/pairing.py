@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from uda_jax.data.io.archives import File, Problem
-from uda_jax.data.io.images import IMAGE_ENDINGS, LABEL_ENDINGS
+from uda_jax.data.io.archives import File, Problem, Tree
+from uda_jax.data.io.images import IMAGE_ENDINGS, LABEL_ENDINGS, UNREAD_ENDINGS
 from uda_jax.errors import printable
 
 # What tools put behind the name of an image to name its label.
@@ -151,6 +151,38 @@ def passed_over(where: str, names: Sequence[str], field: str, frames: Collection
     cure = f"a {field} must be {' or '.join(endings)}, convert them" if concerned else f"{', '.join(endings)} are read"
     message = f"{where}: {len(names)} files are passed over: {listed}, the first is '{printable(names[0])}'; {cure}"
     return [Problem(None, field, message, frames=concerned, note=not concerned)]
+
+
+def other_kinds(tree: Tree, frames: Sequence[Frame]) -> list[Problem]:
+    """Returns what to say of pictures in the folders of a published data set that are of another kind than its own.
+
+    Its other files, such as polygons, belong to it and are meant to be passed over.
+
+    Args:
+      tree: from which the frames were listed.
+      frames: of the split.
+
+    Returns:
+      One note for each map whose folders hold some.
+    """
+    groups: dict[str, list[tuple[str, str, tuple[str, ...]]]] = collections.defaultdict(list)
+    for folder, names, asked, files in tree.other_kinds():
+        if names := [name for name in names if name.lower().endswith(IMAGE_ENDINGS + UNREAD_ENDINGS)]:
+            held = (field for frame in frames for field, file in frame.files.items() if file in files)
+            # Where no frame has a file of the folder, what lacks is labels, or images if there are no frames.
+            field = next(held, "label" if frames else "image")
+            groups[field] += [(folder, name, asked) for name in names]
+    notes = []
+    for field, others in groups.items():
+        kinds = collections.Counter(os.path.splitext(name)[1].lower() for _, name, _ in others)
+        listed = ", ".join(f"{printable(kind)} ({count})" for kind, count in kinds.most_common(_LISTED))
+        folder, name, asked = others[0]
+        message = (
+            f"{tree.where(folder)}: {len(others)} files are passed over: {listed}, the first is '{printable(name)}'; "
+            f"{', '.join(asked)} are read"
+        )
+        notes.append(Problem(None, field, message, note=True))
+    return notes
 
 
 def _unpaired(

@@ -13,7 +13,7 @@ from uda_jax.data.datasets import digits
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pipeline import domains, streams
 from uda_jax.errors import UserError
-from uda_jax.inference import depth, frame_sizes, label_check, scores
+from uda_jax.inference import depth, label_check, scores
 from uda_jax.inference.options import Evaluation
 from uda_jax.training import metrics, sharding
 
@@ -22,6 +22,8 @@ ACCURACY = "accuracy"
 
 # What metrics are computed against, where the split and the method have it.
 _REFERENCES = ("label", "depth")
+# What lets frames of different sizes be scored, for messages.
+_ONE_BY_ONE = "config.evaluation.batch_size=1, which scores each frame at its own size"
 
 
 def evaluation_step(method: Any, section: Evaluation, mesh: jax.sharding.Mesh) -> Callable:
@@ -111,22 +113,30 @@ class Evaluator:
             section.batch_size,
             path=path,
             dataset=self.dataset,
+            alternative=_ONE_BY_ONE if jax.device_count() == 1 else "",
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
         self._batch_sharding = sharding.split_over_batch(mesh)
 
+    @property
+    def mapping(self) -> str | None:
+        """A note that the split's classes are found among the method's by name; None where both are the same."""
+        if self._table is None:
+            return None
+        listed = f"{list(self.dataset.label_space.names)}, those of the run are {list(self._space.names)}"
+        return f"note: {self._path}: its classes are {listed}; they are matched by name"
+
     def check_references(self) -> str | None:
-        """Looks at the sizes of all frames, and at a few of the labels or depths that the headline compares with.
+        """Looks at a few of the labels or depths that the headline compares with.
 
         Returns:
           A note on classes without a pixel, if there are any.
 
         Raises:
-          UserError: no frame has a valid pixel of the headline's; frames of different sizes would meet in a batch.
+          UserError: no frame has a valid pixel of the headline's.
         """
         section, own = self._section, self.dataset.label_space.names
-        frame_sizes.check(self.dataset, self.domain, self._references, section.batch_size, self._path)
         if metrics.METRICS[section.headline].map == "depth":
             depths = (self.dataset.read(index, ("depth",))["depth"] for index in range(len(self.dataset)))
             if not any((each > 0).any() for each in depths):
@@ -223,7 +233,8 @@ def _class_table(own: label_spaces.LabelSpace, space: label_spaces.LabelSpace, p
     if unknown := [name for name in own.names if name not in space.names]:
         raise UserError(
             f"{path}: expected classes of the run {list(space.names)}, got {list(own.names)}: the run does not know "
-            f"{unknown}; give the split a label_space of the run's classes"
+            f"{unknown}; give the split a label_space of the run's classes, or a folder of your own a dataset.yaml in "
+            "it that lists the run's and has the ids of the others in 'ignore'"
         )
     table = np.full(256, label_spaces.IGNORE, np.uint8)
     table[: len(own.names)] = [space.names.index(name) for name in own.names]

@@ -136,10 +136,8 @@ def _pictures(source: pathlib.Path, summary: Summary) -> list[Picture]:
     if not source.exists():
         raise UserError(f"--input {source}: expected a folder of images or a video, got nothing; check the path")
     if not source.is_dir():
-        return _frames(source)
-    paths = sorted(path for path in source.rglob("*") if path.is_file())
-    # Hidden files are the business of whoever hides them.
-    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(source).parts)]
+        return _frames(source, summary)
+    paths = _files(source)
     pictures = [_picture(path, source) for path in paths if path.suffix.lower() in IMAGE_ENDINGS]
     summary.passed_over += [path for path in paths if path.suffix.lower() not in IMAGE_ENDINGS]
     if not pictures:
@@ -149,13 +147,34 @@ def _pictures(source: pathlib.Path, summary: Summary) -> list[Picture]:
     return pictures
 
 
+def _files(source: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files below a folder, sorted, through links, too; hidden ones are the business of whoever hides them.
+
+    Raises:
+      UserError: a folder that cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"--input {os_error_line(error)}")
+
+    found = []
+    for folder, below, files in os.walk(source, onerror=refuse, followlinks=True):
+        here = pathlib.Path(folder)
+        above = {parent.resolve() for parent in (here, *here.parents)}
+        # A link back to a folder that holds it would lead on for ever.
+        below[:] = [name for name in below if not name.startswith(".") and (here / name).resolve() not in above]
+        found += [here / name for name in files if not name.startswith(".")]
+    # A link that leads nowhere is an image that cannot be read.
+    return sorted(path for path in found if path.is_file() or path.is_symlink())
+
+
 def _picture(path: pathlib.Path, source: pathlib.Path) -> Picture:
     # Not with_suffix: a stem may hold dots.
     name = (path.parent.relative_to(source) / path.stem).as_posix()
     return Picture(path, name, path.suffix[1:], lambda: read_image(path))
 
 
-def _frames(source: pathlib.Path) -> list[Picture]:
+def _frames(source: pathlib.Path, summary: Summary) -> list[Picture]:
     """Returns the frames of a video file or an archive, or the picture that a file is."""
     ending = source.suffix.lower()
     still = ending in IMAGE_ENDINGS
@@ -164,6 +183,7 @@ def _frames(source: pathlib.Path) -> list[Picture]:
         return [_picture(source, source.parent)]
     if dataset.problems:
         raise UserError(f"--input {source}: {dataset.problems[0].message}")
+    summary.notes += [note.message for note in dataset.passed_over]
     return [
         Picture(source / dataset.name(i), dataset.name(i), "", lambda i=i: dataset.read(i, ("image",))["image"])
         for i in range(len(dataset))

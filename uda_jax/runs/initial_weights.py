@@ -276,8 +276,14 @@ def _read_for(
     settings = _settings(method, network)
     path, heads = Path(init.path), "head" not in init.fresh
     if not path.exists():
-        raise UserError(f"{where}.path: {path}: no such file; {_fitting(settings.get('name'))}")
+        cure = run_weights.run_above(path) or _fitting(settings.get("name"))
+        raise UserError(f"{where}.path: {path}: no such file; {cure}")
+    if init.step != "last" and not run_weights.is_run(path):
+        raise UserError(
+            f"{where}.step: expected last, since {path} is no run with several checkpoints, got {init.step}"
+        )
     choices = {"dialect": init.dialect, "which": init.which, "domain": init.domain, "network": network}
+    choices["step"] = int(init.step) if init.step.isdecimal() else init.step
     asked = f"config.method.{network}.aspp_branches ="
     found = read(path, branches=settings.get("aspp_branches"), heads=heads, asked=asked, **choices)
     _check_facts(found, settings, where, heads=heads)
@@ -328,8 +334,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         return json.loads((folder / MANIFEST).read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{folder}: expected a run, or a folder that 'uda convert' wrote, found no readable {MANIFEST}; check the "
-            "path"
+            f"{folder}: expected a run, or a folder that 'uda convert' wrote, found no readable {MANIFEST}; "
+            f"{run_weights.run_above(folder) or 'check the path'}"
         ) from error
 
 

@@ -12,6 +12,9 @@ from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
 
+# How deep below a run its checkpoints' files lie at most.
+_DEPTH = 6
+
 
 class RunNetwork(NamedTuple):
     """One network of a run.
@@ -30,6 +33,12 @@ class RunNetwork(NamedTuple):
 def is_run(folder: Path) -> bool:
     """Returns whether a folder is a workdir."""
     return Workdir(folder).config.exists()
+
+
+def run_above(path: Path) -> str:
+    """Says which run a path lies in, whose parts are read by the run's name alone; "" if in none."""
+    found = next((folder for folder in path.absolute().parents[:_DEPTH] if is_run(folder)), None)
+    return f"name the run itself, {found}, and choose a checkpoint by its step" if found else ""
 
 
 def classes(folder: Path) -> tuple[str, ...]:

@@ -19,8 +19,7 @@ import jax
 from uda_jax import config
 from uda_jax.config import Experiment
 from uda_jax.data.io import atomic
-from uda_jax.data.pipeline import streams
-from uda_jax.data.pipeline.domains import opened_once
+from uda_jax.data.pipeline import domains, examples, streams
 from uda_jax.errors import UserError
 from uda_jax.inference import label_check
 from uda_jax.inference.evaluate import protocols
@@ -55,7 +54,7 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
     workdir = Workdir(workdir)
     for field, size in (("train", experiment.train.batch_size), ("evaluation", experiment.evaluation.batch_size)):
         sharding.check_batch_size(size, f"config.{field}.batch_size")
-    with opened_once(), _stop_on_signals() as stop:
+    with domains.opened_once(), _stop_on_signals() as stop:
         space = stages.label_space(experiment)
         experiment = scoring.with_protocol(experiment, protocols(space))
         workdir.check(experiment, space.names)
@@ -66,7 +65,7 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
         # What finished stages were trained on is not read again; whether a score is still that of its data is asked.
         unfinished = [stage for stage in recipe if not workdir.stage(stage.name).finished.exists()]
         if not workdir.result.exists():
-            _check_labels(recipe[-1], unfinished, context)
+            _check_data(recipe[-1], unfinished, context)
         # A folder that is there already need not be a run's; one that is has passed this.
         if not workdir.config.exists():
             initial_weights.check_classes(recipe, space.names)
@@ -85,15 +84,26 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
             return scoring.score_final(recipe[-1], workdir, context, list(stage_results.values()), invocation)
 
 
-def _check_labels(last: Stage, unfinished: Sequence[Stage], context: Context) -> None:
-    """Refuses labels that teach nothing or that nothing can be scored on, and prints notes on those that lack some."""
+def _check_data(last: Stage, unfinished: Sequence[Stage], context: Context) -> None:
+    """Refuses frames that fit no batch and labels that teach or score nothing, and prints notes on others."""
     notes = scoring.check_references(last, context)
-    seen: list[Any] = []
+    seen, section = [], context.experiment.evaluation
+    splits = {section.path("final", name): domain for name, domain in section.splits("final").items()}
+    labelled = {path: domain for path, domain in splits.items() if "label" in domain.fields}
+    notes += [note for path, domain in splits.items() for note in domains.passed_over(domain, path)]
     for stage in unfinished:
         ready = {name: domain for name, domain in stage.domains.items() if not needs_workdir(domain)}
         ready = {name: domain for name, domain in ready.items() if stage.kind.TRAINS and domain not in seen}
         seen += ready.values()
+        for name, domain in ready.items():
+            # Whatever is wrong with it would show once the workdir is written, and its cure is another config.
+            examples.training_examples(domain, f"config.data.{name}", name)
+            notes += domains.passed_over(domain, f"config.data.{name}")
         notes += label_check.check_domains(ready)
+        labelled |= {
+            f"config.data.{name}": domain for name, domain in ready.items() if label_check.teaches(name, domain)
+        }
+    notes += label_check.compare_palettes(labelled)
     _print_notes(notes, context)
 
 

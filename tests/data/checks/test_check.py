@@ -350,3 +350,24 @@ def test_palettes_are_compared(make_folder):
     (root / "dataset.yaml").write_text(yaml.replace("ids: [0, 1, 2]\n", ""))
     report = check_dataset("folder", root, "train")
     assert not report.problems and not report.notes, "painted labels are read by their colours"
+
+
+def test_what_is_wrong_alike_with_many_files_is_one_line(make_folder):
+    root = make_folder(8)
+    labels = sorted((root / "train" / "labels").iterdir())
+    for number, path in enumerate(labels[:5]):
+        label = np.array(Image.open(path))
+        label[0, 0] = 100 + number
+        Image.fromarray(label).save(path)
+    report = check_dataset("folder", root, "train")
+    (problem,) = report.problems
+    assert problem.message.startswith(f"{labels[0]}: id 100 is in no class")
+    assert problem.message.endswith("(and likewise 4 more label files)")
+    assert report.good == ["f005", "f006", "f007"]
+
+
+def test_few_damaged_files_are_named_one_by_one(make_folder):
+    root = make_folder(8)
+    for path in sorted((root / "train" / "images").iterdir())[:2]:
+        path.write_bytes(path.read_bytes()[:100])
+    assert [problem.frame for problem in check_dataset("folder", root, "train").problems] == ["f000", "f001"]

@@ -166,7 +166,7 @@ def test_mistakes_in_the_folders(make_folder, tmp_path):
         ("classes: [a, b]\nignore: 7", "ignore: expected a list such as .255., or others, got 7"),
         ("classes: [a, b]\nignore: [[0, 0, 0]]", "ignore: expected an id between 0 and 255"),
         ("classes: [a]\ncolours: [[1, 2]]", "colours: expected a colour as .red, green, blue., got"),
-        ("classes: [a]\ncolours: [[1, 2, 300]]", "colours: expected an id between 0 and 255, got 300"),
+        ("classes: [a]\ncolours: [[1, 2, 300]]", "colours: expected a whole number from 0 to 255 per channel, got 300"),
         ("classes: [a, b]\ncolours: [[1, 2, 3], [1, 2, 3]]", r"colours: \(1, 2, 3\) is listed twice"),
         ("classes: [a]\ndepth_unit: 0", "depth_unit: expected metres per count, a number above 0, got 0"),
         ("classes: [a]\ndepth_unit: cm", "depth_unit: expected metres per count, a number above 0, got 'cm'"),
@@ -233,3 +233,49 @@ def test_further_pictures_of_a_frame(make_folder):
         UserError, match=r"image_right/f001.png: 12x15 \(height x width\), but .*images/f001.png is 12x16"
     ):
         get_dataset("folder", root, "train", "own")[1]
+
+
+def moved(root, where):
+    """Moves the split "train" to where people have it; returns what to open."""
+    train = root / "train"
+    if where == "flat":
+        for path in list((train / "images").iterdir()):
+            path.rename(train / path.name)
+        (train / "images").rmdir()
+    elif where == "by kind":
+        for kind in ("images", "labels"):
+            (root / kind).mkdir()
+            (train / kind).rename(root / kind / "train")
+        train.rmdir()
+    return {"one too high": root.parent, "one too deep": train}.get(where, root)
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("flat", "found 3 pictures in .*train itself, move the images into 'train/images'"),
+        ("by kind", "rename 'images/train' to 'train/images', labels likewise"),
+        ("one too high", "so set root one folder deeper, such as .*folder"),
+        ("one too deep", "dataset.yaml: no such file; found .*dataset.yaml, so set root to the folder that holds"),
+    ],
+)
+def test_folders_that_lie_otherwise_are_found(make_folder, where, told):
+    root = make_folder(3, root="data/folder")
+    shutil.move(root / "dataset.yaml", root.parent / "dataset.yaml")
+    with pytest.raises(UserError, match=told):
+        get_dataset("folder", moved(root, where), "train", "own")
+
+
+def test_yml_is_named(make_folder):
+    root = make_folder(3)
+    (root / "dataset.yaml").rename(root / "dataset.yml")
+    with pytest.raises(UserError, match="dataset.yaml: no such file; rename .*dataset.yml to dataset.yaml"):
+        get_dataset("folder", root, "train", "own")
+
+
+@pytest.mark.parametrize(("classes", "told"), [("[road, no]", "put these names in quotes"), ("[0, 1]", "in quotes")])
+def test_what_yaml_makes_of_names(make_folder, classes, told):
+    with pytest.raises(UserError, match=f"expected a list of names .*; .*{told}"):
+        get_dataset("folder", make_folder(3, yaml=f"classes: {classes}\n"), "train", "own")
+    quoted = ", ".join(f"'{name}'" for name in classes.strip("[]").split(", "))
+    assert len(get_dataset("folder", make_folder(3, yaml=f"classes: [{quoted}, c]\n"), "train", "own")) == 3

@@ -112,6 +112,14 @@ def test_cityscapes_ids(prepared):
     np.testing.assert_array_equal(as_tensor[0]["label"], LUTS["cityscapes_id_to_16"][LABELS[frames[0]]])
 
 
+@pytest.mark.parametrize(("label", "size"), [("segmentation_label", SIZE), ("ids", SIZE), ("kind", (1, 1))])
+def test_sizes_are_known_before_anything_is_decoded(prepared, monkeypatch, label, size):
+    dataset = opened(prepared, label=label, depth="depth", **({"ids": "own"} if label == "kind" else {}))
+    monkeypatch.setattr(type(dataset), "_decoded", None)
+    assert [dataset.stored_size(3, field) for field in ("image", "label", "depth")] == [SIZE, size, SIZE]
+    assert dataset.stored_size(0, "disparity") is None
+
+
 def test_splits_and_folders(prepared):
     assert len(opened(prepared, "validation")) == 2
     part = opened(prepared, "train[1:3]")

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 
+from uda_jax.data import open_dataset
 from uda_jax.data.io.archives import Bytes, File, Tree
 from uda_jax.errors import UserError, printable
 
@@ -177,3 +178,13 @@ def test_names_in_archives_never_lead_elsewhere(tmp_path):
     assert "3 names in it lead out of its folder or hold control characters" in tree.problems[0].message
     assert "\x1b" not in tree.problems[0].message
     assert tree.files("images", (".png",))["3.png"].read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("place", ["labels.tar.gz", "RAND_CITYSCAPES.rar"])
+def test_compressed_archives_are_named_where_something_lacks(tmp_path, place):
+    (tmp_path / "RGB").mkdir()
+    (tmp_path / place).write_bytes(b"")
+    with pytest.raises(UserError, match=f"no folder .*GT/LABELS; .*{place} is compressed, which .*; unpack it"):
+        open_dataset("synthia", tmp_path, "train")
+    with pytest.raises(UserError, match=f"{place} is compressed"):
+        open_dataset("synthia", tmp_path / place, "train")

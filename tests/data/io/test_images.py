@@ -197,6 +197,7 @@ def test_images_are_turned_as_viewers_turn_them(tmp_path, orientation):
     }[orientation]
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), upright)
     assert stored_size(tmp_path / "a.png") == upright.shape[:2]
+    assert stored_size(tmp_path / "a.png", upright=False) == PICTURE.shape[:2]
     assert is_turned((tmp_path / "a.png").read_bytes()) == (orientation != 1)
 
 
@@ -261,3 +262,30 @@ def test_transparent_paint_is_none(tmp_path):
     np.testing.assert_array_equal(picture, PICTURE)
     np.testing.assert_array_equal(transparent, np.broadcast_to(alpha == 0, (6, 9)))
     assert not read_painted(save(tmp_path / "b.png", PICTURE))[1].any()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n",
+            "a pointer of Git LFS .* 'git lfs pull'",
+        ),
+        (b"\n<!DOCTYPE html><html>Quota exceeded</html>", "a web page, as failed downloads leave"),
+        (b"", r"not an image that Pillow can read \(0 bytes\)"),
+    ],
+)
+def test_what_lies_in_place_of_a_picture(tmp_path, content, told):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("mode", "told"), [("RGB", "or list 'colours' in place of 'ids'"), ("LA", "$")])
+def test_the_cure_for_labels_of_several_channels(tmp_path, mode, told):
+    label = Image.fromarray(np.array([[0, 3], [7, 255]], np.uint8))
+    label.convert(mode).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=f"got Pillow mode {mode}; save its ids as 8-bit grey.*{told}"):
+        read_label(tmp_path / "a.png")
+    Image.open(tmp_path / "a.png").convert("L").save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png"), np.array(label))

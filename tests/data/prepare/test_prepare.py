@@ -649,3 +649,15 @@ def test_names_in_a_manifest_never_lead_elsewhere(make_folder, tmp_path, name):
         (out / "manifest.json").write_text(json.dumps(changed))
         with pytest.raises(UserError, match="leads out of its folder, or holds control characters"):
             get_dataset("folder", out, "train", "own")
+
+
+def test_what_is_left_out_is_told(make_folder, tmp_path, capsys):
+    root = make_folder(3)
+    for path in sorted((root / "train" / "labels").iterdir()):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    (root / "train" / "images" / "f003.heic").write_bytes(b"")
+    assert main(["prepare", "folder", "--root", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+    images, labels = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert images.startswith("note: ") and "1 files are passed over: .heic (1)" in images
+    assert "3 files are passed over: .jpg (3), the first is 'f000.jpg'; a label must be .png" in labels

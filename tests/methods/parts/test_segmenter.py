@@ -151,7 +151,7 @@ def test_a_stages_network_may_have_another_name():
     [
         (["name=deeplab_v2_vgg17"], "config.method.segmenter.name: unknown name 'deeplab_v2_vgg17'; did you mean"),
         (["name=deeplab_v2_vgg16", "bn_mode=frozen"], "config.method.segmenter.bn_mode: unknown field; known: align_c"),
-        (["width=x", "name=dada_resnet14"], "--config.method.segmenter.width=x: invalid literal"),
+        (["width=x", "name=dada_resnet14"], "--config.method.segmenter.width: expected an integer, got 'x'"),
         (["initial_head=aspp"], "config.method.segmenter.initial_head: unknown field; known: align_corners, aspp_bias"),
     ],
 )

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import inspect
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from uda_jax.errors import UserError, printable
 
 # Up to this share of the frames are exceptions; more is variety, and no fault.
 _EXCEPTIONS = 0.2
+# What is wrong in one way differs in ids, colours and sizes.
+_NUMBER = re.compile("[0-9]+")
 # Data sets of the user's own files, which may be named and sized in any way.
 _OWN_FILES = frozenset({"folder", "tfds", "video"})
 # Data sets whose frames have several sizes as published.
@@ -217,11 +220,7 @@ class _ReportBuilder:
         notes = self._compare_frames(names)
         self._look_at_names(names)
         listed = tuple(self._dataset.problems)
-        found = [
-            Problem(names[index], field, message)
-            for index, fields in sorted(self._problems.items())
-            for field, message in fields.items()
-        ]
+        found = self._found(names)
         self._look_for_missing_maps(names, {(problem.frame, problem.field) for problem in listed})
         if published is not None and len(names) != published:
             notes.append(f"{len(names)} frames listed, {published} published; the copy may be incomplete")
@@ -300,6 +299,23 @@ class _ReportBuilder:
                 missing = {name for name in self._dataset.missing(field) if (name, field) not in reported}
             if missing:
                 self._notes[f"have no {field}"] = [index for index, name in enumerate(names) if name in missing]
+
+    def _found(self, names: Sequence[str]) -> list[Problem]:
+        """Returns the problems of frames; what is wrong alike with many of them is one."""
+        groups: dict[tuple[str, str], list[tuple[str, str]]] = collections.defaultdict(list)
+        for index, fields in sorted(self._problems.items()):
+            for field, message in fields.items():
+                reason = message.removeprefix(f"{self._dataset.files(index).get(field)}:")
+                groups[field, _NUMBER.sub("", reason)].append((names[index], message))
+        found = []
+        for (field, _), alike in groups.items():
+            if len(alike) > max(LISTED, _EXCEPTIONS * len(names)):
+                message = f"{alike[0][1]} (and likewise {len(alike) - 1} more {field} files)"
+                found.append(Problem(None, field, message, frames=tuple(name for name, _ in alike)))
+            else:
+                found += [Problem(name, field, message) for name, message in alike]
+        order = {name: number for number, name in enumerate(names)}
+        return sorted(found, key=lambda problem: order[problem.concerned[0]])
 
     def _told(self, field: str, listed: Sequence[Problem]) -> bool:
         """Returns whether a problem concerns a map already."""

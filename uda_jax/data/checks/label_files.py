@@ -42,7 +42,16 @@ def look_at(dataset: Dataset, index: int, file: File | None, label: np.ndarray) 
       file: its label file, if there is one.
       label: uint8 `[H, W]`, what the data set reads from it.
     """
-    if file is None or dataset.painted or index % max(1, len(dataset) // _SAMPLE):
+    return None if index % max(1, len(dataset) // _SAMPLE) else stored_in(dataset, file, label)
+
+
+def stored_in(dataset: Dataset, file: File | None, label: np.ndarray) -> Stored | None:
+    """Returns what a label file stores; None if it holds no ids.
+
+    Args:
+      dataset, file, label: as in `look_at`.
+    """
+    if file is None or dataset.painted:
         return None
     # Whatever is wrong with the file has been reported.
     with contextlib.suppress(Exception), opened(file.read_bytes()) as image:

@@ -52,7 +52,7 @@ class Acdc(FrameFiles):
         locations = [tree.find(f"gt/{folder}") for folder in folders]
         labels, stored = listed_labels(tree, locations, "gt", label_space, problems)
         frames, unpaired = pair(images, label=labels)
-        super().__init__("acdc", frames, label_space, problems=problems + unpaired, **stored)
+        super().__init__("acdc", frames, label_space, problems=problems + unpaired, tree=tree, **stored)
 
 
 def _folders(tree: Tree, split: str) -> list[str]:

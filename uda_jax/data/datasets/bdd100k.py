@@ -57,4 +57,4 @@ class Bdd100k(FrameFiles):
             by_name(images, IMAGE_ENDINGS, problems),
             label=by_name(labels, layout.label_ending, problems, "label"),
         )
-        super().__init__("bdd100k", frames, label_space, problems=problems + unpaired)
+        super().__init__("bdd100k", frames, label_space, problems=problems + unpaired, tree=tree)

@@ -73,4 +73,4 @@ class Camvid(FrameFiles):
             raise UserError(
                 f"{tree.where(images)}: no frame of the recordings {', '.join(recordings)}; the copy is incomplete"
             )
-        super().__init__("camvid", frames, label_space, problems=problems + unpaired)
+        super().__init__("camvid", frames, label_space, problems=problems + unpaired, tree=tree)

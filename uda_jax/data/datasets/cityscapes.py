@@ -117,6 +117,7 @@ class Cityscapes(FrameFiles):
             label_space,
             problems=[problem for problem in problems + unpaired if problem.frame not in excluded],
             decoders={DEPTHS[depth].field: DEPTHS[depth].decode} if depth else None,
+            tree=tree,
             **stored,
         )
 

@@ -57,4 +57,4 @@ class DarkZurich(FrameFiles):
         images = listed(tree, (location,), _ENDINGS, problems)
         labels, stored = listed_labels(tree, (tree.find(f"gt/{folder}"),), "gt", label_space, problems)
         frames, unpaired = pair(images, label=labels)
-        super().__init__("dark_zurich", frames, label_space, problems=problems + unpaired, **stored)
+        super().__init__("dark_zurich", frames, label_space, problems=problems + unpaired, tree=tree, **stored)

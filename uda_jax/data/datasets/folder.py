@@ -56,9 +56,9 @@ class Folder(FrameFiles):
         if not tree.is_folder(images):
             splits = sorted(path.parent.name for path in tree.root.glob("*/images"))
             hint = did_you_mean(split, splits) if splits else "; put the images of a split into <split>/images"
-            if found := [name for name in tree.folders(split) if tree.files(f"{split}/{name}", IMAGE_ENDINGS)]:
-                hint = f"; expected the images in 'images', found pictures in {', '.join(map(repr, found))}"
-            raise UserError(f"folder: no folder {tree.where(images)} for split '{split}'{hint}")
+            raise UserError(
+                f"folder: no folder {tree.where(images)} for split '{split}'{_elsewhere(tree, split) or hint}"
+            )
         problems = tree.problems
         found = by_name(tree.files(images, IMAGE_ENDINGS, recursive=True), IMAGE_ENDINGS, problems)
         if not found and not problems:
@@ -102,6 +102,19 @@ class Folder(FrameFiles):
         if description.ids is not None and description.colours is not None:
             pairs = zip(description.ids, description.colours, strict=True)
             self.colours = {one: colour for ids, colour in pairs for one in ids}
+
+
+def _elsewhere(tree: Tree, split: str) -> str:
+    """Says where the images of a split seem to lie; nothing if nowhere."""
+    if files := tree.files(split, IMAGE_ENDINGS):
+        return f"; found {len(files)} pictures in {tree.where(split)} itself, move the images into '{split}/images'"
+    if found := [name for name in tree.folders(split) if tree.files(f"{split}/{name}", IMAGE_ENDINGS)]:
+        return f"; expected the images in 'images', found pictures in {', '.join(map(repr, found))}"
+    if tree.files(other := f"images/{split}", IMAGE_ENDINGS, recursive=True):
+        return f"; found pictures in {tree.where(other)}, rename 'images/{split}' to '{split}/images', labels likewise"
+    if deeper := sorted(tree.root.glob("*/*/images")):
+        return f"; found {deeper[0]}, so set root one folder deeper, such as {deeper[0].parents[1]}"
+    return ""
 
 
 def _passed_over(tree: Tree, split: str, frames: Sequence[Frame]) -> list[Problem]:
@@ -162,7 +175,8 @@ class _PaintedLabels:
             known |= transparent
             colour = picture[~known][0].tolist()
             raise UserError(
-                f"{frame.label}: colour {colour} is no class; list it in 'colours' or 'ignore' of {self.description}"
+                f"{frame.label}: colour {colour} is no class; list it in 'colours' or 'ignore' of {self.description}, "
+                "or write 'ignore: others' there if it is a blend at an edge"
             )
         return classes
 

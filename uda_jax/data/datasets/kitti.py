@@ -51,10 +51,14 @@ class Kitti(FrameFiles):
         tree = Tree("kitti", root)
         if split.startswith("depth_"):
             frames, problems = _sparse_frames(tree, split.removeprefix("depth_"))
-            super().__init__("kitti", frames, label_space, decoders={"depth": _sparse_metres}, problems=problems)
+            super().__init__(
+                "kitti", frames, label_space, decoders={"depth": _sparse_metres}, problems=problems, tree=tree
+            )
         else:
             frames, problems = _semantic_frames(tree, {"train": "training", "test": "testing"}[split])
-            super().__init__("kitti", frames, label_space, decoders={"depth": _stereo_metres}, problems=problems)
+            super().__init__(
+                "kitti", frames, label_space, decoders={"depth": _stereo_metres}, problems=problems, tree=tree
+            )
 
 
 def _semantic_frames(tree: Tree, part: str) -> tuple[list[Frame], list[Problem]]:

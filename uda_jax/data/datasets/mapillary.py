@@ -68,6 +68,7 @@ class Mapillary(FrameFiles):
             label_space,
             table=label_spaces.lookup_table(MAPPINGS[mapping], label_space),
             problems=problems + unpaired,
+            tree=tree,
         )
 
 

@@ -72,6 +72,7 @@ class Synscapes(FrameFiles):
             label_space,
             decoders={"depth": _metres},
             problems=problems + unpaired,
+            tree=tree,
             mismatched=frozenset(found) if images == "rgb-2k" else frozenset(),
         )
 

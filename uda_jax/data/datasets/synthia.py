@@ -56,7 +56,7 @@ class Synthia(FrameFiles):
             depth=by_name(tree.files(depth, LABEL_ENDINGS), LABEL_ENDINGS, problems, "depth") if depth else None,
         )
         decoders = {"label": _ids, "depth": _metres}
-        super().__init__("synthia", frames, label_space, decoders=decoders, problems=problems + unpaired)
+        super().__init__("synthia", frames, label_space, decoders=decoders, problems=problems + unpaired, tree=tree)
 
 
 def _metres(frame: Frame) -> np.ndarray:

@@ -28,7 +28,7 @@ import numpy as np
 
 from uda_jax.data.base import Dataset
 from uda_jax.data.io.archives import Bytes
-from uda_jax.data.io.images import read_depth, read_floats, read_image, read_label
+from uda_jax.data.io.images import read_depth, read_floats, read_image, read_label, stored_size
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import IGNORE, LabelSpace, distinct_colours
 from uda_jax.errors import UserError, printable
@@ -117,18 +117,32 @@ class Tfds(Dataset):
         wanted = {field: name for field, name in self._names.items() if field in fields}
         if not wanted:
             return example
+        record = self._record(index)
+        for field, name in wanted.items():
+            example[field] = self._decoded(field, record[name], f"{self._where}: {name} of record {index}")
+        self._check_sizes(example, index)
+        return example
+
+    def stored_size(self, index: int, field: str) -> tuple[int, int] | None:
+        """Returns (height, width) of a raster of frame `index`, of a picture from its header."""
+        index = range(len(self))[index]
+        if field not in self._names:
+            return None
+        value = self._record(index)[self._names[field]]
+        if isinstance(value, bytes):
+            return stored_size(Bytes(f"{self._where}: {self._names[field]} of record {index}", value))
+        return (*np.shape(value), 1, 1)[:2]
+
+    def _record(self, index: int) -> dict[str, Any]:
+        """Returns a record, its pictures encoded; raises a UserError if it cannot be read."""
         source = self._open()
         try:
-            record = source[index]
+            return source[index]
         except Exception as error:  # array_record and protobuf raise exceptions of several kinds for a damaged file
             raise UserError(
                 f"{self._where}: record {index} of split '{self._split}' cannot be read ({_brief(error)}); prepare the "
                 "set again"
             ) from None
-        for field, name in wanted.items():
-            example[field] = self._decoded(field, record[name], f"{self._where}: {name} of record {index}")
-        self._check_sizes(example, index)
-        return example
 
     @property
     def _where(self) -> str:

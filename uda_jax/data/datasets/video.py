@@ -28,7 +28,7 @@ from PIL import Image
 
 from uda_jax.data.base import Dataset
 from uda_jax.data.io.archives import Problem, Tree
-from uda_jax.data.io.images import IMAGE_ENDINGS, opened, read_image
+from uda_jax.data.io.images import IMAGE_ENDINGS, opened, read_image, stored_size
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pairing import by_name, passed_over
 from uda_jax.errors import UserError, printable
@@ -93,9 +93,13 @@ class Video(Dataset):
             example["image"] = self._source.picture(index * self._every)
         return example
 
+    def stored_size(self, index: int, field: str) -> tuple[int, int] | None:
+        """Returns (height, width) of the image of frame `index`; None for a video file, whose frames have one size."""
+        return self._source.size(range(len(self))[index] * self._every) if field == "image" else None
+
 
 def _open(root: str | os.PathLike | None) -> Any:
-    """Returns the frames of a root: `names`, `problems`, and `picture(number)`, uint8 `[H, W, 3]`."""
+    """Returns the frames of a root: `names`, `problems`, `picture(number)`, uint8 `[H, W, 3]`, and `size(number)`."""
     path = Path(root).expanduser() if root is not None else None
     if path is None or not path.is_file():
         return _Pictures(Tree("video", root))
@@ -125,6 +129,9 @@ class _Pictures:
 
     def picture(self, number: int) -> np.ndarray:
         return read_image(self._files[number])
+
+    def size(self, number: int) -> tuple[int, int]:
+        return stored_size(self._files[number])
 
 
 def natural(name: str) -> tuple:
@@ -169,6 +176,15 @@ class _Animation:
             return np.array(image.convert("RGB"))
 
         return self._guarded(decoded, number, f", frame {number}")
+
+    def size(self, number: int) -> tuple[int, int]:
+        def header(image: Image.Image) -> tuple[int, int]:
+            if image.format == "TIFF":
+                # Pages may differ, and are found without decoding those before; the frames of others are one canvas.
+                image.seek(number)
+            return image.size[::-1]
+
+        return self._guarded(header, number, f", frame {number}")
 
     def _guarded(self, read: Any, number: int, frame: str) -> Any:
         """Returns `read(image)` of this thread's image, which is open and not yet past frame `number`."""
@@ -246,6 +262,9 @@ class _Stream:
             raise _unreadable(self._path, f", frame {number}", error) from None
         self._close()
         raise _unreadable(self._path, f", frame {number}", "its data is missing or damaged")
+
+    def size(self, number: int) -> None:
+        del number
 
     def _start(self, time: int | None) -> None:
         """Goes to a key frame, or to the start of the file."""

@@ -143,7 +143,7 @@ class VirtualKitti(FrameFiles):
                 frames += found
                 problems += wrong
         decoders = {"label": _ids, "depth": _metres}
-        super().__init__("virtual_kitti", frames, label_space, decoders=decoders, problems=problems)
+        super().__init__("virtual_kitti", frames, label_space, decoders=decoders, problems=problems, tree=tree)
 
 
 def _location(tree: Tree, layout: _Layout, field: str, split: str, camera: int) -> str | None:

@@ -7,85 +7,42 @@ also tells which archive is damaged and which link leads nowhere.
 """
 
 import contextlib
-import dataclasses
-import functools
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from uda_jax.data.io.files import read_file
 from uda_jax.data.io.names import is_safe
+from uda_jax.data.io.packed import Bytes, File, tar_members, zip_members
 from uda_jax.data.io.problems import Problem
 from uda_jax.errors import UserError, printable
 
 __all__ = ["Bytes", "File", "Problem", "Tree"]
 
 ARCHIVES = (".zip", ".tar")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".rar", ".7z")
 # What macOS packs beside the files proper.
 _FOREIGN = "__MACOSX"
 # How deep below the root `Tree.find` looks for a folder: data sets are unpacked into one or two folders more.
 _DEPTH = 3
 
 
-@dataclasses.dataclass(frozen=True)
-class File:
-    """One file, on disk or inside an archive.
+class OtherKinds(NamedTuple):
+    """Files that were passed over for their kind.
 
     Attributes:
-      path: the file, or the archive that holds it.
-      member: its name inside the archive, empty on disk.
-      span: (first byte, size) inside a tar.
+      folder: that was listed, relative to the tree.
+      names: theirs, relative to the folder.
+      asked: the endings that were asked for there, such as ".png".
+      files: those that were found there.
     """
 
-    path: Path
-    member: str = ""
-    span: tuple[int, int] | None = None
-
-    def __str__(self) -> str:
-        return printable(f"{self.path}:{self.member}" if self.member else str(self.path))
-
-    @property
-    def name(self) -> str:
-        """The last part of the name."""
-        return self.member.rpartition("/")[2] if self.member else self.path.name
-
-    def read_bytes(self) -> bytes:
-        """Returns the whole file.
-
-        Raises:
-          OSError: it cannot be read, or what an archive holds is damaged.
-        """
-        if self.span is not None:
-            with open(self.path, "rb") as stream:
-                stream.seek(self.span[0])
-                data = stream.read(self.span[1])
-            if len(data) != self.span[1]:
-                raise OSError(f"the archive ends within the file: expected {self.span[1]} bytes, got {len(data)}")
-            return data
-        if not self.member:
-            return read_file(self.path)
-        try:
-            return _zip(self.path).read(self.member)
-        # A damaged member raises whatever the decompressor or the checksum finds first.
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, *_DECOMPRESSION) as error:
-            raise OSError(f"damaged in the archive: {error}") from None
-
-
-class Bytes(NamedTuple):
-    """A file that is in memory already, such as a field of a record."""
-
-    name: str
-    data: bytes
-
-    def __str__(self) -> str:
-        return self.name
-
-    def read_bytes(self) -> bytes:
-        """Returns the content."""
-        return self.data
+    folder: str
+    names: list[str]
+    asked: tuple[str, ...]
+    files: Collection[File]
 
 
 class Tree:
@@ -112,6 +69,8 @@ class Tree:
         self.problems: list[Problem] = []
         self._members: dict[str, File] = {}
         self._passed: dict[str, set[str]] = {}
+        self._asked: dict[str, set[str]] = {}
+        self._found: dict[str, set[File]] = {}
         self._packed_folders: dict[str, list[str]] = {}
         if self.root.is_dir():
             archives = [path for path in sorted(self.root.iterdir()) if path.suffix.lower() in ARCHIVES]
@@ -169,6 +128,8 @@ class Tree:
         found = {name: file for name, file in sorted(listed.items()) if name.lower().endswith(endings)}
         passed = listed.keys() - found.keys()
         self._passed[folder] = self._passed.get(folder, passed) & passed
+        self._asked.setdefault(folder, set()).update(f".{ending.rpartition('.')[2]}" for ending in endings)
+        self._found.setdefault(folder, set()).update(found.values())
         if not found and not recursive:
             self._look_deeper(folder, endings)
         return found
@@ -176,6 +137,15 @@ class Tree:
     def passed_over(self, folder: str) -> list[str]:
         """Returns the names of the files in a folder that no call of `files` asked for."""
         return sorted(self._passed.get(folder, ()))
+
+    def other_kinds(self) -> list[OtherKinds]:
+        """Returns the files of kinds that were not asked for, of each folder that was listed and holds some."""
+        found = []
+        for folder, passed in self._passed.items():
+            kinds = tuple(sorted(self._asked[folder]))
+            if names := sorted(name for name in passed if not name.lower().endswith(kinds)):
+                found.append(OtherKinds(folder, names, kinds, self._found[folder]))
+        return found
 
     def folders(self, folder: str) -> list[str]:
         """Returns the names of the folders in a folder."""
@@ -205,7 +175,7 @@ class Tree:
     def _index(self, archive: Path) -> None:
         """Enters the members of an archive."""
         try:
-            members = dict(_zip_members(archive) if archive.suffix.lower() == ".zip" else _tar_members(archive))
+            members = dict(zip_members(archive) if archive.suffix.lower() == ".zip" else tar_members(archive))
         except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
             self._report(f"{printable(str(archive))}: damaged archive ({error}); download it again")
             return
@@ -285,6 +255,15 @@ class Tree:
         return sorted({name for name in (*packed, *disk) if not name.startswith(".")})
 
 
+def compressed(root: str | os.PathLike | None) -> list[Path]:
+    """Returns the archives at a root, or in it, that are compressed as a whole, so that they are not read."""
+    if root is None:
+        return []
+    path = Path(root).expanduser()
+    found = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [file for file in found if file.name.lower().endswith(_COMPRESSED) and file.is_file()]
+
+
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
@@ -305,42 +284,3 @@ def _identity(path: str | os.PathLike) -> tuple[int, int]:
 
 def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
-
-
-def _zip_members(path: Path) -> Iterator[tuple[str, File]]:
-    for entry in _zip(path).infolist():
-        if not entry.is_dir():
-            yield entry.filename.removeprefix("./"), File(path, entry.filename)
-
-
-def _tar_members(path: Path) -> Iterator[tuple[str, File]]:
-    with open(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-        # A tar that was cut off between two members, or within a header, would list as if it were shorter.
-        stream.seek(-512, os.SEEK_END)
-        if stream.read().strip(b"\0") or stream.tell() % 512:
-            raise tarfile.ReadError("its end is missing")
-        for entry in archive:
-            if entry.isfile():
-                name = entry.name.removeprefix("./")
-                yield name, File(path, name, (entry.offset_data, entry.size))
-        # `tarfile` takes a damaged header for the end, which hides all that is behind it.
-        stream.seek(archive.offset)
-        while block := stream.read(1 << 20):
-            if block.count(0) != len(block):
-                raise tarfile.ReadError(f"what follows byte {archive.offset} cannot be listed")
-
-
-# Opened once per process: a directory of thousands of members takes a while to read.
-@functools.lru_cache(maxsize=64)
-def _zip(path: Path) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
-
-
-def _decompression_errors() -> tuple[type[Exception], ...]:
-    import lzma
-    import zlib
-
-    return (zlib.error, lzma.LZMAError)
-
-
-_DECOMPRESSION = _decompression_errors()

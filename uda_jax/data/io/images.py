@@ -26,10 +26,14 @@ from uda_jax.errors import UserError
 # How the names of pictures end, everywhere; and of labels, which only PNG keeps exactly.
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif")
 LABEL_ENDINGS = (".png",)
+# Of arrays and of further pictures, which are not read.
+UNREAD_ENDINGS = (".heic", ".heif", ".avif", ".jp2", ".tga", ".exr", ".npy", ".npz")
 # Formats that are read, by their content, whatever the name ends with.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 # Formats of which one file may hold several pictures of equal rank. A camera's JPEG may hold smaller ones beside.
 _PAGED = frozenset(("TIFF", "GIF", "WEBP", "PNG"))
+# One of these is in a PNG that has an orientation.
+_ORIENTED_PNG = (b"eXIf", b"Raw profile", b"adobe.xmp")
 # Whether pictures are proved only, see `proving`.
 _PROVING: contextvars.ContextVar[bool] = contextvars.ContextVar("proving", default=False)
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
@@ -216,14 +220,14 @@ def is_turned(data: bytes) -> bool:
         return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
 
 
-def stored_size(source: Any) -> tuple[int, int]:
-    """Returns (height, width) of a picture as `read_image` gives it, from its header alone.
+def stored_size(source: Any, *, upright: bool = True) -> tuple[int, int]:
+    """Returns (height, width) of a picture from its header alone: as `read_image` gives it, or as it is stored.
 
     Raises:
       UserError: as `read_image`.
     """
 
-    return _guarded(source, lambda image, data: _upright_size(image))
+    return _guarded(source, _upright_size if upright else lambda image, data: image.size[::-1])
 
 
 def opened(source: bytes | os.PathLike) -> Image.Image:
@@ -235,8 +239,11 @@ def opened(source: bytes | os.PathLike) -> Image.Image:
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def _upright_size(image: Image.Image, data: bytes) -> tuple[int, int]:
     """Returns (height, width) of a picture once it is turned as its EXIF orientation says."""
+    # Pillow decodes a PNG to look for an orientation behind its pixels.
+    if image.format == "PNG" and not any(word in data for word in _ORIENTED_PNG):
+        return image.size[::-1]
     swapped = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     return image.size if swapped else image.size[::-1]
 
@@ -248,7 +255,7 @@ def _rgb(image: Image.Image, data: bytes) -> np.ndarray:
         with contextlib.suppress(jpeg.UnknownKindError):
             if reason := jpeg.damage(data):
                 raise _Refused(f"damaged: {reason}; copy it again")
-            return np.zeros((*_upright_size(image), 3), np.uint8)
+            return np.zeros((*_upright_size(image, data), 3), np.uint8)
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     # Converting what is RGB already would copy it once more.
@@ -269,12 +276,30 @@ def _read(source: Any, modes: tuple[str, ...], expected: str, convert: Any) -> n
 
     def converted(image: Image.Image, data: bytes) -> np.ndarray:
         if image.mode not in modes:
-            raise _Refused(f"expected {expected}, got Pillow mode {image.mode}; convert the file")
+            raise _Refused(f"expected {expected}, got Pillow mode {image.mode}; {_conversion(modes, image.mode)}")
         if convert is _rgb and png.bits_per_channel(data) == 16:
             raise _Refused(f"expected {expected}, got 16 bits per channel; convert the file")
         return convert(image, data)
 
     return _guarded(source, converted)
+
+
+def _conversion(modes: tuple[str, ...], mode: str) -> str:
+    """Says how to make a file of another Pillow mode one that is read."""
+    if modes == _INDEX_MODES:
+        painted = ", or list 'colours' in place of 'ids' in dataset.yaml if it is painted in colours"
+        return f"save its ids as 8-bit grey{painted if mode.startswith('RGB') else ''}"
+    return "save it with 8 bits per channel" if modes == _COLOUR_MODES else "convert the file"
+
+
+def _no_picture(data: bytes) -> str:
+    """Says what a file holds in place of a picture, and what to do."""
+    start = data[:200].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "not the image but a pointer of Git LFS to it; run 'git lfs pull' where it was cloned"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "not an image but a web page, as failed downloads leave; download it again"
+    return f"not an image that Pillow can read ({len(data)} bytes); replace or remove it"
 
 
 def _guarded(source: Any, use: Any) -> Any:
@@ -291,8 +316,7 @@ def _guarded(source: Any, use: Any) -> Any:
     except _Refused as reason:
         raise UserError(f"{source}: {reason}") from None
     except Image.UnidentifiedImageError:
-        size = len(data)
-        raise UserError(f"{source}: not an image that Pillow can read ({size} bytes); replace or remove it") from None
+        raise UserError(f"{source}: {_no_picture(data)}") from None
     except Image.DecompressionBombError:
         limit = 2 * Image.MAX_IMAGE_PIXELS
         raise UserError(f"{source}: larger than {limit} pixels, the most that is read; cut it into parts") from None

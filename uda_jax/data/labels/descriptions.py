@@ -66,9 +66,7 @@ def read_description(path: Path) -> Description:
     try:
         values = load_yaml(read_file(path).decode("utf-8"))
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; write one that lists your classes, such as 'classes: [road, car]'"
-        ) from None
+        raise UserError(f"{path}: no such file; {_elsewhere(path)}") from None
     except OSError as error:
         raise UserError(cannot_read(path, error)) from None
     except UnicodeDecodeError as error:
@@ -94,6 +92,18 @@ def read_description(path: Path) -> Description:
     ):
         raise UserError(f"{path}: depth_unit: expected metres per count, a number above 0, got {unit!r}")
     return Description(path, classes, ids, colours, ignore, unit)
+
+
+def _elsewhere(path: Path) -> str:
+    """Says what to do about a description that is not there."""
+    above = path.resolve().parents
+    for folder in above[:2]:
+        if (other := folder / f"{path.stem}.yml").is_file():
+            return f"rename {other} to {path.name}"
+    for folder in above[2:4]:
+        if (other := folder / path.name).is_file():
+            return f"found {other}, so set root to the folder that holds the splits, such as 'data/source'"
+    return "write one that lists your classes, such as 'classes: [road, car]'"
 
 
 def _stored_values(
@@ -134,13 +144,23 @@ def _stored_values(
 
 def _names(value: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
-        raise UserError(f"{path}: classes: expected a list of names such as [road, car], got {value!r}")
+        cure = _unquoted(value)
+        raise UserError(f"{path}: classes: expected a list of names such as [road, car], got {value!r}{cure}")
     if len(value) > IGNORE:
         raise UserError(f"{path}: classes: expected at most {IGNORE} names, got {len(value)}")
     for name in value:
         if value.count(name) > 1:
             raise UserError(f"{path}: classes: '{name}' is listed twice; give one class several ids instead")
     return tuple(value)
+
+
+def _unquoted(value: Any) -> str:
+    """Says what YAML made of words without quotes, if it did."""
+    if isinstance(value, list) and any(isinstance(name, bool) for name in value):
+        return "; YAML takes yes, no, on and off for True and False, so put these names in quotes"
+    if isinstance(value, list) and any(isinstance(name, (int, float)) for name in value):
+        return "; put numbers that are names in quotes"
+    return ""
 
 
 def _per_class(value: Any, classes: tuple[str, ...], path: Path, key: str) -> list:
@@ -152,7 +172,8 @@ def _per_class(value: Any, classes: tuple[str, ...], path: Path, key: str) -> li
 
 def _id(value: Any, path: Path, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
-        raise UserError(f"{path}: {key}: expected an id between 0 and 255, got {value!r}")
+        what = "a whole number from 0 to 255 per channel" if key == "colours" else "an id between 0 and 255"
+        raise UserError(f"{path}: {key}: expected {what}, got {value!r}")
     return value
 
 

@@ -191,6 +191,16 @@ def resized(example: dict[str, Any], domain: Domain) -> dict[str, Any]:
     return transforms.resize(example, domain.size, maps=maps, resampling=domain.resampling, fit=domain.fit)
 
 
+def passed_over(domain: Domain, path: str) -> list[str]:
+    """Returns notes on files beside those of a domain that are not read, and may have been meant to be."""
+    notes = []
+    for where, member in members(domain, path).values():
+        # What a split lacks is for others to tell.
+        opened = open_domain(dataclasses.replace(member, fields=("image",)), where)
+        notes += [f"note: {where}: {note.message}" for note in opened.passed_over if note.field in member.fields]
+    return notes
+
+
 def padded_size(domain: Domain, size: tuple[int, int]) -> tuple[int, int]:
     """Returns the size (height, width) of a frame together with what `resized` adds to it, at the frame's own scale."""
     if domain.size is None or domain.fit != "pad":

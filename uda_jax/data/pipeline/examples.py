@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from uda_jax.data.base import MAPS, Dataset, check_map, is_value_of_image, map_names
-from uda_jax.data.pipeline import rare_class_sampling, transforms
+from uda_jax.data.pipeline import frame_sizes, rare_class_sampling, transforms
 from uda_jax.data.pipeline.domains import NO_MAP, Domain, members, open_domain, resized
 from uda_jax.errors import UserError
 
@@ -30,21 +30,27 @@ class DomainFrames:
       any_size: whether frames may differ in size all the same, since each is a batch of its own.
       alternative: what else than a size makes frames of different sizes possible, for messages.
 
+    Raises:
+      UserError: the first frame cannot be read, or headers show frames of different sizes.
+
     Attributes:
       first: the first frame, which is read at once.
       shapes: of its maps.
     """
 
     def __init__(
-        self, dataset: Dataset, domain: Domain, path: str, *, any_size: bool = False, alternative: str = "'crop'"
+        self, dataset: Dataset, domain: Domain, path: str, *, any_size: bool = False, alternative: str | None = None
     ):
         self._dataset = dataset
         self._domain = domain
         self._path = path
-        self._any_size, self._alternative = any_size or domain.crop is not None, alternative
+        self._any_size = any_size or domain.crop is not None
+        self._alternative = f"{path}.crop" if alternative is None else alternative
         # Reading one frame now turns most mistakes into an error at the start of a run instead of inside it.
         self.first = self._read(0)
         self.shapes = {field: self.first[field].shape for field in domain.fields}
+        if not self._any_size:
+            frame_sizes.check(dataset, domain, domain.fields, path, self._alternative)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -53,12 +59,8 @@ class DomainFrames:
         example = self._read(index)
         for field, shape in self.shapes.items():
             if not self._any_size and example[field].shape != shape:
-                first, cure = self._dataset.name(0), "size" if self._domain.size is None else "resize_label=True"
-                raise UserError(
-                    f"{self._path}: {field} of frame '{example['name']}' is {_hxw(example[field].shape)} (height x "
-                    f"width), but that of '{first}' is {_hxw(shape)}; set '{self._path}.{cure}' or "
-                    f"{self._alternative}"
-                )
+                found, first = (example["name"], example[field].shape), (self._dataset.name(0), shape)
+                raise frame_sizes.differ(self._domain, self._path, field, found, first, self._alternative)
         return example
 
     def _read(self, index: int) -> dict[str, Any]:

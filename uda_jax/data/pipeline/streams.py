@@ -151,6 +151,7 @@ def evaluation_batches(
     *,
     path: str = "domain",
     dataset: Dataset | None = None,
+    alternative: str = "a batch size of 1",
     process_index: int = 0,
     process_count: int = 1,
 ) -> "EvaluationBatches":
@@ -166,6 +167,7 @@ def evaluation_batches(
       batch_size: frames per batch over all processes; with 1, frames may have any size, and each batch has its own.
       path: dotted name of the section, for messages.
       dataset: the domain's data set where it is open already (see `domains.require_maps`).
+      alternative: what else than a size makes frames of different sizes possible, for messages; "" if nothing does.
       process_index, process_count: which block of each global batch to deliver.
 
     Returns:
@@ -189,7 +191,7 @@ def evaluation_batches(
     else:
         dataset = domain
         domain = Domain(fields=map_names(dataset[0], path), resize_label=False)
-    frames = DomainFrames(dataset, domain, path, any_size=batch_size == 1, alternative="a batch size of 1")
+    frames = DomainFrames(dataset, domain, path, any_size=batch_size == 1, alternative=alternative)
     frames = _Padded(frames, batch_size)
     batches = grain.MapDataset.source(frames).batch(local, batch_fn=_stack)[process_index::process_count]
     return EvaluationBatches(dataset, batches)

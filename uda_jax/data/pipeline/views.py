@@ -58,6 +58,9 @@ class View(Dataset):
     def files(self, index: int) -> Mapping[str, File]:
         return self._dataset.files(self._position(index))
 
+    def stored_size(self, index: int, field: str) -> tuple[int, int] | None:
+        return self._dataset.stored_size(self._position(index), field)
+
     def label_files(self) -> list[File | None] | None:
         files = self._dataset.label_files()
         return files and [files[self._position(index)] for index in range(len(self))]

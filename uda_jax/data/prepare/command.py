@@ -43,12 +43,19 @@ SHARD_BYTES = 256 << 20
 
 
 class Summary(NamedTuple):
-    """What `prepare` did: frames and bytes of the split, how many shards it has, how many of them were written now."""
+    """What `prepare` did.
+
+    Attributes:
+      frames, bytes, shards: of the split.
+      written: how many of the shards were written now.
+      notes: lines about files that were passed over, and about maps that are left out for what is wrong with them.
+    """
 
     frames: int
     bytes: int
     shards: int
     written: int
+    notes: tuple[str, ...] = ()
 
 
 class _Source(NamedTuple):
@@ -128,7 +135,9 @@ def prepare(
         writer = SplitWriter(folder, split, settings, encoder, positions, root, shard_bytes)
         shards, written = writer.write_shards(workers)
         writer.write_manifest(shards, _entry(source, opened, positions, fields))
-    return Summary(len(positions), sum(shard.bytes for shard in shards), len(shards), written)
+    left_out = [problem for problem in opened.problems if problem.field not in fields]
+    notes = tuple(problem.message for problem in (*opened.passed_over, *left_out))
+    return Summary(len(positions), sum(shard.bytes for shard in shards), len(shards), written, notes)
 
 
 def _check_form(rules: Mapping[str, str], size: tuple[int, int] | None, recode: bool) -> None:

@@ -21,7 +21,7 @@ from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.frames import fitted
 from uda_jax.data.io.archives import Bytes
 from uda_jax.data.io.files import read_file
-from uda_jax.data.io.images import read_floats, read_image, read_label
+from uda_jax.data.io.images import read_floats, read_image, read_label, stored_size
 from uda_jax.data.io.names import require_safe
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import LabelSpace
@@ -172,10 +172,24 @@ class Prepared(Dataset):
         present = [field for field in self.maps if name not in self._missing.get(field, ())]
         wanted = [field for field in MAPS if field in fields and field in present]
         if wanted:
-            shard = self._folder / self._shards[bisect.bisect_right(self._ends, index)][0]
+            shard = self._shard(index)
             for field, content in self._record(index, shard, wanted).items():
                 example[field] = _decoded(field, content, f"{shard}: {field} of '{printable(name)}'")
         return example
+
+    def stored_size(self, index: int, field: str) -> tuple[int, int] | None:
+        """Returns (height, width) of a raster from the header of its picture; all have one size once resized."""
+        if self.resized["size"] is not None:
+            return tuple(self.resized["size"])
+        index = range(len(self))[index]
+        if self._names[index] in self._missing.get(field, ()) or field not in self.maps:
+            return None
+        shard = self._shard(index)
+        (content,) = self._record(index, shard, (field,)).values()
+        return stored_size(Bytes(f"{shard}: {field} of '{printable(self._names[index])}'", content))
+
+    def _shard(self, index: int) -> Path:
+        return self._folder / self._shards[bisect.bisect_right(self._ends, index)][0]
 
     def _record(self, index: int, shard: Path, fields: Iterable[str]) -> dict[str, Any]:
         """Returns the maps of a frame as they are encoded."""
