@@ -193,7 +193,7 @@ def _unpaired(
 
 def _finders(surplus: Mapping[str, File], images: Mapping[str, File], without: Sequence[str]) -> list[tuple]:
     """Returns (cause, function from the name of a file to the image that it must belong to, or None)."""
-    same = {_folded(name): name for name in without}
+    same = {folded_name(name): name for name in without}
     lasts = collections.Counter(name.rpartition("/")[2] for name in without)
     last = {name.rpartition("/")[2]: name for name in without if lasts[name.rpartition("/")[2]] == 1}
     kernels = _kernels(list(without))
@@ -204,7 +204,10 @@ def _finders(surplus: Mapping[str, File], images: Mapping[str, File], without: S
         return next((name[:end] for end in range(len(name) - 1, 0, -1) if name[:end] in images), None)
 
     return [
-        ("the name of an image but for case or the form of letters (NFC, NFD)", lambda name: same.get(_folded(name))),
+        (
+            "the name of an image but for case or the form of letters (NFC, NFD)",
+            lambda name: same.get(folded_name(name)),
+        ),
         ("the name of an image with '{}' behind it", lambda name: _separate(name, suffixed(name))),
         ("the name of an image in another folder", lambda name: last.get(name.rpartition("/")[2])),
         ("the name of an image with another beginning or end", lambda name: shared.get(own[name])),
@@ -225,5 +228,6 @@ def _kernels(names: Sequence[str]) -> dict[str, str]:
     return {name: name[len(start) : len(name) - len(end)] for name in names}
 
 
-def _folded(name: str) -> str:
+def folded_name(name: str) -> str:
+    """Returns what names have in common that differ in case or the form of letters (NFC, NFD) only."""
     return unicodedata.normalize("NFC", name).casefold()

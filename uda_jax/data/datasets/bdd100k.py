@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, FrameFiles, by_name, check_split, pair
 from uda_jax.data.io.archives import Tree
+from uda_jax.data.pairing import passed_over
 from uda_jax.errors import UserError
 
 
@@ -50,7 +51,9 @@ class Bdd100k(FrameFiles):
                 "of the older archive, unpacked or in archives"
             )
         problems = tree.problems
-        images = tree.files(tree.find(f"{layout.images}/{split}"), IMAGE_ENDINGS)
+        folder = tree.find(f"{layout.images}/{split}")
+        images = tree.files(folder, IMAGE_ENDINGS)
+        problems += passed_over(tree.where(folder), tree.passed_over(folder), "image", ())
         location = tree.find(f"{layout.labels}/{split}")
         labels = tree.files(location, LABEL_ENDINGS) if location else {}
         frames, unpaired = pair(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from uda_jax.data.frames import IMAGE_ENDINGS, FrameFiles, by_name, check_split, pair
 from uda_jax.data.io.archives import Tree
+from uda_jax.data.pairing import passed_over
 from uda_jax.errors import UserError
 
 
@@ -64,6 +65,7 @@ class Camvid(FrameFiles):
                 )
         problems = tree.problems
         found = by_name(tree.files(images, IMAGE_ENDINGS), IMAGE_ENDINGS, problems)
+        problems += passed_over(tree.where(images), tree.passed_over(images), "image", ())
         stored = by_name(tree.files(labels, (".png",)), ".png", problems, "label")
         frames, unpaired = pair(
             {name: file for name, file in found.items() if name.startswith(recordings)},

@@ -140,6 +140,11 @@ def listed(
     found: dict[str, File] = {}
     for folder in folders:
         files = tree.files(folder, [ending.lower() for ending in endings], recursive=True)
+        if field == "image" and (others := tree.passed_over(folder)):
+            message = (
+                f"{tree.where(folder)}: {len(others)} files are not called *{' or *'.join(endings)} and are not read, "
+            )
+            problems.append(Problem(None, field, f"{message}the first is '{printable(others[0])}'", note=True))
         for path, file in by_name(files, endings, problems, field).items():
             name = path.rpartition("/")[2]
             if name in found:
@@ -189,6 +194,10 @@ def disparity_metres(frame: Frame) -> np.ndarray:
       UserError: either file is missing or damaged, or the camera file lacks a field.
     """
     counts = read_depth(frame.depth, 1, bits=(16,))
+    if frame.context is None:
+        raise UserError(
+            f"{frame.depth}: there is no camera file {printable(frame.name)}_camera.json of this frame; add it"
+        )
     baseline, focal_length = read_camera(frame.context)
     return metres_from_disparity((counts - 1) / 256, baseline=baseline, focal_length=focal_length)
 

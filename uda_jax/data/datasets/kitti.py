@@ -20,6 +20,7 @@ from uda_jax.data.frames import Frame, FrameFiles, by_name, check_split, pair
 from uda_jax.data.io.archives import File, Problem, Tree
 from uda_jax.data.io.depth import metres_from_disparity
 from uda_jax.data.io.images import read_depth
+from uda_jax.data.pairing import passed_over
 from uda_jax.errors import UserError
 
 SPLITS = ("train", "test", "depth_train", "depth_val")
@@ -29,7 +30,7 @@ BASELINE = 0.5327
 FOCAL_LENGTH = 721.5377
 _WIDTH = 1242
 # Frame 10 of each scene is the one with labels; scene flow adds frame 11 to the same folder.
-_ANNOTATED = "_10.png"
+_ANNOTATED, _NEXT = "_10.png", "_11.png"
 _SPARSE = re.compile(r"(?:.*/)?(train|val)/([^/]+_sync)/proj_depth/groundtruth/image_02/(\d{10})\.png")
 _CAMERA = re.compile(r"(?:.*/)?([^/]+_sync)/(?:.+/)?image_02/(?:.+/)?(\d{10})\.png")
 
@@ -65,7 +66,11 @@ def _semantic_frames(tree: Tree, part: str) -> tuple[list[Frame], list[Problem]]
         location = tree.find(f"{part}/{folder}")
         if location is None:
             return None
-        return by_name(tree.files(location, (_ANNOTATED,)), ".png", problems, field)
+        files = tree.files(location, (_ANNOTATED,))
+        if field == "image":
+            others = [name for name in tree.passed_over(location) if not name.endswith(_NEXT)]
+            problems.extend(passed_over(tree.where(location), others, field, ()))
+        return by_name(files, ".png", problems, field)
 
     images = annotated("image_2", "image")
     if images is None:
@@ -82,13 +87,15 @@ def _semantic_frames(tree: Tree, part: str) -> tuple[list[Frame], list[Problem]]
 def _sparse_frames(tree: Tree, part: str) -> tuple[list[Frame], list[Problem]]:
     """Lists the frames of "train" or "val" of `data_depth_annotated` whose camera image is there, too."""
     files = tree.files("", (".png",), recursive=True)
-    depths, images = {}, {}
+    depths, images, others = {}, {}, []
     for name, file in files.items():
         if match := _SPARSE.fullmatch(name):
             if match[1] == part:
                 depths[f"{match[2]}/{match[3]}"] = file
         elif (match := _CAMERA.fullmatch(name)) and "proj_depth" not in name:
             images[f"{match[1]}/{match[2]}"] = file
+        elif "image_02/" in name and not match:
+            others.append(file)
     if not depths:
         raise UserError(
             f"kitti: no file {tree.where(part)}/*_sync/proj_depth/groundtruth/image_02/*.png; 'root' must hold "
@@ -101,6 +108,14 @@ def _sparse_frames(tree: Tree, part: str) -> tuple[list[Frame], list[Problem]]:
             "the raw drives"
         )
     frames, problems = pair(both, depth={name: depths[name] for name in both})
+    if others:
+        message = (
+            f"{others[0]}: this and {len(others) - 1} more files are not read, since their names are not ten digits"
+        )
+        problems.append(Problem(None, "image", message, note=True))
+    if alone := [file for name, file in depths.items() if name not in both]:
+        message = f"{alone[0]}: this and {len(alone) - 1} more depth maps have no image of their drive and number"
+        problems.append(Problem(None, "depth", message, note=True))
     return frames, tree.problems + problems
 
 

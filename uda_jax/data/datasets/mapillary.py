@@ -13,6 +13,7 @@ import os
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, FrameFiles, by_name, check_split, pair
 from uda_jax.data.io.archives import Tree
 from uda_jax.data.labels import label_spaces, label_tables
+from uda_jax.data.pairing import passed_over
 from uda_jax.errors import UserError
 
 _PARTS = {"train": "training", "val": "validation", "test": "testing"}
@@ -62,6 +63,7 @@ class Mapillary(FrameFiles):
             by_name(tree.files(images, IMAGE_ENDINGS), IMAGE_ENDINGS, problems),
             label=by_name(tree.files(labels, LABEL_ENDINGS), LABEL_ENDINGS, problems, "label") if labels else None,
         )
+        problems += passed_over(tree.where(images), tree.passed_over(images), "image", ())
         super().__init__(
             "mapillary",
             frames,

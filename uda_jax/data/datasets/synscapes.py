@@ -14,6 +14,7 @@ import numpy as np
 
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_split, pair
 from uda_jax.data.io.archives import File, Tree
+from uda_jax.data.pairing import passed_over
 from uda_jax.errors import UserError
 
 SPLITS = ("train",)
@@ -58,7 +59,10 @@ class Synscapes(FrameFiles):
             location = tree.find(f"img/{folder}")
             if location is None:
                 raise UserError(f"synscapes: no folder {tree.where(f'img/{folder}')}; 'root' must hold img/{folder}")
-            return by_name(tree.files(location, endings), endings, problems, field)
+            files = tree.files(location, endings)
+            if field == "image":
+                problems.extend(passed_over(tree.where(location), tree.passed_over(location), field, ()))
+            return by_name(files, endings, problems, field)
 
         found = listed(images, "image", IMAGE_ENDINGS)
         frames, unpaired = pair(

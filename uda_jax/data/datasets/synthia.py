@@ -18,6 +18,7 @@ import numpy as np
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_split, pair
 from uda_jax.data.io.archives import Tree
 from uda_jax.data.io.images import header, read_counts, read_depth
+from uda_jax.data.pairing import passed_over
 from uda_jax.errors import UserError
 
 SPLITS = ("train",)
@@ -55,6 +56,7 @@ class Synthia(FrameFiles):
             label=by_name(tree.files(labels, LABEL_ENDINGS), LABEL_ENDINGS, problems, "label"),
             depth=by_name(tree.files(depth, LABEL_ENDINGS), LABEL_ENDINGS, problems, "depth") if depth else None,
         )
+        problems += passed_over(tree.where(images), tree.passed_over(images), "image", ())
         decoders = {"label": _ids, "depth": _metres}
         super().__init__("synthia", frames, label_space, decoders=decoders, problems=problems + unpaired)
 

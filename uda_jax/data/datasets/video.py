@@ -28,7 +28,7 @@ from PIL import Image
 
 from uda_jax.data.base import Dataset
 from uda_jax.data.io.archives import Problem, Tree
-from uda_jax.data.io.images import IMAGE_ENDINGS, opened, read_image
+from uda_jax.data.io.images import BROKEN, IMAGE_ENDINGS, damage, opened, read_image
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pairing import by_name, passed_over
 from uda_jax.errors import UserError, printable
@@ -119,8 +119,9 @@ class _Pictures:
         problems: list[Problem] = []
         files = by_name(tree.files("", IMAGE_ENDINGS, recursive=True), IMAGE_ENDINGS, problems)
         self.names = tuple(sorted(files, key=natural))
-        self.problems = (*tree.problems, *problems)
-        self.passed_over = passed_over(tree.where(""), tree.passed_over(""), "image", ())
+        self.problems = tuple(problem for problem in (*tree.problems, *problems) if not problem.note)
+        notes = [problem for problem in tree.problems if problem.note]
+        self.passed_over = [*notes, *passed_over(tree.where(""), tree.passed_over(""), "image", ())]
         self._files = tuple(files[name] for name in self.names)
 
     def picture(self, number: int) -> np.ndarray:
@@ -146,12 +147,14 @@ class _Opened(threading.local):
 class _Animation:
     """A file of several pictures, read by Pillow."""
 
-    problems: tuple[Problem, ...] = ()
     passed_over: tuple[Problem, ...] = ()
 
     def __init__(self, path: Path):
         self._path = path
         self._thread = _Opened()
+        reason = damage(path.read_bytes())
+        message = f"{printable(str(path))}: damaged: {reason}; copy it again"
+        self.problems = (Problem(None, "image", message),) if reason else ()
         count = self._guarded(lambda image: getattr(image, "n_frames", 1), 0, "")
         self.names = _numbered(path, count)
 
@@ -176,11 +179,14 @@ class _Animation:
         try:
             # Pillow goes back to the start for an earlier frame, too, but loses its way there in some PNGs.
             if image is None or image.tell() > number:
+                if image is not None:
+                    image.close()
                 self._thread.image = image = opened(self._path)
             return read(image)
-        # What Pillow raises for damaged files depends on the format and on where the damage is.
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        except (Image.DecompressionBombError, *BROKEN) as error:
             # The next frame starts afresh, so that one that cannot be read does not harm those after it.
+            if self._thread.image is not None:
+                self._thread.image.close()
             self._thread.image = None
             raise _unreadable(self._path, frame, error) from None
 
@@ -193,7 +199,6 @@ class _Stream:
     """
 
     problems: tuple[Problem, ...] = ()
-    passed_over: tuple[Problem, ...] = ()
 
     def __init__(self, path: Path):
         self._path = path
@@ -201,11 +206,10 @@ class _Stream:
         av = _pyav(path)
         try:
             with av.open(str(path)) as container:
-                packets = [
-                    (packet.pts, packet.dts, packet.is_keyframe)
-                    for packet in container.demux(_first_stream(container, path))
-                    if packet.size and not packet.is_discard
-                ]
+                stream = _first_stream(container, path)
+                found = [packet for packet in container.demux(stream) if packet.size]
+                packets = [(packet.pts, packet.dts, packet.is_keyframe) for packet in found if not packet.is_discard]
+                self.passed_over = _early_end(path, stream, container.duration, found)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise _unreadable(path, "", error) from None
         if any(time is None for time, _, _ in packets):
@@ -284,6 +288,22 @@ class _Stream:
         if state.container is not None:
             state.container.close()
         state.container = state.frames = state.last = None
+
+
+def _early_end(path: Path, stream: Any, duration: int | None, packets: list[Any]) -> tuple[Problem, ...]:
+    """Returns what to say of a file that has less in it than its header says, as one that was cut off has."""
+    ends = [packet.pts + (packet.duration or 0) for packet in packets if packet.pts is not None]
+    if not ends or not duration:
+        return ()
+    # The duration of a file is in microseconds, and other streams may be a little longer.
+    said, end = duration / 1e6, float(max(ends) * packets[0].time_base)
+    if stream.frames <= len(packets) and (stream.frames or said - end <= max(0.1, 0.02 * said)):
+        return ()
+    message = (
+        f"{printable(str(path))}: its pictures end after {end:.2f} s, {len(packets)} of them, but its header says "
+        f"{said:.2f} s{f', {stream.frames} of them' if stream.frames else ''}; if it was cut off, copy it again"
+    )
+    return (Problem(None, "image", message, note=True),)
 
 
 def _first_stream(container: Any, path: Path) -> Any:

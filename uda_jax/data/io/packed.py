@@ -1,0 +1,115 @@
+"""Zip and plain tar archives: what is in them, where it lies, and what in them is not read."""
+
+import collections
+import functools
+import lzma
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from uda_jax.data.io.files import require_file
+from uda_jax.errors import printable
+
+ARCHIVES = (".zip", ".tar")
+# What holds files, too, but cannot be read at random, or not without further packages.
+UNREAD = tuple(f".tar.{packing}" for packing in ("gz", "bz2", "xz", "zst", "lzma")) + (
+    ".tgz",
+    ".tbz2",
+    ".txz",
+    ".7z",
+    ".rar",
+)
+# What damaged archives make the readers raise: it depends on which number in them is wrong.
+DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+    *(OSError, EOFError, ValueError, OverflowError, NotImplementedError, RuntimeError, MemoryError),
+)
+
+
+class Member(NamedTuple):
+    """A file in an archive: its name there, and (first byte, size) of its content if that is stored as it is."""
+
+    name: str
+    span: tuple[int, int] | None = None
+
+
+class Listing(NamedTuple):
+    """What an archive holds: {path: member}, and lines about what is not read of it."""
+
+    members: dict[str, Member]
+    notes: list[str]
+
+
+def listed(path: Path) -> Listing:
+    """Lists an archive.
+
+    Raises:
+      Any of `DAMAGED`: it is no archive of its kind, or is cut off.
+    """
+    require_file(path)
+    entries, odd = _zip_entries(path) if path.suffix.lower() == ".zip" else _tar_entries(path)
+    names = [name for name, _ in entries]
+    notes = []
+    if odd:
+        notes.append(f"{_examples(odd)} in it: links, devices and sparse files are not read; pack the files themselves")
+    if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
+        notes.append(f"{_examples(twice)} in it several times, of which the last one is read; pack each file once")
+    if inner := [name for name in names if name.lower().endswith(ARCHIVES + UNREAD)]:
+        notes.append(f"{_examples(inner)} in it: archives within archives are not read; unpack the outer one")
+    if turned := [name for name in names if "\\" in name]:
+        notes.append(f"{_examples(turned)} in it: backslashes do not divide folders; pack it again with slashes")
+    return Listing(dict(entries), notes)
+
+
+def read_member(path: Path, name: str) -> bytes:
+    """Returns the content of a file in a zip.
+
+    Raises:
+      OSError: it is damaged, or encrypted.
+    """
+    try:
+        return _zip(path).read(name)
+    except (KeyError, *DAMAGED) as error:
+        raise OSError(f"damaged in the archive: {' '.join(str(error).split())}") from None
+
+
+def _zip_entries(path: Path) -> tuple[list[tuple[str, Member]], list[str]]:
+    """Returns (path, member) of each file, and the names of what is no file."""
+    entries = [entry for entry in _zip(path).infolist() if not entry.is_dir()]
+    return [(entry.filename.removeprefix("./"), Member(entry.filename)) for entry in entries], []
+
+
+def _tar_entries(path: Path) -> tuple[list[tuple[str, Member]], list[str]]:
+    entries, odd = [], []
+    with open(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        # A tar that was cut off between two members, or within a header, would list as if it were shorter.
+        stream.seek(-512, os.SEEK_END)
+        if stream.read().strip(b"\0") or stream.tell() % 512:
+            raise tarfile.ReadError("its end is missing")
+        for entry in archive:
+            name = entry.name.removeprefix("./")
+            if entry.isfile() and not entry.issparse():
+                entries.append((name, Member(name, (entry.offset_data, entry.size))))
+            elif not entry.isdir():
+                odd.append(name)
+        # `tarfile` takes a damaged header for the end, which hides all that is behind it.
+        stream.seek(archive.offset)
+        while block := stream.read(1 << 20):
+            if block.count(0) != len(block):
+                raise tarfile.ReadError(f"what follows byte {archive.offset} cannot be listed")
+    return entries, odd
+
+
+# Opened once per process: a directory of thousands of members takes a while to read.
+@functools.lru_cache(maxsize=64)
+def _zip(path: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def _examples(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"'{printable(names[0])}'{more}"
