@@ -33,6 +33,7 @@ class Layout(NamedTuple):
       colours: that labels are painted in, if they are.
       root: where below the folder the data set's root is.
       maker: writes the files of a data set that has none for each frame, into a folder.
+      package: that reading and writing it takes, of those that not everybody installs.
     """
 
     dataset: str
@@ -49,6 +50,7 @@ class Layout(NamedTuple):
     colours: tuple[tuple[int, int, int], ...] = ()
     root: str = ""
     maker: Callable[[Path], None] | None = None
+    package: str = ""
 
 
 def numbered(pattern: str) -> tuple[str, ...]:

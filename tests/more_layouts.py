@@ -2,7 +2,6 @@
 for each map of a frame."""
 
 import gzip
-import importlib.util
 import io
 import json
 import struct
@@ -110,10 +109,11 @@ def in_files() -> dict[str, Layout]:
         ),
         "video, pictures": Layout("video", "train", {"image": "drive/{}.jpg"}, numbered("frame_{}"), one_size=False),
     }  # fmt: skip
-    if importlib.util.find_spec("OpenEXR"):
-        found["synscapes, depth"] = found["synscapes"]._replace(
-            paths=found["synscapes"].paths | {"depth": "Synscapes/img/depth/{}.exr"}, options={"depth": True}
-        )
+    found["synscapes, depth"] = found["synscapes"]._replace(
+        paths=found["synscapes"].paths | {"depth": "Synscapes/img/depth/{}.exr"},
+        options={"depth": True},
+        package="OpenEXR",
+    )
     return found
 
 
@@ -239,18 +239,12 @@ def in_one() -> dict[str, Layout]:
         "prepared cityscapes": PREPARED._replace(dataset="cityscapes", maker=prepared("cityscapes")),
         "tfds": PREPARED._replace(dataset="tfds", maker=as_tfds, options={"label": "label"}),
     }
-    if importlib.util.find_spec("av"):
-        films = {
-            "mp4": film("mp4"),
-            "mkv": film("mkv"),
-            "avi": film("avi"),
-            "faststart.mp4": film("mp4", movflags="faststart"),
-        }
-        found |= {
-            f"video, {name}": VIDEO._replace(maker=maker, root=f"drive.{name.rpartition('.')[2]}")
-            for name, maker in films.items()
-        }
-    return found
+    films = {"mp4": film("mp4"), "mkv": film("mkv"), "avi": film("avi")}
+    films["faststart.mp4"] = film("mp4", movflags="faststart")
+    return found | {
+        f"video, {name}": VIDEO._replace(maker=maker, root=f"drive.{name.rpartition('.')[2]}", package="av")
+        for name, maker in films.items()
+    }
 
 
 MORE_LAYOUTS = in_files() | in_one()

@@ -13,6 +13,8 @@ from layouts import Case, packed
 from damages import damage, in_files, name
 
 CENTRAL = b"PK\x01\x02"
+# How files are called that a data set reads.
+READ = (".png", ".jpg", ".mat", ".exr", ".json")
 
 
 def archive_of(case: Case, kind: str) -> Path:
@@ -21,7 +23,7 @@ def archive_of(case: Case, kind: str) -> Path:
 
 def pictures(archive: Path) -> list[str]:
     with zipfile.ZipFile(archive) as opened:
-        return [name for name in opened.namelist() if name.endswith((".png", ".jpg"))]
+        return [name for name in opened.namelist() if name.endswith(READ)]
 
 
 def entry(data: bytes, member: str) -> int:
@@ -139,7 +141,7 @@ def member_replaced(case: Case, kind: bytes, target: str) -> str:
     archive = archive_of(case, "tar")
     with tarfile.open(archive) as opened:
         contents = {member.name: opened.extractfile(member).read() for member in opened if member.isfile()}
-    chosen = case.choice([member for member in contents if member.endswith((".png", ".jpg"))])
+    chosen = case.choice([member for member in contents if member.endswith(READ)])
     with tarfile.open(archive, "w") as out:
         for member, data in contents.items():
             if member == chosen:

@@ -96,7 +96,7 @@ def test_one_problem_for_each_map_and_none_hides_another(make_folder):
         (
             "labels/lonely.png: there is no image 'lonely'; add it or remove this file",
             "images/f001.png: not an image that Pillow can read (0 bytes); replace or remove it",
-            "labels/f001.png: damaged: its end or a checksum is wrong; copy it again",
+            "labels/f001.png: damaged: its end, a part or a checksum is wrong; copy it again",
             f"labels/f004.png: id 9 is in no class; list it in 'ids' or 'ignore' of {root / 'dataset.yaml'}, "
             "or write 'ignore: others' there",
             "leave the frame out with a list from 'uda check folder --fix-list'",

@@ -152,10 +152,11 @@ class _Animation:
     def __init__(self, path: Path):
         self._path = path
         self._thread = _Opened()
-        reason = damage(path.read_bytes())
+        count = self._guarded(lambda image: getattr(image, "n_frames", 1), 0, "")
+        # Of animations, only PNG has checksums and says how many pictures there are.
+        reason = damage(path.read_bytes()) if path.suffix.lower() in (".png", ".apng") else None
         message = f"{printable(str(path))}: damaged: {reason}; copy it again"
         self.problems = (Problem(None, "image", message),) if reason else ()
-        count = self._guarded(lambda image: getattr(image, "n_frames", 1), 0, "")
         self.names = _numbered(path, count)
 
     def __getstate__(self) -> dict[str, Any]:

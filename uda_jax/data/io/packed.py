@@ -28,6 +28,8 @@ DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
     *(OSError, EOFError, ValueError, OverflowError, NotImplementedError, RuntimeError, MemoryError),
 )
+# The count of files in a zip has 16 bits: writers of more set all of them, or write the last ones.
+_COUNTS = 1 << 16
 
 
 class Member(NamedTuple):
@@ -79,8 +81,24 @@ def read_member(path: Path, name: str) -> bytes:
 
 def _zip_entries(path: Path) -> tuple[list[tuple[str, Member]], list[str]]:
     """Returns (path, member) of each file, and the names of what is no file."""
-    entries = [entry for entry in _zip(path).infolist() if not entry.is_dir()]
+    listed = _zip(path).infolist()
+    # `zipfile` takes what it can read of a damaged directory for all of it.
+    expected = _zip_count(path)
+    if expected not in (len(listed) % _COUNTS, _COUNTS - 1):
+        raise zipfile.BadZipFile(f"its directory lists {len(listed)} files, its end says {expected}")
+    entries = [entry for entry in listed if not entry.is_dir()]
     return [(entry.filename.removeprefix("./"), Member(entry.filename)) for entry in entries], []
+
+
+def _zip_count(path: Path) -> int:
+    """Returns how many files a zip says that it has, 65535 for more."""
+    with open(path, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        # The record of the end, and a comment of up to 65535 bytes.
+        stream.seek(max(0, size - 22 - 65535))
+        end = stream.read()
+    (count,) = struct.unpack_from("<H", end, end.rindex(b"PK\x05\x06") + 10)
+    return count
 
 
 def _tar_entries(path: Path) -> tuple[list[tuple[str, Member]], list[str]]:
