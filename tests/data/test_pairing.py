@@ -138,9 +138,9 @@ def test_pictures_of_another_kind_than_the_data_set_has_are_one_note(tmp_path):
         (tmp_path / "training" / folder).mkdir(parents=True)
         for number in range(3):
             picture.save(tmp_path / "training" / folder / f"{number:06}_10{ending if number else '.png'}")
-    # These belong to the set, or are no pictures.
+    # These belong to the set.
     image.save(tmp_path / "training" / "image_2" / "000000_11.png")
-    (tmp_path / "training" / "image_2" / "readme.txt").write_text("x")
+    (tmp_path / "training" / "semantic" / "000000_10.json").write_text("{}")
     dataset = open_dataset("kitti", tmp_path, "train", "19")
     (note,) = dataset.passed_over
     assert note.field == "image" and note.note and len(dataset) == 1

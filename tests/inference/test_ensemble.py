@@ -141,6 +141,7 @@ def test_runs_of_other_classes_are_refused(runs, tmp_path, capsys):
         stored = json.loads(file.read_text()) | {"classes": ["ground", "wall", "tram"]}
         del stored["checksum"]
         file.write_text(json.dumps(checksums.sealed(stored)))
+        checksums.seal_files(file.parents[1])
     for words in (["evaluate"], ["predict", "--input", str(tmp_path), "--output", str(tmp_path / "out")]):
         assert main([*words, "--workdir", str(runs[0]), str(other)]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()

@@ -154,9 +154,9 @@ def passed_over(where: str, names: Sequence[str], field: str, frames: Collection
 
 
 def other_kinds(tree: Tree, frames: Sequence[Frame]) -> list[Problem]:
-    """Returns what to say of pictures in the folders of a published data set that are of another kind than its own.
+    """Returns what to say of files in the folders of a published data set that are of another kind than its own.
 
-    Its other files, such as polygons, belong to it and are meant to be passed over.
+    Files beside its labels that are no pictures, such as polygons, belong to it and are meant to be passed over.
 
     Args:
       tree: from which the frames were listed.
@@ -167,14 +167,19 @@ def other_kinds(tree: Tree, frames: Sequence[Frame]) -> list[Problem]:
     """
     groups: dict[str, list[tuple[str, str, tuple[str, ...]]]] = collections.defaultdict(list)
     for folder, names, asked, files in tree.other_kinds():
-        if names := [name for name in names if name.lower().endswith(IMAGE_ENDINGS + UNREAD_ENDINGS)]:
-            held = (field for frame in frames for field, file in frame.files.items() if file in files)
-            # Where no frame has a file of the folder, what lacks is labels, or images if there are no frames.
-            field = next(held, "label" if frames else "image")
-            groups[field] += [(folder, name, asked) for name in names]
+        held = (field for frame in frames for field, file in frame.files.items() if file in files)
+        # Where no frame has a file of the folder, what lacks is labels, or images if there are no frames.
+        field = next(held, "label" if frames else "image")
+        # Beside images nothing else belongs to a set; beside labels there may be polygons and the like.
+        pictures = IMAGE_ENDINGS + UNREAD_ENDINGS
+        groups[field] += [
+            (folder, name, asked) for name in names if field == "image" or name.lower().endswith(pictures)
+        ]
     notes = []
     for field, others in groups.items():
-        kinds = collections.Counter(os.path.splitext(name)[1].lower() for _, name, _ in others)
+        if not others:
+            continue
+        kinds = collections.Counter(os.path.splitext(name)[1].lower() or "no ending" for _, name, _ in others)
         listed = ", ".join(f"{printable(kind)} ({count})" for kind, count in kinds.most_common(_LISTED))
         folder, name, asked = others[0]
         message = (
@@ -225,7 +230,7 @@ def _unpaired(
 
 def _finders(surplus: Mapping[str, File], images: Mapping[str, File], without: Sequence[str]) -> list[tuple]:
     """Returns (cause, function from the name of a file to the image that it must belong to, or None)."""
-    same = {_folded(name): name for name in without}
+    same = {folded_name(name): name for name in without}
     lasts = collections.Counter(name.rpartition("/")[2] for name in without)
     last = {name.rpartition("/")[2]: name for name in without if lasts[name.rpartition("/")[2]] == 1}
     kernels = _kernels(list(without))
@@ -236,7 +241,10 @@ def _finders(surplus: Mapping[str, File], images: Mapping[str, File], without: S
         return next((name[:end] for end in range(len(name) - 1, 0, -1) if name[:end] in images), None)
 
     return [
-        ("the name of an image but for case or the form of letters (NFC, NFD)", lambda name: same.get(_folded(name))),
+        (
+            "the name of an image but for case or the form of letters (NFC, NFD)",
+            lambda name: same.get(folded_name(name)),
+        ),
         ("the name of an image with '{}' behind it", lambda name: _separate(name, suffixed(name))),
         ("the name of an image in another folder", lambda name: last.get(name.rpartition("/")[2])),
         ("the name of an image with another beginning or end", lambda name: shared.get(own[name])),
@@ -257,5 +265,6 @@ def _kernels(names: Sequence[str]) -> dict[str, str]:
     return {name: name[len(start) : len(name) - len(end)] for name in names}
 
 
-def _folded(name: str) -> str:
+def folded_name(name: str) -> str:
+    """Returns what names have in common that differ in case or the form of letters (NFC, NFD) only."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -69,9 +69,10 @@ def test_classes_of_another_label_space_and_published_count(camvid):
     report = check_dataset("camvid", camvid, "train", "camvid")
     assert report.pixels[3] == report.pixels.sum() == 480
     assert report.published == 367 and not report.problems
-    incomplete, absent = report.notes
+    incomplete, absent, *plain = report.notes
     assert incomplete == "10 frames listed, 367 published; the copy may be incomplete"
     assert absent.startswith("no label has a pixel of sky, building, pole, sidewalk")
+    assert f"10 frames {inspection.ONE_CLASS}: " in "".join(plain)
     assert check_dataset("camvid", camvid, "train").pixels[0] == 480  # road is class 0 of the default, "19"
 
 
@@ -95,7 +96,7 @@ def test_one_problem_for_each_map_and_none_hides_another(make_folder):
         (
             "labels/lonely.png: there is no image 'lonely'; add it or remove this file",
             "images/f001.png: not an image that Pillow can read (0 bytes); replace or remove it",
-            "labels/f001.png: damaged: its end or a checksum is wrong; copy it again",
+            "labels/f001.png: damaged: its end, a part or a checksum is wrong; copy it again",
             f"labels/f004.png: id 9 is in no class; list it in 'ids' or 'ignore' of {root / 'dataset.yaml'}, "
             "or write 'ignore: others' there",
             "leave the frame out with a list from 'uda check folder --fix-list'",
@@ -137,8 +138,8 @@ def test_many_frames_unlike_each_other_are_variety(camvid):
 
 def test_sizes_may_vary_in_a_folder(make_folder):
     root = make_folder(count=6)
-    save(image_path(root, "f003"), np.zeros((4, 4, 3), np.uint8))
-    save(label_path(root, "f003"), np.zeros((4, 4), np.uint8))
+    save(image_path(root, "f003"), np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    save(label_path(root, "f003"), np.eye(4, dtype=np.uint8))
     report = check_dataset("folder", root, "train")
     assert not report.problems and report.sizes == {(12, 16): 5, (4, 4): 1}
     path = image_path(root, "f003")
@@ -157,10 +158,10 @@ def test_notes_name_frames(make_folder):
     assert not report.problems and report.good == ["Zürich", "f000", "f001"]
     images = root / "train" / "images"
     assert set(report.notes) == {
-        f"1 frames {inspection.NO_CLASS}: {images}/f000.png",
+        f"1 frames {inspection.NO_CLASS}: {images.parent}/labels/f000.png",
         f"1 frames have no label: {images}/f001.png",
         f"2 frames have no depth: {images}/f000.png, {images}/f001.png",
-        f"1 frames {inspection.NO_DEPTH}: {images}/Zürich.png",
+        f"1 frames {inspection.NO_VALUE.format('depth')}: {images.parent}/depth/Zürich.png",
         f"1 frames {inspection.NOT_ASCII}: {images}/Zürich.png",
         "50.0 % of the label pixels are ignored, which store 255 (100 %); list a value in 'ids' if it is a class",
     }

@@ -6,190 +6,19 @@ a seeded mutator.
 
 import functools
 import shutil
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from layouts import FRAMES, LAYOUTS, SIZE, Case, Layout, content, packed, write, write_layout
 from PIL import Image
 
 from uda_jax.data.checks.check import Report, check_dataset
 from uda_jax.data.pipeline.domains import Domain, open_domain
 from uda_jax.errors import UserError, printable
-
-SIZE = (14, 18)
-FRAMES = 6
-
-
-class Layout(NamedTuple):
-    """How a data set lies on disk.
-
-    Attributes:
-      dataset, split, options: for `get_dataset`.
-      paths: {map: path of its file, with "{}" for the frame}.
-      frames: what goes into the paths.
-      ids: the largest id of a label, or None where labels are colours.
-      others: {path: text} of further files.
-      optional: maps that a frame may be without.
-      sixteen: maps whose files have 16 bits per channel.
-      channels: {map: channels of its file}.
-      one_size: whether all frames have one size by the data set's nature.
-    """
-
-    dataset: str
-    split: str
-    paths: dict[str, str]
-    frames: tuple[str, ...]
-    ids: int | None = 33
-    others: dict[str, str] = {}
-    optional: tuple[str, ...] = ()
-    sixteen: tuple[str, ...] = ("depth",)
-    channels: dict[str, int] = {"image": 3, "label": 1, "depth": 1}
-    one_size: bool = True
-
-
-def numbered(pattern: str) -> tuple[str, ...]:
-    return tuple(pattern.format(k) for k in range(1, FRAMES + 1))
-
-
-VKITTI_COLOURS = {"Terrain": (210, 0, 200), "Sky": (90, 200, 255), "Road": (100, 60, 100), "Car:1": (200, 200, 0)}
-ENCODING = "\n".join(["Category(:id) r g b", *(f"{key} {r} {g} {b}" for key, (r, g, b) in VKITTI_COLOURS.items())])
-VKITTI = {"label": 3, "image": 3, "depth": 1}
-
-LAYOUTS = {
-    "folder": Layout(
-        "folder",
-        "train",
-        {"image": "train/images/{}.jpg", "label": "train/labels/{}.png", "depth": "train/depth/{}.png"},
-        numbered("f{:03}"),
-        ids=2,
-        others={"dataset.yaml": "classes: [road, sky, tram]\ndepth_unit: 0.01\n"},
-        optional=("label", "depth"),
-        one_size=False,
-    ),
-    "camvid": Layout(
-        "camvid", "train", {"image": "train/{}.png", "label": "trainannot/{}.png"}, numbered("0001TP_{:06}"), ids=11
-    ),
-    "gta5": Layout(
-        "gta5", "train", {"image": "images/{}.png", "label": "labels/{}.png"}, numbered("{:05}"), one_size=False
-    ),
-    "cityscapes": Layout(
-        "cityscapes",
-        "train",
-        {
-            "image": "leftImg8bit_trainvaltest/leftImg8bit/train/{}_leftImg8bit.png",
-            "label": "gtFine_trainvaltest/gtFine/train/{}_gtFine_labelIds.png",
-        },
-        (*numbered("aachen/aachen_{:06}_000019")[:3], *numbered("bochum/bochum_000000_{:06}")[3:]),
-    ),
-    "synthia": Layout(
-        "synthia",
-        "train",
-        {"image": "RGB/{}.png", "label": "GT/LABELS/{}.png", "depth": "Depth/Depth/{}.png"},
-        numbered("{:07}"),
-        ids=22,
-        sixteen=("label", "depth"),
-        channels={"image": 3, "label": 3, "depth": 3},
-    ),
-    "virtual_kitti": Layout(
-        "virtual_kitti",
-        "clone",
-        {
-            "image": "vkitti_1.3.1_rgb/0001/clone/{}.png",
-            "label": "vkitti_1.3.1_scenegt/0001/clone/{}.png",
-            "depth": "vkitti_1.3.1_depthgt/0001/clone/{}.png",
-        },
-        numbered("{:05}"),
-        ids=None,
-        others={"vkitti_1.3.1_scenegt/0001_clone_scenegt_rgb_encoding.txt": ENCODING},
-        channels=VKITTI,
-    ),
-    "kitti": Layout(
-        "kitti",
-        "train",
-        {"image": "data_semantics/training/image_2/{}.png", "label": "data_semantics/training/semantic/{}.png"},
-        numbered("{:06}_10"),
-        one_size=False,
-    ),
-    "mapillary": Layout(
-        "mapillary",
-        "train",
-        {"image": "training/images/{}.jpg", "label": "training/labels/{}.png"},
-        numbered("{:022}"),
-        ids=65,
-        one_size=False,
-    ),
-}
-
-
-def png(array: np.ndarray) -> bytes:
-    """Encodes 8 or 16 bits with one or three channels; Pillow cannot write colours of 16 bits."""
-    bits, colour = 8 * array.itemsize, {2: 0, 3: 2}[array.ndim]
-    rows = array.astype(array.dtype.newbyteorder(">")).reshape(array.shape[0], -1)
-    pixels = b"".join(b"\0" + row.tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], bits, colour, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-
-
-def write(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".jpg":
-        Image.fromarray(array).save(path, quality=90)
-    else:
-        path.write_bytes(png(array))
-
-
-def content(layout: Layout, field: str, size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
-    """Returns what a file of this map holds."""
-    channels = layout.channels[field]
-    shape = (*size, 3) if channels == 3 else size
-    if field == "label" and layout.ids is None:
-        return np.array(list(VKITTI_COLOURS.values()), np.uint8)[generator.integers(0, len(VKITTI_COLOURS), size)]
-    kind = np.uint16 if field in layout.sixteen else np.uint8
-    if field == "label":
-        label = np.zeros(shape, kind)
-        label[(..., 0) if channels == 3 else ...] = generator.integers(0, layout.ids + 1, size)
-        return label
-    array = generator.integers(0, np.iinfo(kind).max, shape, kind, endpoint=True)
-    return np.repeat(array[..., :1], 3, axis=-1) if field == "depth" and channels == 3 else array
-
-
-def write_layout(layout: Layout, root: Path, size: tuple[int, int] = SIZE) -> Path:
-    generator = np.random.default_rng(7)
-    for field, path in layout.paths.items():
-        for frame in layout.frames:
-            write(root / path.format(frame), content(layout, field, size, generator))
-    for path, text in layout.others.items():
-        (root / path).write_text(text)
-    return root
-
-
-class Case(NamedTuple):
-    """One data set to damage: its root, its layout, and what the mutation draws from."""
-
-    root: Path
-    layout: Layout
-    generator: np.random.Generator
-
-    def file(self, field: str | None = None, frame: str | None = None) -> Path:
-        """Returns the file of a map, drawn at random if none is named."""
-        field = field or self.choice(sorted(self.layout.paths))
-        return self.root / self.layout.paths[field].format(frame or self.choice(self.layout.frames))
-
-    def field(self, path: Path) -> str:
-        folder = {self.root / pattern.partition("{}")[0]: field for field, pattern in self.layout.paths.items()}
-        return next(field for place, field in folder.items() if place in (path, *path.parents))
-
-    def choice(self, options):
-        return options[self.generator.integers(len(options))]
 
 
 def truncated(case: Case) -> str:
@@ -339,25 +168,6 @@ def unknown_id(case: Case) -> str:
     array[3, 4] = 200
     write(path, array)
     return str(path)
-
-
-def packed(root: Path, kind: str) -> list[Path]:
-    """Moves each folder of a root into an archive of its own and returns the archives."""
-    archives = []
-    for folder in [path for path in sorted(root.iterdir()) if path.is_dir()]:
-        archive = root / f"{folder.name}.{kind}"
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        if kind == "zip":
-            with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
-                for path in files:
-                    out.write(path, path.relative_to(root))
-        else:
-            with tarfile.open(archive, "w") as out:
-                for path in files:
-                    out.add(path, path.relative_to(root))
-        shutil.rmtree(folder)
-        archives.append(archive)
-    return archives
 
 
 def cut_archive(case: Case, kind: str) -> str:

@@ -94,11 +94,13 @@ def test_what_systems_leave_behind_is_no_file(tmp_path):
     assert list(Tree("made_up", tmp_path).files("images", (".png",))) == ["2.png"]
 
 
-def test_compressed_tars_are_passed_over(tmp_path):
+def test_compressed_tars_are_passed_over_but_named(tmp_path):
     write_tar(tmp_path / "download.tgz", CONTENT, tmp_path / "source", "w:gz")
     (tmp_path / "source").rename(tmp_path.parent / "elsewhere")
     tree = Tree("made_up", tmp_path)
-    assert tree.find("images") is None and tree.problems == []
+    assert tree.find("images") is None
+    (note,) = tree.problems
+    assert note.note and "download.tgz: not read, since only .zip and .tar can be; unpack it" in note.message
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar"])

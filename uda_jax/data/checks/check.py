@@ -21,16 +21,16 @@ import numpy as np
 
 from uda_jax.data import known_splits, open_dataset, published_counts, reader
 from uda_jax.data.base import MAPS, Dataset
-from uda_jax.data.checks.inspection import LISTED, NOT_ASCII, Finding, Range, inspect_frame
+from uda_jax.data.checks import inspection
+from uda_jax.data.checks.inspection import LISTED, Finding, Range
 from uda_jax.data.checks.label_files import Stored, class_notes, palette_notes
 from uda_jax.data.io.archives import Problem, Tree
 from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels.label_spaces import LabelSpace
+from uda_jax.data.pairing import folded_name
 from uda_jax.errors import UserError, printable
 
-# Up to this share of the frames are exceptions; more is variety, and no fault.
-_EXCEPTIONS = 0.2
 # What is wrong in one way differs in ids, colours and sizes.
 _NUMBER = re.compile("[0-9]+")
 # Data sets of the user's own files, which may be named and sized in any way.
@@ -126,16 +126,18 @@ def check_dataset(
     try:
         dataset = open_dataset(name, root, split, label_space, **(options or {}))
     except UserError as error:
-        # A folder may be missing because the archive that holds it is damaged.
-        damaged = _damaged_archives(name, root)
-        if not damaged:
+        # A folder may be missing because the archive that holds it is damaged, or of a kind that is not read.
+        archives = _odd_archives(name, root)
+        if not archives:
             raise
-        return Report(name, split, problems=(*damaged, Problem(None, "image", str(error))))
+        damaged = [problem for problem in archives if not problem.note]
+        notes = tuple(problem.message for problem in archives if problem.note)
+        return Report(name, split, problems=(*damaged, Problem(None, "image", str(error))), notes=notes)
     bar = progress_bar(f"{name} {split}", len(dataset), "frames", shown=progress)
     indices = [(index,) for index in range(len(dataset))]
     with (
         contextlib.closing(bar),
-        parallel_map(inspect_frame, indices, workers, shared=(dataset, name), title=name) as findings,
+        parallel_map(inspection.inspect_frame, indices, workers, shared=(dataset, name), title=name) as findings,
     ):
         builder = _ReportBuilder(dataset, name)
         for index, finding in enumerate(findings):
@@ -188,7 +190,7 @@ class _ReportBuilder:
     def __init__(self, dataset: Dataset, name: str):
         self._dataset, self._name = dataset, name
         self._problems: dict[int, dict[str, str]] = {}
-        self._notes: dict[str, list[int]] = collections.defaultdict(list)
+        self._notes: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
         self._kinds = {field: collections.defaultdict(list) for field in MAPS}
         self._sizes: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
         self._maps: collections.Counter[str] = collections.Counter()
@@ -200,8 +202,8 @@ class _ReportBuilder:
         """Enters what frame `index` is like."""
         if finding.problems:
             self._problems[index] = finding.problems
-        for note in finding.notes:
-            self._notes[note].append(index)
+        for note, field in finding.notes.items():
+            self._notes[note, field].append(index)
         for field, kind in finding.kinds.items():
             self._kinds[field][kind].append(index)
         if "image" in finding.sizes:
@@ -234,7 +236,8 @@ class _ReportBuilder:
             notes.append("no frame has a label")
         notes += [problem.message for problem in self._dataset.passed_over]
         notes += [
-            f"{len(frames)} frames {note}: {self._examples(frames, names)}" for note, frames in self._notes.items()
+            f"{len(frames)} frames {note}: {self._examples(frames, names, field)}"
+            for (note, field), frames in self._notes.items()
         ]
         return Report(
             self._name,
@@ -254,13 +257,13 @@ class _ReportBuilder:
         """Reports files and images unlike those of the other frames; returns notes about where frames vary."""
         notes = []
         for field, kinds in self._kinds.items():
-            usual, exceptions = _exceptions(kinds)
+            usual, exceptions = inspection.few_exceptions(kinds)
             for index, kind in exceptions.items():
                 self._add(index, field, f"Pillow mode {kind}, unlike {usual} of the other {field} files; convert it")
             if len(kinds) > 1 and not exceptions:
                 listed = ", ".join(f"{kind} ({len(frames)})" for kind, frames in kinds.items())
                 notes.append(f"the {field} files have several Pillow modes: {listed}")
-        usual, exceptions = _exceptions(self._sizes)
+        usual, exceptions = inspection.few_exceptions(self._sizes)
         if self._name not in _MANY_SIZES:
             for index, (height, width) in exceptions.items():
                 self._add(
@@ -274,7 +277,11 @@ class _ReportBuilder:
     def _look_at_names(self, names: Sequence[str]) -> None:
         """Reports names that lists of names cannot hold, and those that the published set cannot have."""
         often = {name for name, count in collections.Counter(names).items() if count > 1}
+        folded = [folded_name(name) for name in names]
+        alike = {name for name, count in collections.Counter(folded).items() if count > 1}
         for index, name in enumerate(names):
+            if folded[index] in alike and name not in often:
+                self._notes[inspection.ALIKE, "image"].append(index)
             if name in often:
                 self._add(
                     index, "image", f"the name '{printable(name)}' belongs to several frames; rename or remove one"
@@ -284,7 +291,7 @@ class _ReportBuilder:
             elif [name] != [line.strip() for line in name.splitlines()]:
                 self._add(index, "image", "the name begins or ends with a space, or holds a line break; rename it")
             elif not name.isascii() and self._name in _OWN_FILES:
-                self._notes[NOT_ASCII].append(index)
+                self._notes[inspection.NOT_ASCII, "image"].append(index)
             elif not name.isascii():
                 self._add(
                     index, "image", f"unexpected name, those of {self._name} are ASCII; rename or remove the file"
@@ -298,7 +305,9 @@ class _ReportBuilder:
             with contextlib.suppress(Exception):
                 missing = {name for name in self._dataset.missing(field) if (name, field) not in reported}
             if missing:
-                self._notes[f"have no {field}"] = [index for index, name in enumerate(names) if name in missing]
+                self._notes[f"have no {field}", "image"] = [
+                    index for index, name in enumerate(names) if name in missing
+                ]
 
     def _found(self, names: Sequence[str]) -> list[Problem]:
         """Returns the problems of frames; what is wrong alike with many of them is one."""
@@ -309,7 +318,7 @@ class _ReportBuilder:
                 groups[field, _NUMBER.sub("", reason)].append((names[index], message))
         found = []
         for (field, _), alike in groups.items():
-            if len(alike) > max(LISTED, _EXCEPTIONS * len(names)):
+            if len(alike) > max(LISTED, inspection.EXCEPTIONS * len(names)):
                 message = f"{alike[0][1]} (and likewise {len(alike) - 1} more {field} files)"
                 found.append(Problem(None, field, message, frames=tuple(name for name, _ in alike)))
             else:
@@ -329,22 +338,12 @@ class _ReportBuilder:
         where = file or f"{self._name}: frame '{printable(self._dataset.name(index))}'"
         self._problems.setdefault(index, {}).setdefault(field, f"{where}: {message}")
 
-    def _examples(self, frames: Sequence[int], names: Sequence[str]) -> str:
-        listed = [str(self._dataset.files(index).get("image", printable(names[index]))) for index in frames[:LISTED]]
+    def _examples(self, frames: Sequence[int], names: Sequence[str], field: str = "image") -> str:
+        listed = [str(self._dataset.files(index).get(field, printable(names[index]))) for index in frames[:LISTED]]
         return ", ".join(listed) + (" and others" if len(frames) > LISTED else "")
 
 
-def _exceptions(groups: Mapping[Any, list[int]]) -> tuple[Any, dict[int, Any]]:
-    """Returns the usual key and {frame: its key} of the few frames elsewhere; of none if the frames vary a lot."""
-    if len(groups) < 2:
-        return None, {}
-    usual = max(groups, key=lambda key: len(groups[key]))
-    others = {frame: key for key, frames in groups.items() if key != usual for frame in frames}
-    few = len(others) <= _EXCEPTIONS * sum(map(len, groups.values()))
-    return usual, others if few else {}
-
-
-def _damaged_archives(name: str, root: str | os.PathLike | None) -> list[Problem]:
+def _odd_archives(name: str, root: str | os.PathLike | None) -> list[Problem]:
     with contextlib.suppress(UserError):
         return Tree(name, root).problems
     return []

@@ -16,13 +16,22 @@ from uda_jax.data.io.jpeg import is_jpeg
 from uda_jax.errors import UserError, printable
 
 LISTED = 3
+# Up to this share of the frames are exceptions; more is variety, and no fault.
+EXCEPTIONS = 0.2
 
 # Notes of a report: "3 frames <note>: ...".
 NOT_ASCII = "have a name beyond ASCII, which other systems may write differently"
 OTHER_LABEL_SIZE = "have a label of another size than the image, which is fitted to it"
 BYTES_BEHIND = "have bytes behind the end of a picture, as some cameras write, which do no harm"
 NO_CLASS = "have a label without one pixel of a class"
-NO_DEPTH = "have a depth map without one valid pixel"
+ONE_COLOUR = "have an image of one colour all over"
+ONE_CLASS = "have a label of one class all over"
+NO_VALUE = "have a {} map without one valid pixel"
+ONE_VALUE = "have a {} map of one value all over"
+ODD_UNIT = "have no {} between 0.1 m and 1 km, so its unit may be wrong"
+ALIKE = "have names that differ in case or the form of letters only, which other systems take for one"
+# Metres: what lies all beyond, or all within, is hardly a scene.
+_NEAR, _FAR = 0.1, 1000
 
 
 class Range(NamedTuple):
@@ -43,7 +52,7 @@ class Finding(NamedTuple):
 
     Attributes:
       problems: {map: message}.
-      notes: which of this module's notes apply.
+      notes: {which of this module's notes applies: the map it is about}.
       kinds: {map: mode of its file}.
       sizes: {map: (height, width)}, of those that could be read.
       pixels: int64 `[256]` of the label space, or None without a label.
@@ -52,7 +61,7 @@ class Finding(NamedTuple):
     """
 
     problems: dict[str, str]
-    notes: tuple[str, ...]
+    notes: dict[str, str]
     kinds: dict[str, str]
     sizes: dict[str, tuple[int, int]]
     pixels: np.ndarray | None
@@ -66,7 +75,7 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
     where = {field: str(files.get(field, f"{name}: frame '{printable(dataset.name(index))}'")) for field in MAPS}
     with proving():
         example, problems = _decoded(dataset, index, where, files)
-    kinds, notes = {}, []
+    kinds, notes = {}, {}
     for field, file in files.items():
         try:
             data = file.read_bytes()
@@ -77,7 +86,7 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
         if not is_jpeg(data) and (reason := damage(data)):
             problems.setdefault(field, f"{file}: damaged: {reason}; copy it again")
         elif bytes_behind(data):
-            notes.append(BYTES_BEHIND)
+            notes[BYTES_BEHIND] = field
         with contextlib.suppress(Exception):
             # A file that Pillow cannot identify is reported by its decoder, or is no picture.
             kinds[field] = _kind(data)
@@ -93,7 +102,9 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
                 "label", f"{where['label']}: ids {listed} are none of {name}; replace the file or leave the frame out"
             )
         if not pixels[: len(dataset.label_space.names)].any():
-            notes.append(NO_CLASS)
+            notes[NO_CLASS] = "label"
+        elif example["label"].size > 1 and np.count_nonzero(pixels) == 1:
+            notes[ONE_CLASS] = "label"
     for field, spec in MAPS.items():
         if spec.unit is not None and field in example:
             values = example[field]
@@ -105,12 +116,19 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
             valid = values[values > 0]
             low, high = (float(valid.min()), float(valid.max())) if valid.size else (np.inf, -np.inf)
             ranges[field] = Range(low, high, valid.size, values.size)
-            notes += [] if valid.size else [NO_DEPTH]
+            if not valid.size:
+                notes[NO_VALUE.format(field)] = field
+            elif valid.size > 1 and low == high:
+                notes[ONE_VALUE.format(field)] = field
+            if valid.size and spec.unit == "m" and (low > _FAR or high < _NEAR):
+                notes[ODD_UNIT.format(field)] = field
+    if "image" in example and _is_plain(example["image"]):
+        notes[ONE_COLOUR] = "image"
     sizes = {field: np.shape(example[field])[:2] for field in MAPS if field in example}
     # The label of a classified picture is one pixel.
     if not problems and "image" in sizes and sizes.get("label", sizes["image"]) not in (sizes["image"], (1, 1)):
-        notes.append(OTHER_LABEL_SIZE)
-    return Finding(problems, tuple(dict.fromkeys(notes)), kinds, sizes, pixels, ranges, stored)
+        notes[OTHER_LABEL_SIZE] = "label"
+    return Finding(problems, notes, kinds, sizes, pixels, ranges, stored)
 
 
 def _decoded(
@@ -162,6 +180,12 @@ def _kind(data: bytes) -> str:
     return f"{mode} of 16 bits" if mode == "RGB" and bits == 16 else mode
 
 
+def _is_plain(image: np.ndarray) -> bool:
+    """Returns whether an image has one colour all over."""
+    # Most are told apart by a few pixels.
+    return not (image[::16, ::16] != image[0, 0]).any() and not (image != image[0, 0]).any()
+
+
 def _label_values(dataset: Dataset, label: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """Returns int64 `[256]`, pixels of each value of the label space, and the ids that the data set does not define."""
     counts = np.bincount(label.ravel(), minlength=256)
@@ -171,3 +195,13 @@ def _label_values(dataset: Dataset, label: np.ndarray) -> tuple[np.ndarray, list
     pixels = np.zeros(256, np.int64)
     np.add.at(pixels, dataset.table, counts)
     return pixels, unknown
+
+
+def few_exceptions(groups: Mapping[Any, list[int]]) -> tuple[Any, dict[int, Any]]:
+    """Returns the usual key and {frame: its key} of the few frames elsewhere; of none if the frames vary a lot."""
+    if len(groups) < 2:
+        return None, {}
+    usual = max(groups, key=lambda key: len(groups[key]))
+    others = {frame: key for key, frames in groups.items() if key != usual for frame in frames}
+    few = len(others) <= EXCEPTIONS * sum(map(len, groups.values()))
+    return usual, others if few else {}

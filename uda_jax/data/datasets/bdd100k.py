@@ -50,7 +50,8 @@ class Bdd100k(FrameFiles):
                 "of the older archive, unpacked or in archives"
             )
         problems = tree.problems
-        images = tree.files(tree.find(f"{layout.images}/{split}"), IMAGE_ENDINGS)
+        folder = tree.find(f"{layout.images}/{split}")
+        images = tree.files(folder, IMAGE_ENDINGS)
         location = tree.find(f"{layout.labels}/{split}")
         labels = tree.files(location, LABEL_ENDINGS) if location else {}
         frames, unpaired = pair(

@@ -190,6 +190,10 @@ def disparity_metres(frame: Frame) -> np.ndarray:
       UserError: either file is missing or damaged, or the camera file lacks a field.
     """
     counts = read_depth(frame.depth, 1, bits=(16,))
+    if frame.context is None:
+        raise UserError(
+            f"{frame.depth}: there is no camera file {printable(frame.name)}_camera.json of this frame; add it"
+        )
     baseline, focal_length = read_camera(frame.context)
     return metres_from_disparity((counts - 1) / 256, baseline=baseline, focal_length=focal_length)
 

@@ -21,8 +21,6 @@ import gzip
 import io
 import os
 import struct
-import zipfile
-import zlib
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -32,6 +30,7 @@ from uda_jax.data.base import Dataset
 from uda_jax.data.frames import check_split
 from uda_jax.data.io.archives import File, Tree
 from uda_jax.data.io.matlab import read_matrix
+from uda_jax.data.io.packed import DAMAGED
 from uda_jax.data.labels.label_spaces import LabelSpace, distinct_colours
 from uda_jax.errors import UserError
 
@@ -172,7 +171,8 @@ class Digits(Dataset):
             )
         if labels.shape != images.shape[:1]:
             raise UserError(
-                f"{source}: expected one label for each of {len(images)} pictures, got {labels.shape}; copy it again"
+                f"{' and '.join(map(str, self._files))}: expected one label for each of {len(images)} pictures, got "
+                f"{labels.shape}; copy them again"
             )
         if not len(labels):
             raise UserError(f"{source}: expected pictures, found none; copy it again")
@@ -232,7 +232,7 @@ def _samples(files: tuple[File, ...], split: str) -> tuple[np.ndarray, np.ndarra
             return _idx(contents[0]), _idx(contents[1])
         return _rows(contents[0])
     # A damaged file raises whatever the decompressor or the parser meets first.
-    except (OSError, EOFError, ValueError, KeyError, struct.error, zlib.error, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, *DAMAGED) as error:
         names = " and ".join(map(str, files))
         raise UserError(f"{names}: cannot be read ({' '.join(str(error).split())}); copy it again") from None
 

@@ -86,13 +86,15 @@ def _semantic_frames(tree: Tree, part: str) -> tuple[list[Frame], list[Problem]]
 def _sparse_frames(tree: Tree, part: str) -> tuple[list[Frame], list[Problem]]:
     """Lists the frames of "train" or "val" of `data_depth_annotated` whose camera image is there, too."""
     files = tree.files("", (".png",), recursive=True)
-    depths, images = {}, {}
+    depths, images, others = {}, {}, []
     for name, file in files.items():
         if match := _SPARSE.fullmatch(name):
             if match[1] == part:
                 depths[f"{match[2]}/{match[3]}"] = file
         elif (match := _CAMERA.fullmatch(name)) and "proj_depth" not in name:
             images[f"{match[1]}/{match[2]}"] = file
+        elif "image_02/" in name and not match:
+            others.append(file)
     if not depths:
         raise UserError(
             f"kitti: no file {tree.where(part)}/*_sync/proj_depth/groundtruth/image_02/*.png; 'root' must hold "
@@ -105,6 +107,14 @@ def _sparse_frames(tree: Tree, part: str) -> tuple[list[Frame], list[Problem]]:
             "the raw drives"
         )
     frames, problems = pair(both, depth={name: depths[name] for name in both})
+    if others:
+        message = (
+            f"{others[0]}: this and {len(others) - 1} more files are not read, since their names are not ten digits"
+        )
+        problems.append(Problem(None, "image", message, note=True))
+    if alone := [file for name, file in depths.items() if name not in both]:
+        message = f"{alone[0]}: this and {len(alone) - 1} more depth maps have no image of their drive and number"
+        problems.append(Problem(None, "depth", message, note=True))
     return frames, tree.problems + problems
 
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from uda_jax.data.base import Dataset
 from uda_jax.data.io.archives import Bytes
+from uda_jax.data.io.files import cannot_read, require_file
 from uda_jax.data.io.images import read_depth, read_floats, read_image, read_label, stored_size
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import IGNORE, LabelSpace, distinct_colours
@@ -152,6 +153,12 @@ class Tfds(Dataset):
         """Returns TFDS' random-access source of the split, whose pictures stay encoded."""
         if self._source is None:
             tfds = _tfds()
+            for shard in sorted(self._folder.glob("*array_record*")):
+                try:
+                    # The library below TFDS would wait for a pipe for ever.
+                    require_file(shard)
+                except OSError as error:
+                    raise UserError(cannot_read(printable(str(shard)), error)) from None
             try:
                 builder = tfds.builder_from_directory(self._folder)
                 features = builder.info.features

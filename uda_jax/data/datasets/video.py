@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from uda_jax.data.base import Dataset
+from uda_jax.data.io.animations import Animation, numbered, unreadable
 from uda_jax.data.io.archives import Problem, Tree
-from uda_jax.data.io.images import IMAGE_ENDINGS, opened, read_image, stored_size
+from uda_jax.data.io.images import IMAGE_ENDINGS, read_image, stored_size
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pairing import by_name, passed_over
 from uda_jax.errors import UserError, printable
@@ -107,7 +107,7 @@ def _open(root: str | os.PathLike | None) -> Any:
     if ending in VIDEOS:
         return _Stream(path)
     if ending in ANIMATIONS:
-        return _Animation(path)
+        return Animation(path)
     if ending in (".zip", ".tar"):
         return _Pictures(Tree("video", root))
     raise UserError(
@@ -123,8 +123,9 @@ class _Pictures:
         problems: list[Problem] = []
         files = by_name(tree.files("", IMAGE_ENDINGS, recursive=True), IMAGE_ENDINGS, problems)
         self.names = tuple(sorted(files, key=natural))
-        self.problems = (*tree.problems, *problems)
-        self.passed_over = passed_over(tree.where(""), tree.passed_over(""), "image", ())
+        self.problems = tuple(problem for problem in (*tree.problems, *problems) if not problem.note)
+        notes = [problem for problem in tree.problems if problem.note]
+        self.passed_over = [*notes, *passed_over(tree.where(""), tree.passed_over(""), "image", ())]
         self._files = tuple(files[name] for name in self.names)
 
     def picture(self, number: int) -> np.ndarray:
@@ -142,63 +143,11 @@ def natural(name: str) -> tuple:
 
 
 class _Opened(threading.local):
-    """What a thread has open of a file: an animation's image, or a video's container and the frames to come."""
+    """What a thread has open of a video: its container and the frames to come."""
 
-    image: Image.Image | None = None
     container: Any = None
     frames: Any = None
     last: int | None = None  # when the frame that was read last is shown
-
-
-class _Animation:
-    """A file of several pictures, read by Pillow."""
-
-    problems: tuple[Problem, ...] = ()
-    passed_over: tuple[Problem, ...] = ()
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._thread = _Opened()
-        count = self._guarded(lambda image: getattr(image, "n_frames", 1), 0, "")
-        self.names = _numbered(path, count)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_thread"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _thread=_Opened())
-
-    def picture(self, number: int) -> np.ndarray:
-        def decoded(image: Image.Image) -> np.ndarray:
-            image.seek(number)
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"expected 8 bits per channel, got Pillow mode {image.mode}")
-            return np.array(image.convert("RGB"))
-
-        return self._guarded(decoded, number, f", frame {number}")
-
-    def size(self, number: int) -> tuple[int, int]:
-        def header(image: Image.Image) -> tuple[int, int]:
-            if image.format == "TIFF":
-                # Pages may differ, and are found without decoding those before; the frames of others are one canvas.
-                image.seek(number)
-            return image.size[::-1]
-
-        return self._guarded(header, number, f", frame {number}")
-
-    def _guarded(self, read: Any, number: int, frame: str) -> Any:
-        """Returns `read(image)` of this thread's image, which is open and not yet past frame `number`."""
-        image = self._thread.image
-        try:
-            # Pillow goes back to the start for an earlier frame, too, but loses its way there in some PNGs.
-            if image is None or image.tell() > number:
-                self._thread.image = image = opened(self._path)
-            return read(image)
-        # What Pillow raises for damaged files depends on the format and on where the damage is.
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-            # The next frame starts afresh, so that one that cannot be read does not harm those after it.
-            self._thread.image = None
-            raise _unreadable(self._path, frame, error) from None
 
 
 class _Stream:
@@ -209,7 +158,6 @@ class _Stream:
     """
 
     problems: tuple[Problem, ...] = ()
-    passed_over: tuple[Problem, ...] = ()
 
     def __init__(self, path: Path):
         self._path = path
@@ -217,13 +165,12 @@ class _Stream:
         av = _pyav(path)
         try:
             with av.open(str(path)) as container:
-                packets = [
-                    (packet.pts, packet.dts, packet.is_keyframe)
-                    for packet in container.demux(_first_stream(container, path))
-                    if packet.size and not packet.is_discard
-                ]
+                stream = _first_stream(container, path)
+                found = [packet for packet in container.demux(stream) if packet.size]
+                packets = [(packet.pts, packet.dts, packet.is_keyframe) for packet in found if not packet.is_discard]
+                self.passed_over = _early_end(path, stream, container.duration, found)
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise _unreadable(path, "", error) from None
+            raise unreadable(path, "", error) from None
         if any(time is None for time, _, _ in packets):
             raise UserError(
                 f"video: {printable(str(path))}: its frames carry no times, so none can be found again; convert it, "
@@ -232,7 +179,7 @@ class _Stream:
         self._times = sorted({time for time, _, _ in packets})
         # When a key frame is shown, and when it is decoded.
         self._keys = sorted((time, time if decoded is None else decoded) for time, decoded, is_key in packets if is_key)
-        self.names = _numbered(path, len(self._times))
+        self.names = numbered(path, len(self._times))
         if not self.names:
             raise UserError(f"video: {printable(str(path))}: the video holds no frame; copy it again")
 
@@ -259,9 +206,9 @@ class _Stream:
                     return _upright(frame)
         except (av.FFmpegError, OSError, ValueError) as error:
             self._close()
-            raise _unreadable(self._path, f", frame {number}", error) from None
+            raise unreadable(self._path, f", frame {number}", error) from None
         self._close()
-        raise _unreadable(self._path, f", frame {number}", "its data is missing or damaged")
+        raise unreadable(self._path, f", frame {number}", "its data is missing or damaged")
 
     def size(self, number: int) -> None:
         del number
@@ -305,6 +252,22 @@ class _Stream:
         state.container = state.frames = state.last = None
 
 
+def _early_end(path: Path, stream: Any, duration: int | None, packets: list[Any]) -> tuple[Problem, ...]:
+    """Returns what to say of a file that has less in it than its header says, as one that was cut off has."""
+    ends = [packet.pts + (packet.duration or 0) for packet in packets if packet.pts is not None]
+    if not ends or not duration:
+        return ()
+    # The duration of a file is in microseconds, and other streams may be a little longer.
+    said, end = duration / 1e6, float(max(ends) * packets[0].time_base)
+    if stream.frames <= len(packets) and (stream.frames or said - end <= max(0.1, 0.02 * said)):
+        return ()
+    message = (
+        f"{printable(str(path))}: its pictures end after {end:.2f} s, {len(packets)} of them, but its header says "
+        f"{said:.2f} s{f', {stream.frames} of them' if stream.frames else ''}; if it was cut off, copy it again"
+    )
+    return (Problem(None, "image", message, note=True),)
+
+
 def _first_stream(container: Any, path: Path) -> Any:
     if not container.streams.video:
         raise UserError(f"video: {printable(str(path))}: the file has no video stream; set root to another one")
@@ -327,12 +290,3 @@ def _upright(frame: Any) -> np.ndarray:
     # PyAV gives the angle counter-clockwise, as rot90 takes it.
     quarters = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarters))
-
-
-def _numbered(path: Path, count: int) -> tuple[str, ...]:
-    return tuple(f"{path.stem}_{number:06d}" for number in range(count))
-
-
-def _unreadable(path: Path, frame: str, reason: object) -> UserError:
-    words = printable(" ".join(str(reason).split()))
-    return UserError(f"video: {printable(str(path))}{frame}: cannot be decoded ({words}); copy it again")

@@ -171,6 +171,11 @@ def _drive(
         files = tree.files(f"{location}{layout.folders[field].format(**drive)}", endings)
         # The prefix tells nothing that the folder does not.
         named = {name[len(prefix) :]: file for name, file in files.items() if name.startswith(prefix)}
+        if others := [file for name, file in files.items() if not name.startswith(prefix)]:
+            message = (
+                f"{others[0]}: this and {len(others) - 1} more files do not begin with '{prefix}' and are not read"
+            )
+            problems.append(Problem(None, field, message, note=True))
         maps[field] = by_name(
             {f"{world}/{variation}/{name}": file for name, file in named.items()}, endings, problems, field
         )

@@ -1,28 +1,27 @@
 """Files where they lie: in folders, and inside the archives that a data set was downloaded as.
 
 A `Tree` shows a root folder and the zip and plain tar archives directly in it as one tree, as if all of them had been
-unpacked there; the root may also be one archive. Compressed tars cannot be read at random, and are left out.
+unpacked there; the root may also be one archive. Compressed tars cannot be read at random: they are left out,
+and named.
+
 Libraries of virtual file systems, such as fsspec, open one archive at a time; here many form one tree, whose listing
 also tells which archive is damaged and which link leads nowhere.
 """
 
 import contextlib
 import os
-import tarfile
-import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from uda_jax.data.io import packed
 from uda_jax.data.io.names import is_safe
-from uda_jax.data.io.packed import Bytes, File, tar_members, zip_members
+from uda_jax.data.io.packed import ARCHIVES, UNREAD, Bytes, File
 from uda_jax.data.io.problems import Problem
 from uda_jax.errors import UserError, printable
 
 __all__ = ["Bytes", "File", "Problem", "Tree"]
 
-ARCHIVES = (".zip", ".tar")
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".rar", ".7z")
 # What macOS packs beside the files proper.
 _FOREIGN = "__MACOSX"
 # How deep below the root `Tree.find` looks for a folder: data sets are unpacked into one or two folders more.
@@ -72,8 +71,11 @@ class Tree:
         self._asked: dict[str, set[str]] = {}
         self._found: dict[str, set[File]] = {}
         self._packed_folders: dict[str, list[str]] = {}
+        unread: list[Path] = []
         if self.root.is_dir():
-            archives = [path for path in sorted(self.root.iterdir()) if path.suffix.lower() in ARCHIVES]
+            paths = sorted(self.root.iterdir())
+            archives = [path for path in paths if path.suffix.lower() in ARCHIVES and not path.is_dir()]
+            unread = [path for path in paths if path.name.lower().endswith(UNREAD)]
         elif self.root.suffix.lower() in ARCHIVES and self.root.is_file():
             archives = [self.root]
         else:
@@ -81,8 +83,11 @@ class Tree:
                 f"{dataset}: root: no folder {self.root}; set the domain's 'root' to where the data set lies"
             )
         for archive in archives:
-            if archive.is_file():
-                self._index(archive)
+            self._index(archive)
+        for archive in unread:
+            self._report(
+                f"{printable(str(archive))}: not read, since only {' and '.join(ARCHIVES)} can be; unpack it", note=True
+            )
 
     def find(self, folder: str) -> str | None:
         """Returns where a folder such as "leftImg8bit/train" is, at the root or a few folders below; None if nowhere.
@@ -124,7 +129,7 @@ class Tree:
         endings = tuple(endings)
         listed = {name: self._members[_join(folder, name)] for name in self._packed(folder, recursive)}
         if self.root.is_dir():
-            listed |= {name: File(self.root / folder / name) for name in self._on_disk(folder, recursive)}
+            listed |= {name: File(self.root / folder / name) for name in self._on_disk(folder, recursive, endings)}
         found = {name: file for name, file in sorted(listed.items()) if name.lower().endswith(endings)}
         passed = listed.keys() - found.keys()
         self._passed[folder] = self._passed.get(folder, passed) & passed
@@ -155,7 +160,7 @@ class Tree:
         """Reports files that were unpacked one folder too deep."""
         for child in self._folders(folder):
             below = _join(folder, child)
-            names = [*self._packed(below, False), *(self._on_disk(below, False) if self.root.is_dir() else ())]
+            names = [*self._packed(below, False), *(self._on_disk(below, False, ()) if self.root.is_dir() else ())]
             if deeper := [name for name in names if name.lower().endswith(endings)]:
                 self._report(
                     f"{self.where(folder)}: expected files {' or '.join(endings)} in it, found none, but {len(deeper)} "
@@ -174,19 +179,24 @@ class Tree:
 
     def _index(self, archive: Path) -> None:
         """Enters the members of an archive."""
+        where = printable(str(archive))
         try:
-            members = dict(zip_members(archive) if archive.suffix.lower() == ".zip" else tar_members(archive))
-        except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
-            self._report(f"{printable(str(archive))}: damaged archive ({error}); download it again")
+            listing = packed.listed(archive)
+        except packed.DAMAGED as error:
+            reason = printable(" ".join((getattr(error, "strerror", None) or str(error)).split()))
+            self._report(f"{where}: damaged archive ({reason}); download it again")
             return
+        for note in listing.notes:
+            self._report(f"{where}: {note}", note=True)
+        members = {name: file for name, file in listing.members.items() if not _is_foreign(name)}
         if unsafe := [name for name in members if not is_safe(name)]:
             self._report(
-                f"{printable(str(archive))}: {len(unsafe)} names in it lead out of its folder or hold control "
+                f"{where}: {len(unsafe)} names in it lead out of its folder or hold control "
                 f"characters, the first is {unsafe[0]!r}; they are not read, do not use this copy"
             )
         for name, file in members.items():
             parts = name.split("/")
-            if not is_safe(name) or _FOREIGN in parts or any(part.startswith(".") for part in parts):
+            if not is_safe(name):
                 continue
             self._members.setdefault(name, file)
             for depth, part in enumerate(parts):
@@ -202,7 +212,9 @@ class Tree:
             elif recursive:
                 yield from (_join(entry, name) for name in self._packed(path, True))
 
-    def _on_disk(self, folder: str, recursive: bool, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    def _on_disk(
+        self, folder: str, recursive: bool, endings: tuple[str, ...], above: tuple[tuple[int, int], ...] = ()
+    ) -> Iterator[str]:
         """Yields names below a folder, following links but never back to a folder they come from."""
         try:
             entries = self._entries(folder)
@@ -226,8 +238,10 @@ class Tree:
                 yield entry.name
             elif entry.is_symlink() and _identity(entry.path) in above:
                 self._report(f"{printable(entry.path)}: the folder links back to one that holds it; remove the link")
+            elif endings and entry.name.lower().endswith(endings):
+                self._report(f"{printable(entry.path)}: expected a file, found a folder; replace or remove it")
             elif recursive:
-                below = self._on_disk(_join(folder, entry.name), True, above)
+                below = self._on_disk(_join(folder, entry.name), True, endings, above)
                 yield from (_join(entry.name, name) for name in below)
 
     def _entries(self, folder: str) -> list[os.DirEntry]:
@@ -242,9 +256,9 @@ class Tree:
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda entry: entry.name)
 
-    def _report(self, message: str) -> None:
+    def _report(self, message: str, *, note: bool = False) -> None:
         """Adds a problem of no single frame, once."""
-        if (problem := Problem(None, "image", message)) not in self.problems:
+        if (problem := Problem(None, "image", message, note=note)) not in self.problems:
             self.problems.append(problem)
 
     def _folders(self, folder: str) -> list[str]:
@@ -261,7 +275,7 @@ def compressed(root: str | os.PathLike | None) -> list[Path]:
         return []
     path = Path(root).expanduser()
     found = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [file for file in found if file.name.lower().endswith(_COMPRESSED) and file.is_file()]
+    return [file for file in found if file.name.lower().endswith(UNREAD) and file.is_file()]
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -284,3 +298,9 @@ def _identity(path: str | os.PathLike) -> tuple[int, int]:
 
 def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
+
+
+def _is_foreign(name: str) -> bool:
+    """Returns whether a system packed this beside the files proper, or hid it."""
+    parts = name.split("/")
+    return _FOREIGN in parts or any(part.startswith(".") and part not in (".", "..") for part in parts)

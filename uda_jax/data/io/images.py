@@ -13,6 +13,7 @@ import contextvars
 import io
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,11 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 _PAGED = frozenset(("TIFF", "GIF", "WEBP", "PNG"))
 # One of these is in a PNG that has an orientation.
 _ORIENTED_PNG = (b"eXIf", b"Raw profile", b"adobe.xmp")
+# What Pillow raises for damaged files: it depends on the format and on where the damage is.
+BROKEN = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError, RuntimeError),
+    *(struct.error, zlib.error),
+)
 # Whether pictures are proved only, see `proving`.
 _PROVING: contextvars.ContextVar[bool] = contextvars.ContextVar("proving", default=False)
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
@@ -174,15 +180,16 @@ def damage(data: bytes) -> str | None:
         with contextlib.suppress(jpeg.UnknownKindError):
             return jpeg.damage(data)
     if data.startswith(png.SIGNATURE) and not png.is_complete_png(data):
-        return "its end or a checksum is wrong"
+        return "its end, a part or a checksum is wrong"
     return None
 
 
 @contextlib.contextmanager
 def proving() -> Iterator[None]:
-    """Within the block, `read_image` reads a JPEG as `damage` does and gives a black picture of its size, or raises.
+    """Within the block, `read_image` reads a JPEG as `damage` does and gives a picture of its size, or raises.
 
-    For whoever asks whether pictures can be read, and not for what they show: half the time of decoding them.
+    That picture is black but for its first pixel, unless the file is of one colour all over. For whoever asks whether
+    pictures can be read, and not for what they show: half the time of decoding them.
     """
     token = _PROVING.set(True)
     try:
@@ -249,13 +256,15 @@ def _upright_size(image: Image.Image, data: bytes) -> tuple[int, int]:
 
 
 def _rgb(image: Image.Image, data: bytes) -> np.ndarray:
-    if image.format in _PAGED and (pages := getattr(image, "n_frames", 1)) > 1:
-        raise _Refused(f"expected one picture, got {pages} in one file; write each into a file of its own")
     if _PROVING.get() and jpeg.is_jpeg(data):
         with contextlib.suppress(jpeg.UnknownKindError):
-            if reason := jpeg.damage(data):
+            reason, is_plain = jpeg.proved(data)
+            if reason:
                 raise _Refused(f"damaged: {reason}; copy it again")
-            return np.zeros((*_upright_size(image, data), 3), np.uint8)
+            if not is_plain:
+                stand_in = np.zeros((*_upright_size(image, data), 3), np.uint8)
+                stand_in[0, 0] = 255
+                return stand_in
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     # Converting what is RGB already would copy it once more.
@@ -277,6 +286,8 @@ def _read(source: Any, modes: tuple[str, ...], expected: str, convert: Any) -> n
     def converted(image: Image.Image, data: bytes) -> np.ndarray:
         if image.mode not in modes:
             raise _Refused(f"expected {expected}, got Pillow mode {image.mode}; {_conversion(modes, image.mode)}")
+        if image.format in _PAGED and (pages := getattr(image, "n_frames", 1)) > 1:
+            raise _Refused(f"expected one picture, got {pages} in one file; write each into a file of its own")
         if convert is _rgb and png.bits_per_channel(data) == 16:
             raise _Refused(f"expected {expected}, got 16 bits per channel; convert the file")
         return convert(image, data)
@@ -320,7 +331,6 @@ def _guarded(source: Any, use: Any) -> Any:
     except Image.DecompressionBombError:
         limit = 2 * Image.MAX_IMAGE_PIXELS
         raise UserError(f"{source}: larger than {limit} pixels, the most that is read; cut it into parts") from None
-    # What Pillow raises for damaged files depends on the format and on where the damage is.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
+    except BROKEN as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source}: damaged image ({reason}); copy it again") from None

@@ -73,12 +73,19 @@ def read_rgb48(data: bytes) -> np.ndarray:
 
 
 def is_complete_png(data: bytes) -> bool:
-    """Returns whether a PNG has its end, and every checksum is right."""
+    """Returns whether a PNG has its end, every checksum is right, and no part of an animation is missing."""
     position, kind = 8, b""
+    announced, pictures, parts = 0, 0, 0
     for position, kind, content in _chunks(data):
         if struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))) != data[position - 4 : position]:
             return False
-    return kind == b"IEND" and position <= len(data)
+        if kind == b"acTL":
+            announced = int.from_bytes(content[:4], "big")
+        elif kind in (b"fcTL", b"fdAT"):
+            if int.from_bytes(content[:4], "big") != parts:
+                return False
+            parts, pictures = parts + 1, pictures + (kind == b"fcTL")
+    return kind == b"IEND" and position <= len(data) and announced == pictures
 
 
 def end(data: bytes) -> int:

@@ -18,6 +18,7 @@ that nobody wants.
 """
 
 import dataclasses
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
 
 Colour = tuple[int, int, int]
+# How values are shown in messages: those of our schema whole, a file that is something else in part.
+_REPR = reprlib.Repr()
+_REPR.maxlist = _REPR.maxdict = _REPR.maxtuple = 12
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 80
+_shown = _REPR.repr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +81,11 @@ def read_description(path: Path) -> Description:
         raise UserError(f"{path}: {error}") from None
     keys = ("classes", "ids", "colours", "ignore", "depth_unit")
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected the keys {', '.join(keys)}, got {values!r}")
+        raise UserError(f"{path}: expected the keys {', '.join(keys)}, got {_shown(values)}")
     for key in values:
         if key not in keys:
-            raise UserError(f"{path}: {key}: unknown key{did_you_mean(str(key), keys)}")
+            word = str(key)[:80]
+            raise UserError(f"{path}: {word}: unknown key{did_you_mean(word, keys)}")
     classes = _names(values.get("classes"), path)
     colours = None
     if "colours" in values:
@@ -90,7 +97,7 @@ def read_description(path: Path) -> Description:
     if unit is not None and (
         isinstance(unit, bool) or not isinstance(unit, (int, float)) or not 0 < unit < float("inf")
     ):
-        raise UserError(f"{path}: depth_unit: expected metres per count, a number above 0, got {unit!r}")
+        raise UserError(f"{path}: depth_unit: expected metres per count, a number above 0, got {_shown(unit)}")
     return Description(path, classes, ids, colours, ignore, unit)
 
 
@@ -119,10 +126,12 @@ def _stored_values(
             tuple(_id(one, path, "ids") for one in (entry if isinstance(entry, list) else [entry])) for entry in entries
         )
         stored = [one for entry in ids for one in entry]
+        if () in ids:
+            raise UserError(f"{path}: ids: expected at least one id for '{classes[ids.index(())]}', got []")
     default = [[0, 0, 0]] if painted else [IGNORE]
     given = values.get("ignore", default)
     if not isinstance(given, list) and given != "others":
-        raise UserError(f"{path}: ignore: expected a list such as {default}, or others, got {given!r}")
+        raise UserError(f"{path}: ignore: expected a list such as {default}, or others, got {_shown(given)}")
     listed = [] if given == "others" else given
     ignore = [_colour(entry, path, "ignore") if painted else _id(entry, path, "ignore") for entry in listed]
     if "ignore" not in values:
@@ -145,7 +154,7 @@ def _stored_values(
 def _names(value: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
         cure = _unquoted(value)
-        raise UserError(f"{path}: classes: expected a list of names such as [road, car], got {value!r}{cure}")
+        raise UserError(f"{path}: classes: expected a list of names such as [road, car], got {_shown(value)}{cure}")
     if len(value) > IGNORE:
         raise UserError(f"{path}: classes: expected at most {IGNORE} names, got {len(value)}")
     for name in value:
@@ -165,7 +174,7 @@ def _unquoted(value: Any) -> str:
 
 def _per_class(value: Any, classes: tuple[str, ...], path: Path, key: str) -> list:
     if not isinstance(value, list) or len(value) != len(classes):
-        got = f"{len(value)}" if isinstance(value, list) else repr(value)
+        got = f"{len(value)}" if isinstance(value, list) else _shown(value)
         raise UserError(f"{path}: {key}: expected a list with one entry for each of {len(classes)} classes, got {got}")
     return value
 
@@ -173,11 +182,11 @@ def _per_class(value: Any, classes: tuple[str, ...], path: Path, key: str) -> li
 def _id(value: Any, path: Path, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
         what = "a whole number from 0 to 255 per channel" if key == "colours" else "an id between 0 and 255"
-        raise UserError(f"{path}: {key}: expected {what}, got {value!r}")
+        raise UserError(f"{path}: {key}: expected {what}, got {_shown(value)}")
     return value
 
 
 def _colour(value: Any, path: Path, key: str) -> Colour:
     if not isinstance(value, list) or len(value) != 3:
-        raise UserError(f"{path}: {key}: expected a colour as [red, green, blue], got {value!r}")
+        raise UserError(f"{path}: {key}: expected a colour as [red, green, blue], got {_shown(value)}")
     return tuple(_id(part, path, key) for part in value)

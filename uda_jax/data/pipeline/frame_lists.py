@@ -22,6 +22,8 @@ _SUFFIXES = (
     "_gt_labelTrainIds",
     "_train_id",
 )
+# Letters of a line that a message shows: a file that is no list may be one line as a whole.
+_LONGEST = 300
 
 
 def random_positions(names: Sequence[str], count: int, seed: int) -> list[int]:
@@ -71,7 +73,8 @@ def listed_positions(path: str, names: Sequence[str]) -> list[int]:
         where = f"names_file: {path}, line {number}"
         found = index.find(line)
         if not found:
-            raise UserError(f"{where}: no frame '{printable(line)}' in the split{index.hint(line)}")
+            shown = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+            raise UserError(f"{where}: no frame '{printable(shown)}' in the split{index.hint(line[:_LONGEST])}")
         if len(found) > 1:
             raise UserError(f"{where}: '{printable(line)}' fits {' and '.join(found[:2])}; write the whole name")
         position = index.positions[found[0]]

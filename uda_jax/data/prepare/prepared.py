@@ -20,53 +20,15 @@ import numpy as np
 from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.frames import fitted
 from uda_jax.data.io.archives import Bytes
-from uda_jax.data.io.files import read_file
 from uda_jax.data.io.images import read_floats, read_image, read_label, stored_size
 from uda_jax.data.io.names import require_safe
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import LabelSpace
+from uda_jax.data.prepare.manifest import AGAIN, MANIFEST, is_prepared, journal, read_manifest, tfds_split
 from uda_jax.errors import UserError, printable
 from uda_jax.schema import did_you_mean
 
-MANIFEST = "manifest.json"
-# What the manifest's key "format" says; a later layout gets another number.
-FORMAT = "uda_jax prepared data 1"
-AGAIN = "run the same 'uda prepare' again"
-
-
-def is_prepared(root: str | os.PathLike | None) -> bool:
-    """Returns whether a root is a folder that `uda prepare` wrote, or began to."""
-    if root is None or not (folder := Path(root).expanduser()).is_dir():
-        return False
-    return read_manifest(folder) is not None or any(folder.glob(journal("*").name))
-
-
-def journal(split: str, folder: Path = Path()) -> Path:
-    """Returns the file that lists the finished shards of a split while it is being prepared."""
-    return folder / f"unfinished-{split}.json"
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Returns the manifest of a prepared folder; None if there is none, or it is of something else.
-
-    Raises:
-      UserError: it is damaged, or of another version of the format.
-    """
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(read_file(path))
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError) as error:
-        if not any(folder.glob("*.array_record-*")):
-            return None
-        raise UserError(f"{path}: damaged ({error}); delete the folder and {AGAIN}") from None
-    kind = manifest.get("format") if isinstance(manifest, dict) else None
-    if not isinstance(kind, str) or not kind.startswith(FORMAT.rstrip("0123456789")):
-        return None
-    if kind != FORMAT:
-        raise UserError(f"{path}: expected '{FORMAT}', got '{kind}'; prepare the data with this version of uda_jax")
-    return manifest
+__all__ = ["Prepared", "is_prepared", "plain"]
 
 
 class Prepared(Dataset):
@@ -175,6 +137,13 @@ class Prepared(Dataset):
             shard = self._shard(index)
             for field, content in self._record(index, shard, wanted).items():
                 example[field] = _decoded(field, content, f"{shard}: {field} of '{printable(name)}'")
+        size = self.resized["size"]
+        if size is not None and "image" in example and list(example["image"].shape[:2]) != size:
+            found = "x".join(map(str, example["image"].shape[:2]))
+            raise UserError(
+                f"{shard}: frame '{printable(name)}' is {found} (height x width), but {self._folder / MANIFEST} says "
+                f"size {size[0]}x{size[1]}; {AGAIN} into a new folder"
+            )
         return example
 
     def stored_size(self, index: int, field: str) -> tuple[int, int] | None:
@@ -202,16 +171,17 @@ class Prepared(Dataset):
                 # With the numbers of frames given, no shard is opened before it is read.
                 self._source = ArrayRecordDataSource([f"{self._folder / file}[0:{n}]" for file, n in self._shards])
             features = tf_example_pb2.Example.FromString(self._source[index]).features.feature
-            return {field: _content(field, features[field]) for field in fields}
+            found = features["name"].bytes_list.value[0].decode("utf-8", "surrogateescape")
+            contents = {field: _content(field, features[field]) for field in fields}
         except Exception as error:  # array_record raises bare exceptions of several kinds for a damaged file
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"{shard}: missing or damaged ({reason}); {AGAIN}, which writes it anew") from None
-
-
-def tfds_split(split: str) -> str:
-    """Returns the name of a split for TFDS, whose split names are letters, digits, "_" and "-", and never "all"."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in split)
-    return f"{safe}_" if safe.lower() == "all" else safe
+        if found != self._names[index]:
+            raise UserError(
+                f"{shard}: holds frame '{printable(found)}' where {MANIFEST} lists '{printable(self._names[index])}'; "
+                f"the folder was mixed from several, {AGAIN} into a new one"
+            )
+        return contents
 
 
 def _content(field: str, feature: Any) -> bytes | np.ndarray:

@@ -19,7 +19,7 @@ from uda_jax.data.io.files import read_file
 from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.prepare import records
-from uda_jax.data.prepare.prepared import FORMAT, MANIFEST, journal, read_manifest, tfds_split
+from uda_jax.data.prepare.manifest import FORMAT, MANIFEST, journal, read_manifest, tfds_split
 from uda_jax.data.prepare.records import Encoder
 from uda_jax.data.prepare.shards import WRITER_OPTIONS, Shard, Unreadable, write_shard
 from uda_jax.errors import UserError, printable
