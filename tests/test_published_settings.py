@@ -1,4 +1,4 @@
-"""Every setting that follows a paper starts: it takes the files that it names, and its first step can be traced.
+"""Every setting that follows a paper starts: it takes the files that it names; a first step of each network is traced.
 
 The files are stand-ins with the names of the real ones. Their networks have one bottleneck per stage and two channels;
 everything else is the setting's own, the sizes of images included, of which only the shapes are known.
@@ -27,7 +27,7 @@ FILES = {
 }
 NARROW = 2
 
-# By what decides them, see `key_of`: first states, and which steps have been traced.
+# By what decides them: first states, and which steps have been traced.
 STATES, TRACED = {}, set()
 
 
@@ -53,30 +53,29 @@ def small(method):
     return dataclasses.replace(method, segmenter=dataclasses.replace(method.segmenter, name=name, **fields))
 
 
-def key_of(stage):
-    """Returns what decides which arrays a state has and what a step does with them, but for variants of a loss.
-
-    Those are traced with `:smoke`, see tests/test_smoke.py.
-    """
-    method = stage.method
-    return type(method), method.segmenter, getattr(method, "depth_head", None), tuple(stage.domains)
-
-
 def abstract_batch(stage):
     return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), stage.example())
 
 
 def first_state(stage):
-    """Returns the shapes of a stage's first state."""
-    if key_of(stage) not in STATES:
-        STATES[key_of(stage)] = jax.eval_shape(stage.method.init, jax.random.key(0), abstract_batch(stage))
-    return STATES[key_of(stage)]
+    """Returns the shapes of a stage's first state, which its networks and its domains decide."""
+    method = stage.method
+    key = (type(method), method.segmenter, getattr(method, "depth_head", None), tuple(stage.domains))
+    if key not in STATES:
+        STATES[key] = jax.eval_shape(method.init, jax.random.key(0), abstract_batch(stage))
+    return STATES[key]
 
 
 def check_step(stage):
-    """Traces a first step: it returns a state like the one it gets, and scalars."""
-    if key_of(stage) not in TRACED:
-        TRACED.add(key_of(stage))
+    """Traces a first step: it returns a state like the one it gets, and scalars.
+
+    Of each kind of network the first that comes: small forms of what methods and their variants do with it are traced
+    with `:smoke`, see tests/test_smoke.py.
+    """
+    segmenter = stage.method.segmenter
+    key = (segmenter.name, segmenter.align_corners, segmenter.multi_level, getattr(stage.method, "depth_head", None))
+    if key not in TRACED:
+        TRACED.add(key)
         state = first_state(stage)
         after, metrics = jax.eval_shape(stage.method.train_step, state, abstract_batch(stage))
         assert after == state and all(metric.shape == () for metric in metrics.values())

@@ -8,9 +8,10 @@ from PIL import Image
 from uda_jax import config, networks, ops
 from uda_jax.runs import initial_weights, stages
 
-FRAMES = ("0001TP_006990", "0001TP_007590", "0001TP_007890")
+FRAMES = ("0001TP_006990", "0001TP_007590")
 STRIDE = 8
 CLASSES = 11  # of CamVid; what lies above is void
+MISSING = ("fc6", "fc7")
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +20,11 @@ def file(shared):
 
 
 def frames(shared):
-    """Returns images and labels [3, 180, 240] of three drives' daylight."""
+    """Returns images [2, 180, 240, 3] and labels [2, 180, 240]."""
     folder = shared / "data" / "camvid" / "train"
     images = [Image.open(folder / "images" / f"{name}.jpg").convert("RGB") for name in FRAMES]
     labels = [Image.open(next((folder / "labels").glob(f"{name}*"))) for name in FRAMES]
-    return np.stack([np.array(image) for image in images]), np.stack([np.array(label) for label in labels])
+    return tuple(np.stack([np.array(picture) for picture in pictures]) for pictures in (images, labels))
 
 
 def separation(features, labels):
@@ -52,17 +53,27 @@ def started(reference, file):
     return state.params["segmenter"]
 
 
+def he(layer, generator):
+    """Returns a convolution of the same shape with He's random kernel."""
+    shape = layer["kernel"].shape
+    kernel = generator.normal(0, (2 / np.prod(shape[:3])) ** 0.5, shape).astype(np.float32)
+    return {"kernel": kernel, "bias": np.zeros_like(layer["bias"])}
+
+
 def test_features_of_a_class_are_alike(file, shared):
     images, labels = frames(shared)
     inputs = ops.normalise(images, "caffe_bgr")
-    network = networks.build_encoder("vgg16", encoder_init="he")
-    random = jax.jit(network.init)(jax.random.key(0), inputs[:1])["params"]
     encoder = started("adaptsegnet:gta5_cityscapes,vgg16", file)["encoder"]
+    generator = np.random.default_rng(0)
     real = {layer: tree for layer, tree in encoder.items() if layer.startswith("conv")}
+    random = {layer: he(tree, generator) for layer, tree in real.items()}
     assert len(real) == 13
-    encode = jax.jit(lambda params: network.apply({"params": params}, inputs, collect=("stage5",))["stage5"])
+    # What the file lacks comes after the maps that are looked at.
+    rest = {layer: jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), encoder[layer]) for layer in MISSING}
+    network = networks.build_encoder("vgg16")
+    encode = jax.jit(lambda params: network.apply({"params": rest | params}, inputs, collect=("stage5",))["stage5"])
     scores = {}
-    for kind, params in (("real", random | real), ("random", random)):
+    for kind, params in (("real", real), ("random", random)):
         maps = np.asarray(encode(params))
         scores[kind] = np.array([separation(*frame) for frame in zip(maps, labels, strict=True)])
     assert scores["real"].min() > 0.8, scores
