@@ -30,12 +30,11 @@ from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax import config
-from uda_jax.config import Experiment, InitFrom, StageConfig
+from uda_jax.config import Experiment, StageConfig
 from uda_jax.errors import UserError
-from uda_jax.methods.base import Segmenter
 from uda_jax.methods.gio_ada import GIOAda, Translator
 from uda_jax.schema import did_you_mean
-from uda_jax.training.optimisers import adam, sgd
+from uda_jax.training.optimisers import adam
 from uda_jax.training.schedules import Schedule
 
 SETTINGS = ("streets", "smoke", "folder", "synthia_cityscapes", "virtual_kitti_kitti")
@@ -64,12 +63,8 @@ VARIANTS = {
     "staged": Row("gio_ada/staged", staged=True),
 }
 
-# The tables' network, in the form of AdaptSegNet's code, which trains all of it at one rate and starts it from ImageNet
-# in Caffe's form. What those weights lack starts as there.
-VGG = Segmenter(name="deeplab_v2_vgg16", input_norm="caffe_bgr", aspp_branches=4, encoder_init="uniform")
-VGG_SGD = sgd(learning_rate=2.5e-4, head_multiplier=1.0)
-VGG_WEIGHTS = InitFrom(path="weights/vgg16-caffe.pth", dialect="caffe_vgg16")
-VGG_FRESH = ("encoder/fc6", "encoder/fc7", "head")
+# What ImageNet's VGG-16 lacks; rows that learn no depth have no head for it.
+VGG_FRESH = (*networks.VGG_WEIGHTS.fresh, "depth_head")
 
 # Joint steps of SYNTHIA -> Cityscapes; Virtual KITTI -> KITTI has its own. Warm-ups come before.
 JOINT_STEPS = 90_000
@@ -125,8 +120,7 @@ def _experiment(benchmark: str, row: Row) -> Experiment:
         experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=JOINT_STEPS))
     weights = networks.init_from(benchmark)
     if benchmark in PUBLISHED:
-        fresh = (*VGG_FRESH, "depth_head") if row.depth_head else VGG_FRESH
-        weights = {"segmenter": dataclasses.replace(VGG_WEIGHTS, fresh=fresh)}
+        weights = {"segmenter": dataclasses.replace(networks.VGG_WEIGHTS, fresh=VGG_FRESH)}
     return dataclasses.replace(experiment, data={"source": source, "target": target}, init_from=weights)
 
 
@@ -137,7 +131,9 @@ def _method(benchmark: str, experiment: Experiment, row: Row) -> GIOAda:
         # SYNTHIA has a depth everywhere; elsewhere 0 says that there is none.
         nearest = 0.0 if benchmark == "synthia_cityscapes" else 0.1
         schedule = Schedule(horizon=None)
-        return GIOAda(segmenter=VGG, optimiser=VGG_SGD, schedule=schedule, nearest_depth=nearest, **levels)
+        return GIOAda(
+            segmenter=networks.VGG, optimiser=networks.VGG_SGD, schedule=schedule, nearest_depth=nearest, **levels
+        )
     translator, discriminator = Translator(), GIOAda().image_discriminator
     if benchmark in SCRATCH_TRANSLATOR:
         translator = dataclasses.replace(SCRATCH_TRANSLATOR[benchmark], optimiser=SCRATCH_IMAGE_ADAM)

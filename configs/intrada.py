@@ -15,6 +15,7 @@ with the factor) and 54.2 on Synscapes -> Cityscapes, where both stages are Adap
 """
 
 import dataclasses
+import importlib
 
 from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks, networks
@@ -56,11 +57,15 @@ SCRATCH_INTRA_RATE = 0.02
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (name, variant, from_inter) = benchmarks.parse(setting, VARIANTS)
+    label = "/".join(filter(None, ("intrada", setting.partition(",")[2])))
     published = networks.published(benchmark)
     if benchmark == "synscapes_cityscapes" and (name, variant) == ("advent", ""):
         name = "adaptsegnet"
+    if benchmark == "synthia_cityscapes" and name == "advent":
+        # The paper has two heads everywhere.
+        variant = f"{variant}_two_heads".lstrip("_")
     inter = config.experiment(config.load(f"{name}:{benchmark}{',' if variant else ''}{variant}"))
-    experiment = benchmarks.get(benchmark, "intrada", ("source", "target"))
+    experiment = benchmarks.get(benchmark, label, ("source", "target"))
     steps = experiment.train.steps if published else max(1, round(INTRA_SHARE * experiment.train.steps))
     inter_steps = PUBLISHED_INTER_STEPS if published else experiment.train.steps - steps
     intra = dataclasses.replace(experiment.train, steps=steps)
@@ -118,3 +123,9 @@ def _method(benchmark: str, steps: int, inter: Experiment) -> IntraDA:
         return method
     gentle = dataclasses.replace(method.optimiser, learning_rate=SCRATCH_INTRA_RATE)
     return dataclasses.replace(method, target_weight=networks.SCRATCH_ADVERSARIAL_WEIGHT, optimiser=gentle)
+
+
+def settings_of(variant: str) -> list[str]:
+    """Returns the settings that a variant has: those that its first stage has."""
+    first = importlib.import_module(f"uda_jax.configs.{VARIANTS[variant][0]}")
+    return [setting for setting in benchmarks.SETTINGS if setting in getattr(first, "SETTINGS", benchmarks.SETTINGS)]

@@ -2,38 +2,28 @@
 
 import dataclasses
 import importlib
+import itertools
 
 import pytest
 from uda_jax.configs.common import benchmarks
 
 from uda_jax import config
+from uda_jax.config import settings
 from uda_jax.data.pipeline import streams
 from uda_jax.errors import UserError
 from uda_jax.runs import stages, train
 from uda_jax.runs.results import Invocation
 
 
-def variants(name):
-    """Returns "" and ",<variant>" for each variant of a packaged config."""
+def offered(name):
+    """Returns every setting of a packaged config with every variant, whether there is such a pair or not."""
     module = importlib.import_module(f"uda_jax.configs.{name}")
-    return [f",{variant}" if variant else "" for variant in module.VARIANTS]
+    pairs = itertools.product(getattr(module, "SETTINGS", benchmarks.SETTINGS), module.VARIANTS)
+    return [f"{name}:{setting},{variant}".rstrip(",") for setting, variant in pairs]
 
 
-def settings(name):
-    """Returns the settings of a packaged config: its own, or those of the shared benchmarks."""
-    return getattr(importlib.import_module(f"uda_jax.configs.{name}"), "SETTINGS", benchmarks.SETTINGS)
-
-
-def possible(name, setting, variant):
-    """Whether a packaged config has a setting: IntraDA has those of its first stage."""
-    if name == "intrada":
-        name = importlib.import_module("uda_jax.configs.intrada").VARIANTS[variant.removeprefix(",")][0]
-    return setting in settings(name)
-
-
-ALL = [(name, setting, variant) for name in config.names() for setting in settings(name) for variant in variants(name)]
-REFERENCES = [f"{name}:{setting}{variant}" for name, setting, variant in ALL if possible(name, setting, variant)]
-IMPOSSIBLE = [f"{name}:{setting}{variant}" for name, setting, variant in ALL if not possible(name, setting, variant)]
+REFERENCES = settings.packaged()
+IMPOSSIBLE = sorted({reference for name in config.names() for reference in offered(name)} - set(REFERENCES))
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
@@ -46,8 +36,9 @@ def test_config_is_valid(reference):
 
 
 @pytest.mark.parametrize("reference", IMPOSSIBLE)
-def test_a_first_stage_without_the_setting_says_so(reference):
-    with pytest.raises(UserError, match="--config: (expected a|unknown) setting"):
+def test_what_a_config_does_not_have_says_so(reference):
+    """A first stage without the setting, or a variant of some benchmarks on another."""
+    with pytest.raises(UserError, match="--config: (expected a? ?setting|unknown setting|variant '.*': expected a)"):
         config.load(reference)
 
 
@@ -75,6 +66,29 @@ def test_published_settings_are_the_specification():
     synthia = config.experiment(config.load("advent:synthia_cityscapes"))
     assert synthia.train.steps == synthia.method["schedule"]["horizon"] == 90_000
     assert synthia.data["source"].size == (760, 1280) and synthia.data["target"].label_space == "16"
+
+
+def test_heads_and_files_are_those_of_the_codes():
+    """AdvEnt has one head on SYNTHIA, IntraDA two; source_only is AdaptSegNet's; VGG-16 has one rate and one head."""
+
+    def found(reference):
+        experiment = config.experiment(config.load(reference))
+        first = stages.recipe(experiment, num_classes=19)[0]
+        return first.method, first.train.steps, first.init_from["segmenter"].path.partition("pretrained_")[2]
+
+    for reference, heads in (("advent", 1), ("advent,two_heads", 2), ("advent,minent", 1), ("intrada", 2)):
+        name, _, variant = reference.partition(",")
+        method, _, _ = found(f"{name}:synthia_cityscapes,{variant}".rstrip(","))
+        assert method.segmenter.multi_level == (heads == 2), reference
+    method, *others = found("source_only:gta5_cityscapes")
+    assert (method.segmenter.aspp_branches, *others) == (2, 150_000, "init-f81d91e8.pth")
+    method, *others = found("source_only:gta5_cityscapes,advent")
+    assert (method.segmenter.aspp_branches, *others) == (4, 120_000, "imagenet.pth")
+    for reference, branches in (("adaptsegnet", 2), ("advent", 4)):
+        method, _, _ = found(f"{reference}:gta5_cityscapes,vgg16")
+        assert (method.segmenter.name, method.segmenter.aspp_branches) == ("deeplab_v2_vgg16", branches)
+        assert (method.optimiser.head_multiplier, method.optimiser.update_multiplicity) == (1.0, "off")
+    assert found("advent:synthia_cityscapes,cp_vgg16")[0].prior_weight == 0.001
 
 
 def test_a_field_that_may_be_none_is_set_to_none_and_back():

@@ -1,6 +1,5 @@
 """Every config with `:smoke`, end to end; of all their variants the steps can be traced."""
 
-import importlib
 import json
 
 import jax
@@ -8,18 +7,12 @@ import pytest
 
 from uda_jax import config
 from uda_jax.cli import main
+from uda_jax.config import settings
 from uda_jax.runs import stages
 from uda_jax.runs.workdir import Workdir
 
-
-def references():
-    """Returns the smoke setting of every variant of every packaged config."""
-    found = []
-    for name in config.names():
-        variants = importlib.import_module(f"uda_jax.configs.{name}").VARIANTS
-        found += [f"{name}:smoke,{variant}" if variant else f"{name}:smoke" for variant in variants]
-    return found
-
+# The smoke setting of every variant of every packaged config.
+REFERENCES = [reference for reference in settings.packaged() if ":smoke" in reference]
 
 # What has stages, networks or domains of its own besides the plain config; every other variant is traced.
 RUN = [f"{name}:smoke" for name in config.names()]
@@ -55,7 +48,7 @@ def check_step(stage):
     assert all(metric.shape == () for metric in metrics.values())
 
 
-@pytest.mark.parametrize("reference", references())
+@pytest.mark.parametrize("reference", REFERENCES)
 def test_every_variant_builds(reference):
     experiment, recipe, classes = build(reference)
     assert recipe[-1].kind.TRAINS and recipe[-1].method.num_classes == len(classes)

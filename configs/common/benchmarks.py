@@ -5,7 +5,7 @@ to which a config file adds its own; `domains` picks the training domains the me
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from uda_jax.config import Evaluation, Experiment, Train
@@ -14,6 +14,9 @@ from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
 
 IMAGE_ONLY = ("image",)
+
+# The settings that are no paper's.
+OWN = ("streets", "smoke", "camvid_day2dusk", "blobs", "folder")
 
 # Labelled target images of a semi-supervised row that names no number.
 FEW_LABELS = 50
@@ -157,15 +160,25 @@ SETTINGS: dict[str, Callable[[], Experiment]] = {
 FURTHER_SETTINGS: dict[str, Callable[[], Experiment]] = {"virtual_kitti_kitti": virtual_kitti_kitti}
 
 
-def parse(setting: str, variants: Mapping[str, Any]) -> tuple[str, Any]:
+def parse(setting: str, variants: Mapping[str, Any], published: Collection[str] = ()) -> tuple[str, Any]:
     """Splits "streets,oracle" into the benchmark and the config's own entry for the variant ("" is the plain one).
 
+    Args:
+      setting: what follows the colon.
+      variants: the config's own.
+      published: those that follow a paper so closely that only its benchmarks have them.
+
     Raises:
-      UserError: an unknown variant.
+      UserError: an unknown variant, or one of `published` on another benchmark.
     """
     benchmark, _, variant = setting.partition(",")
     if variant not in variants:
         raise UserError(f"--config: unknown variant '{variant}'{did_you_mean(variant, filter(None, variants))}")
+    if variant in published and benchmark in OWN:
+        raise UserError(
+            f"--config: variant '{variant}': expected a benchmark of the papers, such as gta5_cityscapes, got "
+            f"'{benchmark}'; leave the variant out"
+        )
     return benchmark, variants[variant]
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from uda_jax.configs.common import benchmarks
+
 from uda_jax.config import Experiment, InitFrom
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.parts.alignment import Discriminator
@@ -14,7 +16,8 @@ REFERENCE = Segmenter(name="deeplab_v2_resnet101", input_norm="caffe_bgr", multi
 # The same with the classifiers of AdaptSegNet's released code, which return after two of their four branches.
 ADAPTSEGNET = dataclasses.replace(REFERENCE, aspp_branches=2)
 
-# The file that ADVENT and IntraDA start from; its head has other classes.
+# The file that ADVENT and IntraDA start from; its head has other classes. A network with one head has no `aux_head` to
+# start at random, which is no mistake.
 REFERENCE_WEIGHTS = InitFrom(path="weights/DeepLab_resnet_pretrained_imagenet.pth", fresh=("head", "aux_head"))
 
 # The file of AdaptSegNet's authors, trained on ImageNet and COCO.
@@ -22,6 +25,14 @@ ADAPTSEGNET_WEIGHTS = InitFrom(path="weights/DeepLab_resnet_pretrained_init-f81d
 
 # Its schedule decays over 250000 steps and stops here.
 ADAPTSEGNET_STEPS = 150_000
+
+# The papers' other network, in the form of AdaptSegNet's code, which trains all of it at one rate, each tensor once,
+# and starts it from ImageNet in Caffe's form. What those weights lack starts as there.
+VGG = Segmenter(name="deeplab_v2_vgg16", input_norm="caffe_bgr", aspp_branches=4, encoder_init="uniform")
+VGG_SGD = sgd(learning_rate=2.5e-4, head_multiplier=1.0)
+VGG_WEIGHTS = InitFrom(
+    path="weights/vgg16-caffe.pth", fresh=("encoder/fc6", "encoder/fc7", "head"), dialect="caffe_vgg16"
+)
 
 # Trains from scratch in minutes on two cores. Width, stride and rate were chosen for the oracle on camera dev: in the
 # same minute, width 12 for 1500 steps reached 35.1 mIoU, width 16 for 1200 steps 32.5; width 16 at stride 4 had 25.1
@@ -51,7 +62,7 @@ SCRATCH_ADVERSARIAL_SCALE = SCRATCH_ADVERSARIAL_WEIGHT / 0.001
 
 def published(setting: str) -> bool:
     """Whether a benchmark is one of the papers', run with their network and recipe."""
-    return setting.endswith("_cityscapes")
+    return setting not in benchmarks.OWN
 
 
 def segmenter(setting: str) -> Segmenter:
@@ -84,6 +95,15 @@ def adaptsegnet(experiment: Experiment, *, multi_level: bool) -> tuple[Experimen
     train = dataclasses.replace(experiment.train, steps=ADAPTSEGNET_STEPS)
     experiment = dataclasses.replace(experiment, init_from={"segmenter": ADAPTSEGNET_WEIGHTS}, train=train)
     return experiment, dataclasses.replace(ADAPTSEGNET, multi_level=multi_level)
+
+
+def vgg(experiment: Experiment, *, branches: int) -> tuple[Experiment, Segmenter]:
+    """Returns a benchmark of the papers with the weights of VGG-16, and the network, whose head sums so many branches.
+
+    It has one head. Its optimiser is `VGG_SGD`: the rules of `REFERENCE_SGD` are for the names of a ResNet.
+    """
+    experiment = dataclasses.replace(experiment, init_from={"segmenter": VGG_WEIGHTS})
+    return experiment, dataclasses.replace(VGG, aspp_branches=branches)
 
 
 def discriminator(setting: str) -> Discriminator:

@@ -134,6 +134,7 @@ def test_lists(capsys):
     assert main(["methods"]) == 0
     listed = capsys.readouterr().out
     assert "advent" in listed and "source_only" in listed
+    assert main(["methods", "--tflops", "3"]) == 2 and "no effect without --settings" in capsys.readouterr().err
     assert main(["datasets"]) == 0
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} >= {"camvid", "folder", "streets"}
 

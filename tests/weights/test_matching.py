@@ -102,3 +102,10 @@ def test_leftovers(network, converted):
 def test_part_that_the_network_does_not_have(network, converted):
     told = "the network has no part 'haed' to start afresh; did you mean 'head'?"
     assert error(converted, network, fresh=["haed"]) == f"w.pth: {told}"
+
+
+def test_an_optional_part_that_a_network_does_without_is_no_mistake(network, converted):
+    """A network of one head starts from the file of one of two, and from the list of what starts afresh there."""
+    _, report = weights.fit(converted, network, fresh=["head", "aux_head", "depth_head"], where="w.pth")
+    assert report.missing == () and len(report.skipped) == 8
+    assert "the network has no part 'aux_hed' to start afresh" in error(converted, network, fresh=["aux_hed"])

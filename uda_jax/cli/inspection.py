@@ -4,9 +4,14 @@ import argparse
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from uda_jax.cli.console import show
 from uda_jax.cli.environment import add_step
+from uda_jax.errors import UserError
+
+# In float32, sustained: about what a good desktop GPU of today may do.
+TFLOPS = 10.0
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -22,7 +27,15 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     inspect.add_argument("--full", action="store_true", help="also every parameter with its shape and type")
     add_step(inspect)
 
-    command("methods", _methods, "list the methods and the packaged configs")
+    methods = command("methods", _methods, "list the methods and the packaged configs")
+    methods.add_argument(
+        "--settings",
+        action="store_true",
+        help="list instead the settings that follow a paper: its figure, weights, hours",
+    )
+    methods.add_argument(
+        "--tflops", type=float, help=f"with --settings: what the device sustains, for the hours ({TFLOPS:g})"
+    )
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -46,7 +59,10 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _methods(options: argparse.Namespace) -> int:
-    del options
+    if options.settings:
+        return _settings(TFLOPS if options.tflops is None else options.tflops)
+    if options.tflops is not None:
+        raise UserError("--tflops: has no effect without --settings; add that, or leave it out")
     from uda_jax import methods
     from uda_jax.config import files
 
@@ -57,6 +73,40 @@ def _methods(options: argparse.Namespace) -> int:
     for name in files.names():
         show(f"  {name:16} {_summary(f'uda_jax.configs.{name}')}")
     return 0
+
+
+def _settings(tflops: float) -> int:
+    from uda_jax.runs import published_settings
+
+    if not tflops > 0:
+        raise UserError(f"--tflops: expected a number above 0, got {tflops}")
+    found = published_settings.find_all()
+    width = max(len(setting.reference) for setting in found)
+    show(
+        "Hours are an estimate, as none of these settings has been timed: three forwards' operations per image, on a\n"
+        f"device that sustains {tflops:g} TFLOP/s. Two CPU cores sustain 0.2; give yours with --tflops.\n"
+    )
+    show(f"{'setting':{width}}  {'steps':>7}  {'hours':>5}  paper's figure, percent; weights")
+    for setting in found:
+        hours, words = _hours(setting.hours(1e12 * tflops)), [_printed(setting.printed), *setting.weights]
+        show(f"{setting.reference:{width}}  {setting.steps:>7}  {hours:>5}  {'; '.join(words)}")
+    return 0
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return "–"
+    return "<0.1" if hours < 0.1 else f"{hours:.1f}" if hours < 10 else f"{hours:.0f}"
+
+
+def _printed(row: Any) -> str:
+    """Returns a published row's means with their protocols and its source; None is a dash."""
+    if row is None:
+        return "–"
+    from uda_jax.report import tables
+
+    means = ", ".join(f"{row.figure(protocol)} {tables.heading(protocol)}" for protocol in row.miou)
+    return f"{means}, {row.paper}"
 
 
 def _summary(module: str) -> str:

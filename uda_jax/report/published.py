@@ -31,7 +31,7 @@ MARKS = {
     "paper, unverified": "known of the paper, whose text could not be opened",
 }
 
-_PROTOCOLS = ("19", "16", "13")
+_PROTOCOLS = ("19", "16", "13", "10")
 _TEXTS = ("benchmark", "label", "network", "paper", "mark")
 
 
@@ -40,12 +40,13 @@ class Published:
     """One row that a paper printed.
 
     Attributes:
-      benchmark: gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes or digits.
+      benchmark: gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes, gta5_cityscapes_mapillary_bdd,
+        virtual_kitti_kitti or digits.
       label: our name of the row where there is one, else the paper's words.
       network: "resnet101", "vgg16", "lenet", or "not stated".
       paper: where it is printed, with conference and year.
       mark: how the figures were obtained: parts of `MARKS`, separated by "; ".
-      miou: protocol ("19", "16", "13", "accuracy") to the printed figure, percent.
+      miou: protocol ("19", "16", "13", "10", "accuracy") to the printed figure, percent.
       iou: class name to percent, None for a class that the row leaves out; empty where only means are known.
       spread: protocol to the printed spread, percentage points.
       note: a remark, such as how a figure contradicts its row.
@@ -60,6 +61,11 @@ class Published:
     iou: Mapping[str, float | None]
     spread: Mapping[str, float] = dataclasses.field(default_factory=dict)
     note: str = ""
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """The labels of our rows that it stands beside: its own, and that with its network, such as advent/vgg16."""
+        return self.label, f"{self.label}/{self.network}"
 
     def figure(self, protocol: str) -> str:
         """Writes the mean of a protocol as tables show it: "43.8", "95.8 ± 0.1", "–" where none is printed."""
@@ -92,13 +98,13 @@ def find(benchmark: str, *, label: str | None = None, network: str | None = None
 
     Args:
       benchmark: the benchmark's name in tables.
-      label: only rows of this label.
+      label: only rows that stand beside ours of this label.
       network: only rows of this network.
     """
     return tuple(
         row
         for row in _packaged()
-        if row.benchmark == benchmark and label in (None, row.label) and network in (None, row.network)
+        if row.benchmark == benchmark and label in (None, *row.labels) and network in (None, row.network)
     )
 
 

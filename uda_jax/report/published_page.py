@@ -24,8 +24,9 @@ def section(benchmark: str, groups: Sequence[Group]) -> dict[str, Any] | None:
     if not rows:
         return None
     labels = list(dict.fromkeys(group.rows[0]["label"] for group in groups))
-    matching = [row for row in rows if row.label in labels]
-    others = [row for row in rows if row.label not in labels]
+    ours = set(labels)
+    matching = [row for row in rows if not ours.isdisjoint(row.labels)]
+    others = [row for row in rows if ours.isdisjoint(row.labels)]
     protocols = list(dict.fromkeys(name for row in rows for name in row.miou))
     marks = {part.partition(":")[0] for row in rows for part in row.mark.split("; ")}
     return {
@@ -43,7 +44,7 @@ def _beside_ours(
     """The published rows by label, each below our groups of that label."""
     names, body = _classes(rows), []
     for label in labels:
-        printed = [row for row in rows if row.label == label]
+        printed = [row for row in rows if label in row.labels]
         ours = [group for group in groups if printed and group.rows[0]["label"] == label]
         body += [_our_row(group, protocols, names) for group in ours]
         body += [_published_row(row, protocols, names) for row in printed]

@@ -158,6 +158,12 @@ def _torchvision_resnet() -> Form:
     return [*_resnet(), Group(dense("fc", "fc", "classes", "stage4"), optional=True)]
 
 
+def _caffe_resnet() -> Form:
+    # PLCA's code reads its file by what fits. If a classifier of another training is left in it, nothing says how many
+    # of its branches were summed, and no network here reads it.
+    return [*_torchvision_resnet(), _conv2d_list("layer5", "layer5", "layer5_input", out="layer5", optional=True)]
+
+
 def _torchvision_vgg() -> Form:
     # The classifier as in `_torchvision_resnet`. Its first layer follows a flatten in the order channels, height,
     # width; since nothing here reads it, a plain transpose does and is undone exactly.
@@ -219,8 +225,8 @@ DIALECTS = {
     "advent_discriminator": Dialect(
         (_discriminator(("0", "2", "4", "6", "8")),), CheckpointInfo("pixel_discriminator")
     ),
-    # ImageNet's encoder in the form of the papers, with or without its classifier. It has torchvision's names.
-    "caffe_resnet101": Dialect((_torchvision_resnet(),), _deeplab_info(None, "resnet101-imagenet.pth")),
+    # ImageNet's encoder in the form of the papers, with or without a classifier. It has torchvision's names.
+    "caffe_resnet101": Dialect((_caffe_resnet(),), _deeplab_info(None, "resnet101-imagenet.pth")),
     # Likewise ImageNet's VGG-16 as converted from Caffe, from which AdaptSegNet's starts.
     "caffe_vgg16": Dialect((_torchvision_vgg(),), _deeplab_info(None, network="deeplab_v2_vgg16")),
     "corda": Dialect((_CORDA_GTA, _CORDA_SYNTHIA), _deeplab_info(2, network="corda_resnet101")),

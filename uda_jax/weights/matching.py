@@ -10,9 +10,12 @@ from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
 from uda_jax.weights.rules import listed
 
-# Parts of published files that only their training read: ImageNet classifiers, and the earlier head of a two-level
-# network, which a network of one level does without.
-LEFTOVERS = ("fc", "classifier_0", "classifier_3", "classifier_6", "aux_classifier", "aux_head")
+# Parts of published files that only their training read: classifiers of ImageNet and of whatever else came before, and
+# the earlier head of a two-level network, which a network of one level does without.
+LEFTOVERS = ("fc", "layer5", "classifier_0", "classifier_3", "classifier_6", "aux_classifier", "aux_head")
+
+# Parts that an option of a network leaves out: one file of weights, and its parts that start afresh, serve both forms.
+OPTIONAL = ("aux_head", "depth_head")
 
 
 class Report(NamedTuple):
@@ -56,7 +59,8 @@ def fit(
     Args:
       variables: from `from_torch`.
       expected: the network's variables as initialised; leaves need no more than a shape.
-      fresh: parts that start afresh, as paths below "params" and "batch_stats": "head", "encoder/fc6".
+      fresh: parts that start afresh, as paths below "params" and "batch_stats": "head", "encoder/fc6"; one of
+        `OPTIONAL` asks for nothing where the network does without it.
       where: the file, for messages.
 
     Returns:
@@ -119,7 +123,7 @@ def _inside(path: str, parts: Sequence[str]) -> bool:
 
 def _check_fresh(fresh: Sequence[str], wanted: Mapping[str, Any], where: str) -> None:
     for part in fresh:
-        if not any(_inside(path, [part]) for path in wanted):
+        if part not in OPTIONAL and not any(_inside(path, [part]) for path in wanted):
             known = {path.split("/")[1] for path in wanted}
             raise UserError(f"{where}: the network has no part '{part}' to start afresh{did_you_mean(part, known)}")
 

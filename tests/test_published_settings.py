@@ -1,0 +1,112 @@
+"""Every setting that follows a paper starts: it takes the files that it names; a first step of each network is traced.
+
+The files are stand-ins with the names of the real ones. Their networks have one bottleneck per stage and two channels;
+everything else is the setting's own, the sizes of images included, of which only the shapes are known.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.runs.test_initial_weights import random_variables
+from uda_jax import config, weights
+from uda_jax.config import settings
+from uda_jax.runs import initial_weights, stages
+from uda_jax.weights import files
+
+# By file: its names' dialect and the prefix before them. A new one has to be described here.
+DEEPLAB = ("deeplab_v2_resnet14", "dacs", "Scale.")
+FILES = {
+    "DeepLab_resnet_pretrained_imagenet.pth": DEEPLAB,
+    "DeepLab_resnet_pretrained_init-f81d91e8.pth": DEEPLAB,
+    "resnet101COCO-41f33a49.pth": ("deeplab_v2_resnet14", "dacs", ""),
+    "resnet101-imagenet.pth": ("deeplab_v2_resnet14", "caffe_resnet101", ""),
+    "vgg16-caffe.pth": ("deeplab_v2_vgg16", "caffe_vgg16", ""),
+}
+NARROW = 2
+
+# By what decides them: first states, and which steps have been traced.
+STATES, TRACED = {}, set()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with stand-ins of all files in weights/: an encoder, and where there is one, a head of 21 classes."""
+    made = tmp_path_factory.mktemp("published")
+    for name, (network, dialect, prefix) in FILES.items():
+        variables = random_variables(network, 21, width=NARROW)
+        if dialect != "dacs":
+            del variables["params"]["head"]
+        for part in ("fc6", "fc7"):
+            variables["params"]["encoder"].pop(part, None)
+        state_dict = {f"{prefix}{key}": array for key, array in weights.to_torch(variables, dialect).items()}
+        files.write_safetensors(made / "weights" / name, state_dict, {})
+    return made
+
+
+def small(method):
+    """Returns a method whose segmenter has fewer blocks and channels under the same names."""
+    name = method.segmenter.name.replace("resnet101", "resnet14")
+    fields = {} if name in ("lenet", "dtn") else {"width": NARROW}
+    return dataclasses.replace(method, segmenter=dataclasses.replace(method.segmenter, name=name, **fields))
+
+
+def abstract_batch(stage):
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), stage.example())
+
+
+def first_state(stage):
+    """Returns the shapes of a stage's first state, which its networks and its domains decide."""
+    method = stage.method
+    key = (type(method), method.segmenter, getattr(method, "depth_head", None), tuple(stage.domains))
+    if key not in STATES:
+        STATES[key] = jax.eval_shape(method.init, jax.random.key(0), abstract_batch(stage))
+    return STATES[key]
+
+
+def check_step(stage):
+    """Traces a first step: it returns a state like the one it gets, and scalars.
+
+    Of each kind of network the first that comes: small forms of what methods and their variants do with it are traced
+    with `:smoke`, see tests/test_smoke.py.
+    """
+    segmenter = stage.method.segmenter
+    key = (segmenter.name, segmenter.align_corners, segmenter.multi_level, getattr(stage.method, "depth_head", None))
+    if key not in TRACED:
+        TRACED.add(key)
+        state = first_state(stage)
+        after, metrics = jax.eval_shape(stage.method.train_step, state, abstract_batch(stage))
+        assert after == state and all(metric.shape == () for metric in metrics.values())
+
+
+@pytest.mark.parametrize("reference", settings.published())
+def test_it_starts(reference, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    experiment = config.experiment(config.load(reference))
+    for stage in stages.recipe(experiment, num_classes=19):
+        if not stage.kind.TRAINS:
+            continue
+        stage = dataclasses.replace(stage, method=small(stage.method))
+        state = initial_weights.start(first_state(stage), stage)
+        if stage.init_from["segmenter"].path and "segmenter" not in stage.start_from:
+            encoder = state.params["segmenter"]["encoder"]
+            assert isinstance(encoder.get("conv1", encoder.get("conv1_1"))["kernel"], np.ndarray)
+        check_step(stage)
+
+
+def test_a_classifier_left_in_plcas_file_is_named(tmp_path):
+    """Its authors' code takes what fits, so that nobody would notice one."""
+    variables = random_variables("deeplab_v2_resnet14", 21, width=NARROW)
+    state_dict = weights.to_torch(variables, "dacs")
+    state_dict |= {"fc.weight": np.ones((1000, 32 * NARROW), np.float32), "fc.bias": np.ones(1000, np.float32)}
+    files.write_safetensors(tmp_path / "x", state_dict, {})
+    words = [f"--config.init_from.segmenter.path={tmp_path / 'x'}"]
+    (stage,) = stages.recipe(config.experiment(config.load("plca:gta5_cityscapes", words)), 19)
+    stage, log = dataclasses.replace(stage, method=small(stage.method)), []
+    state = initial_weights.start(first_state(stage), stage, log.append)
+    np.testing.assert_array_equal(
+        state.params["segmenter"]["encoder"]["conv1"]["kernel"], variables["params"]["encoder"]["conv1"]["kernel"]
+    )
+    assert "unused: 10 arrays (fc 2, layer5 8)" in log[0]
