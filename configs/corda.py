@@ -69,7 +69,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
         experiment = dataclasses.replace(_reference(experiment), init_from={"segmenter": REFERENCE_WEIGHTS})
     method = CorDA(
         segmenter=_segmenter(benchmark),
-        optimiser=networks.optimiser(benchmark),
+        optimiser=dacs.REFERENCE_SGD if published else networks.optimiser(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
         depth_weight_mode=weights,
     )

@@ -25,6 +25,9 @@ REFERENCE = dataclasses.replace(networks.ADAPTSEGNET, multi_level=False)
 # Trained on COCO; its head has other classes.
 REFERENCE_WEIGHTS = InitFrom(path="weights/resnet101COCO-41f33a49.pth", fresh=("head",))
 
+# Its authors had a PyTorch in which the decay does not add up over the repeated updates of the backbone.
+REFERENCE_SGD = dataclasses.replace(networks.REFERENCE_SGD, repeated_decay="fixed")
+
 REFERENCE_STEPS = 250_000
 REFERENCE_BATCH = 2
 REFERENCE_CROP = (512, 512)
@@ -43,7 +46,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
         experiment = dataclasses.replace(reference(experiment), init_from={"segmenter": REFERENCE_WEIGHTS})
     method = Dacs(
         segmenter=REFERENCE if published else networks.segmenter(benchmark),
-        optimiser=networks.optimiser(benchmark),
+        optimiser=REFERENCE_SGD if published else networks.optimiser(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
     )
     return with_method(experiment, "dacs", method)

@@ -160,6 +160,7 @@ def test_published_settings(benchmark):
         weight_decay=5e-4,
         nesterov=False,
         update_multiplicity="reference",
+        repeated_decay="fixed",
         train_norm_affine=False,
     )
     rate = schedules.make(method.schedule, method.optimiser.learning_rate)
