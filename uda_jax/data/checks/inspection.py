@@ -20,6 +20,7 @@ LISTED = 3
 # Notes of a report: "3 frames <note>: ...".
 NOT_ASCII = "have a name beyond ASCII, which other systems may write differently"
 OTHER_LABEL_SIZE = "have a label of another size than the image, which is fitted to it"
+OTHER_DEPTH_SIZE = "have a depth or disparity of another size than the image, which is resized to it"
 BYTES_BEHIND = "have bytes behind the end of a picture, as some cameras write, which do no harm"
 NO_CLASS = "have a label without one pixel of a class"
 NO_DEPTH = "have a depth map without one valid pixel"
@@ -110,6 +111,9 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
     # The label of a classified picture is one pixel.
     if not problems and "image" in sizes and sizes.get("label", sizes["image"]) not in (sizes["image"], (1, 1)):
         notes.append(OTHER_LABEL_SIZE)
+    distances = [field for field in sizes if MAPS[field].may_differ_in_size]
+    if not problems and any(sizes[field] != sizes.get("image", sizes[field]) for field in distances):
+        notes.append(OTHER_DEPTH_SIZE)
     return Finding(problems, tuple(dict.fromkeys(notes)), kinds, sizes, pixels, ranges, stored)
 
 
