@@ -2,15 +2,16 @@
 
     uda train --config corda:streets --workdir runs/corda
     uda train --config corda:streets,exact_depth --workdir runs/corda_exact
-    uda train --config corda:synthia_cityscapes,reference_weights --workdir runs/corda_synthia
+    uda train --config corda:synthia_cityscapes --workdir runs/corda_synthia
 
 Settings: streets, smoke, folder, gta5_cityscapes, synthia_cityscapes, whose frames have depth. The depth of streets'
 camera comes from block matching on a stereo pair, with `,exact_depth` from the renderer, for comparison; the other
-settings but smoke have one kind of depth, which the variant leaves as it is. `,reference_weights` averages the weights
-of difficulty over the images of a batch, as the released code does by accident.
+settings but smoke have one kind of depth, which the variant leaves as it is.
 
-On GTA5 and SYNTHIA the settings hold that code's other values, published 56.6 and 55.0 (16 classes) mIoU, and need its
-depth files (see `uda_jax/data/datasets`) and weights/resnet101COCO-41f33a49.pth.
+On GTA5 and SYNTHIA the settings hold the released code's values, published 56.6 and 55.0 (16 classes) mIoU, and need
+its depth files (see `uda_jax/data/datasets`) and weights/resnet101COCO-41f33a49.pth. Its weights of difficulty are, by
+accident, averages over the images of a batch. They are so in these settings; the others have each image's own, as the
+paper says. `,reference_weights` and `,image_weights` choose one form of weights everywhere.
 """
 
 import dataclasses
@@ -26,11 +27,13 @@ from uda_jax.methods.corda import CorDA
 from uda_jax.methods.parts.teacher import MeanTeacher
 from uda_jax.schema import did_you_mean
 
-# Row name, whether streets' camera has the renderer's depth, and the form of the weights of difficulty.
+# Row name, whether streets' camera has the renderer's depth, and the form of the weights of difficulty; None: that of
+# the released code where it published scores, else the paper's.
 VARIANTS = {
-    "": ("corda", False, "per_image"),
-    "exact_depth": ("corda/exact_depth", True, "per_image"),
+    "": ("corda", False, None),
+    "exact_depth": ("corda/exact_depth", True, None),
     "reference_weights": ("corda/reference_weights", False, "reference"),
+    "image_weights": ("corda/image_weights", False, "per_image"),
 }
 
 SETTINGS = ("streets", "smoke", "folder", "gta5_cityscapes", "synthia_cityscapes")
@@ -55,7 +58,7 @@ SCRATCH_MIXED_DEPTH_WEIGHT = 0.01
 
 
 def get_config(setting: str = "streets") -> ConfigDict:
-    """Returns the config of a benchmark, optionally followed by ",exact_depth" or ",reference_weights"."""
+    """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (label, exact, weights) = benchmarks.parse(setting, VARIANTS)
     if benchmark not in SETTINGS:
         raise UserError(
@@ -69,9 +72,9 @@ def get_config(setting: str = "streets") -> ConfigDict:
         experiment = dataclasses.replace(_reference(experiment), init_from={"segmenter": REFERENCE_WEIGHTS})
     method = CorDA(
         segmenter=_segmenter(benchmark),
-        optimiser=networks.optimiser(benchmark),
+        optimiser=dacs.REFERENCE_SGD if published else networks.optimiser(benchmark),
         schedule=networks.schedule(benchmark, experiment.train.steps),
-        depth_weight_mode=weights,
+        depth_weight_mode=weights or ("reference" if published else "per_image"),
     )
     if benchmark == "gta5_cityscapes":
         method = dataclasses.replace(method, initial_steps=GTA5_INITIAL_STEPS)

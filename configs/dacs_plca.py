@@ -7,7 +7,7 @@ how one method takes a loss of another: `uda_jax/methods/dacs_plca.py`.
 """
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import networks
+from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax.config import as_config
 from uda_jax.configs import dacs, plca
@@ -18,9 +18,12 @@ VARIANTS = {"": "dacs_plca"}
 
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark."""
-    config = dacs.get_config(setting)
+    benchmark, label = benchmarks.parse(setting, VARIANTS)
+    config = dacs.get_config(benchmark)
     weights = {} if networks.published(config.benchmark) else plca.SCRATCH_ASSOCIATION
-    config.label = config.method.name = "dacs_plca"
+    config.label = config.method.name = label
     with config.unlocked():
+        # Pairs of source and target are what is associated, too.
+        del config.method.pasted
         config.method.association = as_config(Association(**weights))
     return config

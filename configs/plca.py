@@ -5,7 +5,8 @@
 
 Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes. The
 variants take one part away: `,no_aggregation` of similar target pixels, `,no_prediction_level` of the association,
-`,no_smoothing`, `,no_lovasz`.
+`,no_contrast` that divides similarities by their deviation, `,no_smoothing`, `,no_lovasz`; or all that adapts,
+`,source_only`, which is the released code's own: cross entropy and Lovasz-Softmax on the source, and no target.
 
 gta5_cityscapes and synthia_cityscapes hold the released code's values: 4 + 4 images per gradient on all devices
 together, two gradients per update, published 47.8 and 46.9 mIoU, and need the ImageNet weights in Caffe's form that its
@@ -29,13 +30,18 @@ from uda_jax.methods.plca import PLCA
 from uda_jax.training.optimisers import sgd
 from uda_jax.training.schedules import Schedule
 
-# Row name and what is switched off: fields of the association, and fields of the method.
+BOTH = ("source", "target")
+NO_ASSOCIATION = {"feature_weight": 0.0, "prediction_weight": 0.0, "aggregation": 0.0}
+
+# Row name, training domains, and what is switched off: fields of the association, and fields of the method.
 VARIANTS = {
-    "": ("plca", {}, {}),
-    "no_aggregation": ("plca/no_aggregation", {"aggregation": 0.0}, {}),
-    "no_prediction_level": ("plca/no_prediction_level", {"prediction_weight": 0.0}, {}),
-    "no_smoothing": ("plca/no_smoothing", {}, {"smoothing_weight": 0.0}),
-    "no_lovasz": ("plca/no_lovasz", {}, {"lovasz_weight": 0.0}),
+    "": ("plca", BOTH, {}, {}),
+    "no_aggregation": ("plca/no_aggregation", BOTH, {"aggregation": 0.0}, {}),
+    "no_prediction_level": ("plca/no_prediction_level", BOTH, {"prediction_weight": 0.0}, {}),
+    "no_contrast": ("plca/no_contrast", BOTH, {"contrast": False}, {}),
+    "no_smoothing": ("plca/no_smoothing", BOTH, {}, {"smoothing_weight": 0.0}),
+    "no_lovasz": ("plca/no_lovasz", BOTH, {}, {"lovasz_weight": 0.0}),
+    "source_only": ("plca/source_only", ("source",), NO_ASSOCIATION, {"smoothing_weight": 0.0}),
 }
 
 # One head with four branches, without bias, from PyTorch's default start.
@@ -51,7 +57,7 @@ REFERENCE_WEIGHTS = InitFrom(path="weights/resnet101-imagenet.pth", fresh=("head
 REFERENCE_SGD = sgd(learning_rate=2.5e-4, head_multiplier=1.0, train_norm_affine=True)
 
 # Two devices of 2 + 2 images, two such batches per update; Cityscapes' 2975 frames last for this many batches. Each
-# device averages over the cycles of its own pairs.
+# device averages over the cycles of its own pairs, and over the labels and classes of its own source images.
 BATCH_SIZE, ACCUMULATION, EPOCH = 4, 2, 744
 DEVICE_PAIRS = 2
 
@@ -68,8 +74,8 @@ SCRATCH_ASSOCIATION = {"feature_weight": 0.01, "prediction_weight": 0.01}
 
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
-    benchmark, (label, association, fields) = benchmarks.parse(setting, VARIANTS)
-    experiment = benchmarks.get(benchmark, label, ("source", "target"))
+    benchmark, (label, domains, association, fields) = benchmarks.parse(setting, VARIANTS)
+    experiment = benchmarks.get(benchmark, label, domains)
     if networks.published(benchmark):
         experiment = _published(experiment)
         # Without aggregation in training there is none in the test either.
@@ -79,6 +85,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
             optimiser=REFERENCE_SGD,
             schedule=Schedule(horizon=EPOCHS[benchmark][1] * EPOCH),
             association=Association(reduction_group=DEVICE_PAIRS, **association),
+            supervised_group=DEVICE_PAIRS,
             **fields,
         )
     else:

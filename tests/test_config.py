@@ -91,6 +91,25 @@ def test_heads_and_files_are_those_of_the_codes():
     assert found("advent:synthia_cityscapes,cp_vgg16")[0].prior_weight == 0.001
 
 
+@pytest.mark.parametrize(
+    ("reference", "form"),
+    [
+        ("adaptsegnet:gta5_cityscapes", "accumulating"),
+        ("advent:gta5_cityscapes", "accumulating"),
+        ("advent:synthia_cityscapes,minent", "accumulating"),
+        ("intrada:gta5_cityscapes", "accumulating"),
+        ("dada:synthia_cityscapes", "accumulating"),
+        ("dacs:gta5_cityscapes", "fixed"),
+        ("corda:synthia_cityscapes", "fixed"),
+    ],
+)
+def test_repeated_decay_is_that_of_the_authors_pytorch(reference, form):
+    for stage in stages.recipe(config.experiment(config.load(reference)), num_classes=19):
+        if stage.kind.TRAINS:
+            optimiser = stage.method.optimiser
+            assert (optimiser.update_multiplicity, optimiser.repeated_decay) == ("reference", form)
+
+
 def test_a_field_that_may_be_none_is_set_to_none_and_back():
     words = ["--config.evaluation.final.size=10,20", "--config.data.source.root=x", "--config.evaluation.dev=None"]
     found = config.load("advent:streets", words)

@@ -20,9 +20,9 @@ SIGNATURES = {
     "losses.lovasz_softmax": "(probabilities, labels)",
     "losses.adaptive_label_smoothing": "(logits, *, strength=10.0)",
     "losses.cycle_association": "(source, target, source_labels, *, similarity='cosine', aggregation=0.5, "
-    "block_size='auto')",
+    "block_size='auto', contrast=True)",
     "losses.association_diagnostics": "(source, target, source_labels, *, similarity='cosine', aggregation=0.5, "
-    "block_size='auto', target_labels=None)",
+    "block_size='auto', contrast=True, target_labels=None)",
     "training.metrics.iou": "(confusion)",
     "training.metrics.mean_iou": "(confusion, classes=None)",
     "training.metrics.dice": "(confusion)",

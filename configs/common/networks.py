@@ -44,8 +44,11 @@ MEDIUM = Segmenter(name="deeplab_v2_resnet50", input_norm="imagenet_rgb", encode
 
 TINY = Segmenter(name="deeplab_v2_resnet14", input_norm="imagenet_rgb", width=4)
 
-# AdaptSegNet's and ADVENT's recipe. Their backbones take each update three times, see SgdFields.
-REFERENCE_SGD = sgd(learning_rate=2.5e-4, head_multiplier=10.0, update_multiplicity="reference")
+# AdaptSegNet's and ADVENT's recipe. Their backbones take each update three times, and the decay adds up over them, see
+# SgdFields.
+REFERENCE_SGD = sgd(
+    learning_rate=2.5e-4, head_multiplier=10.0, update_multiplicity="reference", repeated_decay="accumulating"
+)
 
 # From scratch everything trains at one rate, scale and shift included.
 SCRATCH_SGD = sgd(learning_rate=0.2, head_multiplier=1.0, train_norm_affine=True)

@@ -361,3 +361,30 @@ def test_arguments_are_checked():
         losses.cycle_association(source, target[..., :5], labels)
     with pytest.raises(ValueError, match=r"target_labels: expected shape \(2, 3, 6\) of the maps, got \(2, 4, 5\)"):
         losses.association_diagnostics(source, target, labels, target_labels=labels)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "kl"])
+@pytest.mark.parametrize("block_size", [None, 2])
+def test_without_contrast_similarities_are_taken_as_they_are(similarity, block_size):
+    """An independent computation in float64; cosine aggregates with the softmax of plain similarities, too."""
+    generator = np.random.default_rng(3)
+    source, target = (softmax(2 * generator.normal(size=(6, 4))) for _ in "st")
+    labels = np.array([0, 1, 0, 1, 1, 255])
+
+    def compared(x, z):
+        if similarity == "cosine":
+            return (x / np.linalg.norm(x, axis=1, keepdims=True)) @ (z / np.linalg.norm(z, axis=1, keepdims=True)).T
+        return x @ np.log(z + 1e-10).T
+
+    mixed = 0.5 * target + 0.5 * softmax(compared(target, target)) @ target
+    p, q = softmax(compared(source, mixed)), softmax(compared(mixed, source))
+    middle, back = p.argmax(axis=1), q.argmax(axis=1)
+    chosen = [i for i in range(5) if labels[back[middle[i]]] == labels[i]]
+    assert chosen
+    expected = -np.mean([np.log(p[i].max() * q[middle[i]].max()) for i in chosen])
+    maps = [jnp.asarray(x.reshape(1, 2, 3, 4), jnp.float32) for x in (source, target)]
+    options = {"similarity": similarity, "block_size": block_size}
+    compute = jax.jit(functools.partial(losses.cycle_association, **options), static_argnames="contrast")
+    plain, scaled = (compute(*maps, labels.reshape(1, 2, 3), contrast=contrast) for contrast in (False, True))
+    np.testing.assert_allclose(plain, expected, rtol=1e-5)
+    assert abs(float(plain) - float(scaled)) > 0.05

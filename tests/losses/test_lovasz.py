@@ -161,6 +161,57 @@ def test_nan_stays_visible(run):
     assert np.isnan(run(probabilities, labels)[0])
 
 
+def on_devices(probabilities, labels, group):
+    """What the devices of PLCA's released code sum up to, in float64: weights of all pixels, means of their own."""
+    num_classes, total, slope = probabilities.shape[-1], 0.0, np.zeros(probabilities.shape)
+    weights = np.zeros(probabilities.shape)
+    for c in range(num_classes):
+        own, valid = labels == c, labels < num_classes
+        errors = np.where(own, 1 - probabilities[..., c].astype(np.float64), probabilities[..., c])[valid]
+        order = np.argsort(-errors, kind="stable")
+        found, others = np.cumsum(own[valid][order]), np.cumsum(~own[valid][order])
+        steps = np.zeros(errors.size)
+        steps[order] = np.diff(1 - (own.sum() - found) / np.maximum(own.sum() + others, 1), prepend=0)
+        weights[..., c][valid] = steps
+    for first in range(0, len(labels), group):
+        mine = slice(first, first + group)
+        present = [c for c in range(num_classes) if (labels[mine] == c).any()]
+        for c in present:
+            own, valid = labels[mine] == c, labels[mine] < num_classes
+            errors = np.where(own, 1 - probabilities[mine][..., c], probabilities[mine][..., c])
+            total += (errors * weights[mine][..., c])[valid].sum() / len(present)
+            slope[mine][..., c] = np.where(own, -1, 1) * weights[mine][..., c] * valid / len(present)
+    return total, slope
+
+
+def test_groups_by_hand():
+    """Two images of two pixels, each of a class of its own: neither pays for the class that only the other shows."""
+    p = np.array([[[0.7, 0.3], [0.6, 0.4]], [[0.45, 0.55], [0.1, 0.9]]], np.float32)
+    labels = np.array([[0, 0], [1, 1]])
+    # Class 0: 0.45 of the other image comes first, with J = 1/3, then the own 0.4 (2/3) and 0.3 (1).
+    # Class 1: the own 0.45 has J = 1/2; 0.4 and 0.3 of the other image 2/3 and 3/4; the own 0.1 has 1.
+    own = (0.4 + 0.3) / 3, 0.45 / 2 + 0.1 / 4
+    others = 0.45 / 3, 0.4 / 6 + 0.3 / 12
+    found = losses.grouped_lovasz_softmax(p, labels, 1), losses.lovasz_softmax(p, labels)
+    np.testing.assert_allclose(found, [sum(own), (sum(own) + sum(others)) / 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("most_sorted", [2**17, 0])
+def test_groups_are_the_devices_of_the_released_code(most_sorted, monkeypatch):
+    monkeypatch.setattr(lovasz, "_MOST_SORTED", most_sorted)
+    probabilities, labels = sample((4, 6, 7), 5, 2.0)
+    labels[:2][labels[:2] == 4] = 255
+    labels[3] = 255
+    # A function of its own for each way, lest one finds the other's program.
+    run = jax.jit(jax.value_and_grad(lambda p, y: losses.grouped_lovasz_softmax(p, y, 2)))
+    check(run(probabilities, labels), *on_devices(probabilities, labels, 2))
+    # A group without labels adds nothing, and one group is the plain loss.
+    whole = losses.grouped_lovasz_softmax(probabilities, labels, 4)
+    assert whole == losses.lovasz_softmax(probabilities, labels) != run(probabilities, labels)[0]
+    with pytest.raises(ValueError, match="group: expected a divisor of the 4 images, got 3"):
+        losses.grouped_lovasz_softmax(probabilities, labels, 3)
+
+
 def test_shapes_are_checked():
     with pytest.raises(
         ValueError, match=r"labels: expected shape \(2, 3\) for probabilities \(2, 3, 4\), got \(3, 2\)"

@@ -199,6 +199,7 @@ def test_published_settings(benchmark, variant, kind, levels, weights):
         weight_decay=5e-4,
         nesterov=False,
         update_multiplicity="reference",
+        repeated_decay="accumulating",
         train_norm_affine=False,
     )
     assert method.schedule == Schedule(name="poly", horizon=250_000, power=0.9, warmup=0)

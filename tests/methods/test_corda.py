@@ -274,7 +274,7 @@ def test_published_settings(benchmark):
     plain, other = stage(f"dacs:{benchmark}")
     method, gta5 = found.method, benchmark == "gta5_cityscapes"
     assert (method.teacher.alpha, method.source_depth_weight, method.mixed_depth_weight) == (0.999, 0.01, 0.001)
-    assert (method.depth_weight_mode, method.depth_unit) == ("per_image", 1.0)
+    assert (method.depth_weight_mode, method.depth_unit) == ("reference", 1.0)
     assert (method.initial_steps, method.source_nearest) == ((25_001, 0.1) if gta5 else (0, 0.0))
     for field in ("optimiser", "schedule", "mixing", "mixed_weight"):
         assert getattr(method, field) == getattr(other.method, field)
@@ -291,7 +291,9 @@ def test_published_settings(benchmark):
             bare.flip,
             bare.label_space,
         )
-    assert stage(f"corda:{benchmark},reference_weights")[1].method.depth_weight_mode == "reference"
+    modes = {"exact_depth": "reference", "reference_weights": "reference", "image_weights": "per_image"}
+    for variant, mode in modes.items():
+        assert stage(f"corda:{benchmark},{variant}")[1].method.depth_weight_mode == mode
     fresh = set(experiment.init_from["segmenter"].fresh)
     assert experiment.init_from["segmenter"].path == plain.init_from["segmenter"].path
     network = jax.eval_shape(found.initialise, jax.random.key(0)).params["segmenter"]
@@ -306,6 +308,11 @@ def test_depth_of_streets():
         assert experiment.data["source"].fields == ("image", "label", "depth")
         assert experiment.data["target"].fields == ("image", "depth")
         assert (experiment.data["source"].options, experiment.data["target"].options) == (None, options)
+
+
+def test_weights_of_difficulty_from_scratch_are_the_papers():
+    for variant, mode in (("", "per_image"), (",image_weights", "per_image"), (",reference_weights", "reference")):
+        assert stage(f"corda:streets{variant}")[1].method.depth_weight_mode == mode
 
 
 def test_settings_without_depth_are_refused():

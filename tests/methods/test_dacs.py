@@ -1,5 +1,6 @@
 """DACS: the golden iteration, steps written out, what the teacher and the weights decide, published values."""
 
+import dataclasses
 import functools
 
 import jax
@@ -160,6 +161,7 @@ def test_published_settings(benchmark):
         weight_decay=5e-4,
         nesterov=False,
         update_multiplicity="reference",
+        repeated_decay="fixed",
         train_norm_affine=False,
     )
     rate = schedules.make(method.schedule, method.optimiser.learning_rate)
@@ -168,6 +170,7 @@ def test_published_settings(benchmark):
     assert (found.train.steps, found.train.batch_size, found.train.accumulation) == (250_000, 2, 1)
     assert (method.teacher.alpha, method.mixing.threshold) == (0.99, 0.968)
     assert (method.mixing.pixel_weight, method.mixing.mix_ignored) == ("threshold_uniform", True)
+    assert (method.pasted, method.mixing.masks, method.mixing.cow_sigma) == ("source", "classes", (8.0, 32.0))
     assert method.mixing.augmentation == StrongAugmentation(0.8, 0.25, 0.25, 0.25, 0.25, 0.5, (0.15, 1.15))
     assert (method.mixed_weight, method.predict_with) == (1.0, "student")
     segmenter = method.segmenter
@@ -182,6 +185,24 @@ def test_published_settings(benchmark):
     assert experiment.evaluation.protocol == {"gta5_cityscapes": "19", "synthia_cityscapes": "16"}[benchmark]
     init = experiment.init_from["segmenter"]
     assert (init.path, init.fresh) == ("weights/resnet101COCO-41f33a49.pth", ("head",))
+
+
+@pytest.mark.parametrize(
+    ("variant", "pasted", "masks"),
+    [
+        ("cutmix", "source", "box"),
+        ("cowmix", "source", "cow"),
+        ("plain", "target", "classes"),
+        ("no_mixing", "source", "none"),
+    ],
+)
+def test_variants_differ_in_what_is_mixed(variant, pasted, masks):
+    """Everything else is DACS's."""
+    (whole, plain), (other, found) = stage("dacs:gta5_cityscapes"), stage(f"dacs:gta5_cityscapes,{variant}")
+    mixing = dataclasses.replace(plain.method.mixing, masks=masks)
+    assert found.method == dataclasses.replace(plain.method, pasted=pasted, mixing=mixing) != plain.method
+    assert (other.data, other.train, other.init_from) == (whole.data, whole.train, whole.init_from)
+    assert other.label == f"dacs/{variant}"
 
 
 def test_labels_of_the_target_are_hidden():

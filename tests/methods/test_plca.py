@@ -182,6 +182,48 @@ def test_groups_of_pairs_average_over_their_own_cycles():
         dataclasses.replace(section, reduction_group=3).losses(*domains, labels, jax.random.key(0))
 
 
+def test_groups_average_over_their_own_labels_and_classes():
+    """As two devices of two images do: the mean of the means of cross entropy, and Lovasz-Softmax by groups."""
+    generator = np.random.default_rng(5)
+    scores = jnp.asarray(generator.normal(size=(4, 8, 10, 3)), jnp.float32)
+    labels = generator.integers(0, 3, (4, 8, 10))
+    labels[:2, 2:] = 255
+    labels[:2][labels[:2] == 2] = 1
+    # The first two images are predicted better, so that it matters which of the means they are in.
+    scores = scores.at[:2].add(2.0 * jax.nn.one_hot(labels[:2], 3))
+    found = make(supervised_group=2).supervised(scores, labels)
+    assert found.keys() == {"segmentation", "lovasz"}
+    halves = [losses.cross_entropy(scores[part], labels[part]) for part in (slice(0, 2), slice(2, 4))]
+    assert float(found["segmentation"]) == pytest.approx(float(halves[0] + halves[1]) / 2, rel=1e-5)
+    lovasz = losses.grouped_lovasz_softmax(jax.nn.softmax(scores), labels, 2)
+    assert float(found["lovasz"]) == pytest.approx(3.0 * float(lovasz), rel=1e-5)
+    # Without groups, and with one for all, pixels and classes of the whole batch count alike.
+    whole, all_of_them = make().supervised(scores, labels), make(supervised_group=4).supervised(scores, labels)
+    assert whole == all_of_them and all(abs(float(whole[name] - found[name])) > 1e-3 for name in whole)
+    with pytest.raises(UserError, match="supervised_group: expected a divisor of the 4 source images of a batch, got"):
+        make(supervised_group=3).supervised(scores, labels)
+
+
+def test_source_only_forwards_no_target(batch):
+    """Nothing of a target is read, be it there or not: no loss, no running statistics."""
+    method = make(association=Association(feature_weight=0.0, prediction_weight=0.0), smoothing_weight=0.0)
+    assert method.needed_domains == ("source",) and make().needed_domains == ("source", "target")
+    alone = {"source": batch["source"]}
+    state = jax.eval_shape(lambda key: method.init(key, alone), jax.random.key(0))
+    after, metrics = jax.eval_shape(method.train_step, state, alone)
+    assert after == state
+    terms = {name for name in metrics if name.startswith("loss/")}
+    assert terms == {"loss/segmentation", "loss/lovasz", "loss/total"}
+    with mock.patch.object(PLCA, "forward", autospec=True, side_effect=PLCA.forward) as forward:
+        jax.eval_shape(lambda state: method.objective(*_source(method, state, batch)), state)
+    assert forward.call_count == 1 and method.illustrate(state, batch) == {}
+
+
+def _source(method, state, batch):
+    outputs, _ = method._forward(state.params["segmenter"], state, batch)
+    return outputs["source"], outputs.get("target"), batch["source"]["label"], state.key
+
+
 def test_one_trace_and_donation(check_one_trace, batch):
     check_one_trace(make(association=Association(reduction="random", scale=0.5)), batch)
 
@@ -233,7 +275,8 @@ def test_pictures_join_the_centres_of_associated_cells(run):
     @jax.jit
     def both(labels):
         own = batch | {"source": batch["source"] | {"label": labels}}
-        source, target, _ = method._forward(state.params["segmenter"], state, own)
+        outputs, _ = method._forward(state.params["segmenter"], state, own)
+        source, target = outputs["source"], outputs["target"]
         small = ops.resize_nearest_legacy(labels.astype(jnp.int32), (5, 9))
         maps = (source["features"], target["features"], small)
         found = losses.association_diagnostics(*maps, similarity="cosine")
@@ -290,7 +333,7 @@ def test_published_settings_are_the_specification(setting, steps, horizon):
     (stage,) = stages.recipe(experiment, num_classes=19)
     method, train = stage.method, experiment.train
     assert (train.steps, train.batch_size, train.accumulation, method.schedule.horizon) == (steps, 4, 2, horizon)
-    assert method.association.reduction_group == 2
+    assert method.association.reduction_group == method.supervised_group == 2
     assert (method.optimiser.learning_rate, method.optimiser.momentum, method.optimiser.weight_decay) == (
         2.5e-4,
         0.9,
@@ -317,6 +360,15 @@ def test_published_settings_are_the_specification(setting, steps, horizon):
     assert {rule.rate_multiple for rule in method.optimiser.rules()} == {1.0}
 
 
+def test_the_published_source_only_setting_reads_no_target():
+    whole, alone = (config.experiment(config.load(f"plca:gta5_cityscapes{name}")) for name in ("", ",source_only"))
+    assert alone.data == {"source": whole.data["source"]} and alone.train == whole.train
+    (stage,) = stages.recipe(alone, num_classes=19)
+    method = stage.method
+    assert (method.lovasz_weight, method.supervised_group, method.test_aggregation) == (3.0, 2, False)
+    assert method.optimiser.learning_rate == 2.5e-4 and method.needed_domains == ("source",)
+
+
 @pytest.mark.parametrize(
     ("variant", "association", "fields"),
     [
@@ -324,6 +376,12 @@ def test_published_settings_are_the_specification(setting, steps, horizon):
         ("no_prediction_level", {"prediction_weight": 0.0}, {}),
         ("no_smoothing", {}, {"smoothing_weight": 0.0}),
         ("no_lovasz", {}, {"lovasz_weight": 0.0}),
+        ("no_contrast", {"contrast": False}, {}),
+        (
+            "source_only",
+            {"feature_weight": 0.0, "prediction_weight": 0.0, "aggregation": 0.0},
+            {"smoothing_weight": 0.0},
+        ),
     ],
 )
 def test_variants_take_one_part_away(variant, association, fields):

@@ -69,6 +69,19 @@ def test_golden_trajectory(name, config, path):
         np.testing.assert_allclose(jax.tree.leaves(params)[0], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_form_of_repeated_decay_reaches_the_update():
+    """What is listed three times differs by the form, a head does not; both forms by hand after one step."""
+    params = {"encoder": {"layer1_0": {"conv1": {"kernel": jnp.array(4.0)}}}, "head": {"kernel": jnp.array(4.0)}}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    options = {"learning_rate": 0.5, "weight_decay": 0.5, "momentum": 0.0, "head_multiplier": 1.0}
+    # Fixed: 4 * 0.75 ** 3. Accumulating: g = 2, p = 3; g = 3.5, p = 1.25; g = 4.125, p = -0.8125.
+    for form, expected in (("fixed", 1.6875), ("accumulating", -0.8125)):
+        section = sgd(**options, update_multiplicity="reference", repeated_decay=form)
+        (after,) = train(optimisers.build(section, CONSTANT, params), params, [zeros])
+        assert float(after["encoder"]["layer1_0"]["conv1"]["kernel"]) == expected
+        assert float(after["head"]["kernel"]) == 3.0
+
+
 def test_adam_weight_decay_is_added_to_the_gradient():
     params = {"kernel": jnp.array([2.0, -4.0])}
     zeros = {"kernel": jnp.zeros(2)}
@@ -178,6 +191,7 @@ def test_parameters_of_any_name_train_with_the_part_they_lie_in():
 def test_defaults_by_name():
     assert (sgd().learning_rate, sgd().weight_decay, sgd().head_multiplier) == (2.5e-4, 5e-4, 10.0)
     assert (sgd().momentum, sgd().nesterov, sgd().update_multiplicity) == (0.9, False, "off")
+    assert sgd().repeated_decay == "fixed"
     assert (adam().learning_rate, adam().beta1, adam().beta2, adam().epsilon) == (1e-4, 0.9, 0.99, 1e-8)
     assert (adamw().learning_rate, adamw().weight_decay, adamw().beta2) == (6e-5, 0.01, 0.999)
     assert (adam().weight_decay, adam().head_multiplier, adamw().head_multiplier) == (0.0, 1.0, 1.0)
@@ -193,6 +207,7 @@ def test_defaults_by_name():
         ({"name": "adam", "momentum": 0.5}, "o.momentum: unknown field of 'adam'; known: beta1, beta2, clip_norm"),
         ({"name": "sgd", "beta1": 0.5}, "o.beta1: unknown field of 'sgd'"),
         ({"name": "adamw", "update_multiplicity": "reference"}, "o.update_multiplicity: unknown field of 'adamw'"),
+        ({"repeated_decay": "old"}, "o.repeated_decay: expected one of 'fixed', 'accumulating', got 'old'"),
         ({"name": "adamx"}, "o.name: unknown name 'adamx'; did you mean 'adam'?"),
         ({"layer_decay": 1.5}, "o.layer_decay: expected a number <= 1.0, got 1.5"),
         ({"clip_norm": -1}, "o.clip_norm: expected a number >= 0.0, got -1.0"),

@@ -37,3 +37,49 @@ def test_repetitions_are_one_gradient_applied_again():
     np.testing.assert_allclose(found["w"], params, rtol=1e-6)
     with pytest.raises(ValueError, match="params"):
         ours.update({"w": jnp.array(1.0)}, ours.init({"w": jnp.array(2.0)}))
+
+
+def old_torch_sgd(params, gradients, occurrences, rate, momentum, decay):
+    """SGD up to PyTorch 1.4 on one tensor that its list of parameters names several times, after each step.
+
+    For every occurrence in the list: `d_p = p.grad.data; d_p.add_(decay, p.data)`, so that the decay stays in the
+    gradient; the buffer is `clone(d_p)` the first time and `buf.mul_(momentum).add_(d_p)` from then on;
+    `p.data.add_(-rate, buf)`.
+    """
+    params, buffer, trajectory = params.copy(), None, []
+    for gradient in gradients:
+        stored = gradient.copy()
+        for _ in range(occurrences):
+            stored += decay * params
+            if buffer is None:
+                buffer = stored.copy()
+            else:
+                buffer *= momentum
+                buffer += stored
+            params -= rate * buffer
+        trajectory.append(params.copy())
+    return trajectory
+
+
+@pytest.mark.parametrize("occurrences", [1, 3, 4])
+def test_decay_accumulates_as_in_old_pytorch(occurrences):
+    params = np.array([2.0, -1.5, 0.25])
+    gradients = [np.array([0.5, 0.0, -1.0]), np.array([-0.25, 1.0, 0.125])]
+    expected = old_torch_sgd(params, gradients, occurrences, rate=0.1, momentum=0.9, decay=0.2)
+    options = {"momentum": 0.9, "weight_decay": 0.2, "repeats": occurrences}
+    given = jnp.asarray(params, jnp.float32), [jnp.asarray(g, jnp.float32) for g in gradients]
+    accumulating, fixed = (
+        train(torch_sgd(lambda _: 0.1, accumulate_decay=form, **options), *given) for form in (True, False)
+    )
+    for got, other, want in zip(accumulating, fixed, expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+        # Which form it is does not matter to what is listed once.
+        assert np.allclose(got, other, rtol=1e-5) == (occurrences == 1)
+
+
+def test_accumulated_decay_by_hand():
+    """Two occurrences, two steps, no gradient: the second time of each step decays twice, by 0.5 p each time."""
+    ours = torch_sgd(lambda _: 0.5, momentum=0.0, weight_decay=0.5, repeats=2, accumulate_decay=True)
+    found = train(ours, jnp.array(16.0), [jnp.array(0.0)] * 2)
+    # g = 8, p = 12; g = 8 + 6, p = 5. Then g = 2.5, p = 3.75; g = 2.5 + 1.875, p = 1.5625.
+    np.testing.assert_array_equal(found, [5.0, 1.5625])

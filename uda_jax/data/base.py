@@ -54,6 +54,11 @@ class MapSpec(NamedTuple):
         """Whether networks read it, so that it always has the image's size; the others may keep theirs to score on."""
         return self.geometry == "camera" or self.resampling == "image"
 
+    @property
+    def may_differ_in_size(self) -> bool:
+        """Whether a file of another size than the image is no mistake, but resized: a network's depth, as CorDA's."""
+        return self.unit is not None
+
     def shape(self, size: tuple[int, int], batch: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Returns the shape of the map in frames of a size (height, width), or in a batch of them."""
         return (*batch, *(size if self.is_raster else ()), *self.channels)

@@ -12,6 +12,8 @@ A reader of a published data set pairs its files by frame name, says how labels 
 
 Any map of `base.MAPS` may lie in files: `pair(images, image_right=...)` pairs those of a second camera.
 
+Depth and disparity may have another size than the image, to which they are resized; labels and further images may not.
+
 Listing never stops at an unreadable frame: it goes into `problems`, for `uda check` to print and for `open_dataset` to
 raise where the frame is wanted.
 """
@@ -126,7 +128,7 @@ class FrameFiles(Dataset):
         """Decodes frame `index`, of its maps only those named in `fields` and present.
 
         Raises:
-          UserError: a file is missing or damaged, or the sizes of the frame's maps differ.
+          UserError: a file is missing or damaged, or the sizes of image and label differ.
         """
         example = self.stored(index, fields)
         if "label" in example:
@@ -145,9 +147,9 @@ class FrameFiles(Dataset):
                 example[field] = self._decoders[field](frame)
                 check_map(field, example[field], str(frame.files[field]))
                 if spec.is_raster:
-                    sizes[frame.files[field]] = example[field].shape[:2]
+                    sizes[field] = example[field].shape[:2]
         if frame.name not in self._mismatched:
-            _check_sizes(self.dataset, sizes)
+            _check_sizes(self.dataset, sizes, frame.files)
         return example
 
     @property
@@ -207,13 +209,17 @@ def _nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return array[rows[:, None], columns]
 
 
-def _check_sizes(dataset: str, sizes: Mapping[File, tuple[int, int]]) -> None:
-    (first, expected), *others = sizes.items() or [(None, None)]
-    for file, size in others:
-        if size != expected:
-            # Tools that do not know of EXIF draw labels on the picture as it is stored.
-            side = " (images are turned as their EXIF orientation says, labels not)" if size == expected[::-1] else ""
+def _check_sizes(dataset: str, sizes: Mapping[str, tuple[int, int]], files: Mapping[str, File]) -> None:
+    """Raises a UserError for maps `{name: size}` of a frame that do not fit together."""
+    # Tools that do not know of EXIF draw labels on the picture as it is stored, and turned depth is no smaller depth.
+    fixed = [(field, size) for field, size in sizes.items() if not MAPS[field].may_differ_in_size]
+    first, expected = next(iter(fixed), (None, None))
+    for field, size in sizes.items() if fixed else ():
+        turned = size == expected[::-1]
+        if size != expected and (turned or not MAPS[field].may_differ_in_size):
+            side = " (images are turned as their EXIF orientation says, labels not)" if turned else ""
             raise UserError(
-                f"{file}: {size[0]}x{size[1]} (height x width), but {first} is {expected[0]}x{expected[1]}{side}; make "
-                f"the sizes equal, or leave the frame out with a list from 'uda check {dataset} --fix-list'"
+                f"{files[field]}: {size[0]}x{size[1]} (height x width), but {files[first]} is "
+                f"{expected[0]}x{expected[1]}{side}; make the sizes equal, or leave the frame out with a list from "
+                f"'uda check {dataset} --fix-list'"
             )

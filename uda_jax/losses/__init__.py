@@ -5,7 +5,7 @@ from uda_jax.losses.association import aggregate, association_diagnostics, cycle
 from uda_jax.losses.depth import absolute_depth, berhu
 from uda_jax.losses.entropy import class_ratio_prior, entropy, entropy_map, hard_entropy
 from uda_jax.losses.label_smoothing import adaptive_label_smoothing
-from uda_jax.losses.lovasz import lovasz_softmax
+from uda_jax.losses.lovasz import grouped_lovasz_softmax, lovasz_softmax
 from uda_jax.losses.segmentation import cross_entropy, cross_entropy_map
 from uda_jax.losses.semantic import semantic_adversarial, semantic_adversarial_map
 from uda_jax.ops import self_information
@@ -23,6 +23,7 @@ __all__ = [
     "cycle_association",
     "entropy",
     "entropy_map",
+    "grouped_lovasz_softmax",
     "hard_entropy",
     "lovasz_softmax",
     "self_information",

@@ -42,6 +42,7 @@ def cycle_association(
     similarity: str = "cosine",
     aggregation: float | None = 0.5,
     block_size: int | str | None = "auto",
+    contrast: bool = True,
 ) -> jax.Array:
     r"""Contrastive loss of the pixels that a cycle from source to target and back associates.
 
@@ -61,6 +62,8 @@ def cycle_association(
       aggregation: alpha of `aggregate`, in (0, 1); None leaves the target as it is.
       block_size: pixels per tile of the similarity matrix, which is then computed twice but never held; None holds
         whole matrices of H W h w entries; "auto" chooses by the size of the maps.
+      contrast: whether similarities are divided by their deviation, here and in the aggregation; False takes the
+        softmax of the similarities as they are.
 
     Returns:
       A float32 scalar in nats; 0 with zero gradient where no cycle is consistent.
@@ -68,7 +71,7 @@ def cycle_association(
     Raises:
       ValueError: an unknown similarity, a field out of range, or shapes that do not fit together.
     """
-    links = _associate(source, target, source_labels, similarity, aggregation, block_size)
+    links = _associate(source, target, source_labels, similarity, aggregation, block_size, contrast)
     _, _, selected = _cycles(links, source_labels)
     back = jnp.take_along_axis(links.source_log, links.target_index, axis=1)
     losses = jnp.where(selected, -(links.target_log + back), 0.0)
@@ -84,12 +87,13 @@ def association_diagnostics(
     similarity: str = "cosine",
     aggregation: float | None = 0.5,
     block_size: int | str | None = "auto",
+    contrast: bool = True,
     target_labels: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """What `cycle_association` finds for the same arguments, without a gradient.
 
     Args:
-      source, target, source_labels, similarity, aggregation, block_size: as in `cycle_association`.
+      source, target, source_labels, similarity, aggregation, block_size, contrast: as in `cycle_association`.
       target_labels: integer classes `[B, h, w]`, 255 = unknown; only "correct_ratio" reads them.
 
     Returns:
@@ -110,7 +114,7 @@ def association_diagnostics(
     if target_labels is not None and target_labels.shape != target.shape[:3]:
         raise ValueError(f"target_labels: expected shape {target.shape[:3]} of the maps, got {target_labels.shape}")
     source, target = jax.lax.stop_gradient((source, target))
-    links = _associate(source, target, source_labels, similarity, aggregation, block_size)
+    links = _associate(source, target, source_labels, similarity, aggregation, block_size, contrast)
     ends, cycles, selected = _cycles(links, source_labels)
     labels = source_labels.reshape(selected.shape)
     covered = jnp.zeros(links.source_index.shape[1], bool).at[links.target_index[0]].set(True)
@@ -132,7 +136,12 @@ def association_diagnostics(
 
 @jax.named_scope("aggregate")
 def aggregate(
-    target: jax.Array, *, similarity: str = "cosine", alpha: float = 0.5, block_size: int | str | None = "auto"
+    target: jax.Array,
+    *,
+    similarity: str = "cosine",
+    alpha: float = 0.5,
+    block_size: int | str | None = "auto",
+    contrast: bool = True,
 ) -> jax.Array:
     r"""Mixes each pixel with all pixels of its image that are like it, so that they share its gradient.
 
@@ -144,7 +153,7 @@ def aggregate(
       target: maps `[B, H, W, C]`, features or probabilities; computed in float32.
       similarity: "cosine" or "kl".
       alpha: share of the weighted mean, in (0, 1).
-      block_size: as in `cycle_association`.
+      block_size, contrast: as in `cycle_association`; by "kl" there is no contrast to switch off.
 
     Returns:
       float32 maps `[B, H, W, C]`. Distributions remain distributions.
@@ -154,7 +163,7 @@ def aggregate(
     """
     _check(similarity, alpha, block_size)
     block = _tile(block_size, target)
-    return jax.vmap(lambda t: _aggregate(t, similarity, alpha, block))(_flat(target)).reshape(target.shape)
+    return jax.vmap(lambda t: _aggregate(t, similarity, alpha, block, contrast))(_flat(target)).reshape(target.shape)
 
 
 def _associate(
@@ -164,6 +173,7 @@ def _associate(
     similarity: str,
     aggregation: float | None,
     block_size: int | str | None,
+    contrast: bool,
 ) -> _Links:
     """Checks the arguments of the public functions and links the pixels of every image pair."""
     _check(similarity, aggregation, block_size)
@@ -176,56 +186,61 @@ def _associate(
     # One pair after the other would take less memory, but a batch that is spread over devices must stay spread.
     def pair(source, target):
         if aggregation is not None:
-            target = _aggregate(target, similarity, aggregation, block)
-        return _link(source, target, similarity, block)
+            target = _aggregate(target, similarity, aggregation, block, contrast)
+        return _link(source, target, similarity, block, contrast)
 
     return jax.vmap(pair)(_flat(source), _flat(target))
 
 
-def _aggregate(target: jax.Array, similarity: str, alpha: float, block: int | None) -> jax.Array:
+def _aggregate(target: jax.Array, similarity: str, alpha: float, block: int | None, contrast: bool) -> jax.Array:
     """`aggregate` for the pixels `[M, C]` of one image."""
     queries, keys = _queries(target, similarity), _keys(target, similarity)
+    contrast = contrast and similarity == "cosine"
     if block is None:
-        similarities = _product(queries, keys)
-        contrast = _contrast(similarities) if similarity == "cosine" else similarities
-        mean = jnp.matmul(jax.nn.softmax(contrast), target, precision=jax.lax.Precision.HIGHEST)
+        weights = jax.nn.softmax(_contrasted(_product(queries, keys), contrast))
+        mean = jnp.matmul(weights, target, precision=jax.lax.Precision.HIGHEST)
     else:
-        temperatures = _temperatures(queries, keys) if similarity == "cosine" else jnp.ones(len(target))
+        temperatures = _temperatures(queries, keys, contrast)
         mean = association_blockwise.blockwise_softmax_average(
             queries, keys, target, temperatures, min(block, len(target))
         )
     return (1.0 - alpha) * target + alpha * mean
 
 
-def _link(source: jax.Array, target: jax.Array, similarity: str, block: int | None) -> _Links:
+def _link(source: jax.Array, target: jax.Array, similarity: str, block: int | None, contrast: bool) -> _Links:
     """The links between the pixels `[L, C]` and `[M, C]` of one image pair."""
     there = _queries(source, similarity), _keys(target, similarity)
     # The cosine is symmetric: one matrix serves both ways.
     back = None if similarity == "cosine" else (_queries(target, similarity), _keys(source, similarity))
     if block is None:
         similarities = _product(*there)
-        return _Links(*_strongest(similarities), *_strongest(similarities.T if back is None else _product(*back)))
-    temperatures = _temperatures(*there), _temperatures(*(there[::-1] if back is None else back))
+        returning = similarities.T if back is None else _product(*back)
+        return _Links(*_strongest(similarities, contrast), *_strongest(returning, contrast))
+    temperatures = _temperatures(*there, contrast), _temperatures(*(there[::-1] if back is None else back), contrast)
     # Both matrices with the source's pixels in rows.
     factors = there, None if back is None else back[::-1]
     return _Links(*association_blockwise.blockwise_argmax(*factors, *temperatures, min(block, len(target))))
 
 
-def _strongest(similarities: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _strongest(similarities: jax.Array, contrast: bool) -> tuple[jax.Array, jax.Array]:
     """The column of each row's maximum, and its log-probability in the softmax of the contrast."""
     index = jnp.argmax(similarities, axis=1)
-    logs = jax.nn.log_softmax(_contrast(similarities))
+    logs = jax.nn.log_softmax(_contrasted(similarities, contrast))
     return index, jnp.take_along_axis(logs, index[:, None], axis=1)[:, 0]
 
 
-def _contrast(similarities: jax.Array) -> jax.Array:
-    """Divides each row by its deviation. Its mean is left, as it would not change the softmax."""
+def _contrasted(similarities: jax.Array, contrast: bool) -> jax.Array:
+    """Divides each row by its deviation, if asked to. Its mean is left, as it would not change the softmax."""
+    if not contrast:
+        return similarities
     deviations = jnp.std(similarities, axis=1, keepdims=True, ddof=min(1, similarities.shape[1] - 1))
     return similarities / jax.lax.stop_gradient(jnp.maximum(deviations, _LEAST_DEVIATION))
 
 
-def _temperatures(queries: jax.Array, keys: jax.Array) -> jax.Array:
-    """What `_contrast` divides the rows of queries' products with keys by, without their matrix."""
+def _temperatures(queries: jax.Array, keys: jax.Array, contrast: bool) -> jax.Array:
+    """What `_contrasted` divides the rows of queries' products with keys by, without their matrix."""
+    if not contrast:
+        return jnp.ones(len(queries))
     deviations = association_blockwise.deviations(*jax.lax.stop_gradient((queries, keys)))
     return jnp.maximum(deviations, _LEAST_DEVIATION)
 

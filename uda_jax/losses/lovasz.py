@@ -29,6 +29,38 @@ def lovasz_softmax(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
     Raises:
       ValueError: the shapes do not fit together.
     """
+    costs, own = _pixel_costs(probabilities, labels)
+    return _mean_over_classes(jnp.sum(costs, axis=0), jnp.any(own, axis=0))
+
+
+@jax.named_scope("grouped_lovasz_softmax")
+def grouped_lovasz_softmax(probabilities: jax.Array, labels: jax.Array, group: int) -> jax.Array:
+    r"""`lovasz_softmax` as PLCA's released code computes it on several devices, each with a group of the images.
+
+    The weights :math:`J_k - J_{k-1}` are those of the whole batch, as in `lovasz_softmax`. Of each class a group has
+    the costs of its own pixels, and it averages over the classes of its own labels: the errors of its other pixels
+    with classes that it does not show are left out. The loss is the sum over the groups.
+
+    Args:
+      probabilities, labels: as in `lovasz_softmax`, `[B, ..., C]` and `[B, ...]`.
+      group: successive images of a group; a divisor of B. B gives `lovasz_softmax`.
+
+    Returns:
+      A float32 scalar in [0, B / group]; 0 with zero gradient where no pixel is labelled.
+
+    Raises:
+      ValueError: the shapes do not fit together, or a group that is no divisor.
+    """
+    if group < 1 or len(labels) % group:
+        raise ValueError(f"group: expected a divisor of the {len(labels)} images, got {group}")
+    costs, own = _pixel_costs(probabilities, labels)
+    shape = len(labels) // group, -1, costs.shape[-1]
+    costs, own = jnp.sum(costs.reshape(shape), axis=1), jnp.any(own.reshape(shape), axis=1)
+    return jnp.sum(_mean_over_classes(costs, own))
+
+
+def _pixel_costs(probabilities: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns what each pixel adds to the cost of each class, and whether it is labelled as the class, `[N, C]`."""
     if labels.shape != probabilities.shape[:-1]:
         shape = probabilities.shape
         raise ValueError(f"labels: expected shape {shape[:-1]} for probabilities {shape}, got {labels.shape}")
@@ -39,9 +71,12 @@ def lovasz_softmax(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
     own = valid & (labels == jnp.arange(num_classes))
     errors = jnp.where(valid, jnp.where(own, 1.0 - p, p), 0.0)
     weigh = _weights_by_sorting if errors.size <= _MOST_SORTED else _weights_by_counting
-    costs = jnp.sum(errors * weigh(jax.lax.stop_gradient(errors), own, valid), axis=0)
-    present = jnp.any(own, axis=0)
-    return jnp.sum(jnp.where(present, costs, 0.0)) / jnp.maximum(jnp.sum(present), 1)
+    return errors * weigh(jax.lax.stop_gradient(errors), own, valid), own
+
+
+def _mean_over_classes(costs: jax.Array, present: jax.Array) -> jax.Array:
+    """Returns the mean of costs `[..., C]` over the classes that are present; 0 where none is."""
+    return jnp.sum(jnp.where(present, costs, 0.0), axis=-1) / jnp.maximum(jnp.sum(present, axis=-1), 1)
 
 
 def _weights_by_sorting(errors: jax.Array, own: jax.Array, valid: jax.Array) -> jax.Array:

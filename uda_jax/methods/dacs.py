@@ -6,14 +6,20 @@
     student f       min  L_seg(x_s, y_s) + lambda mean_pixels w CE(f(x_m), y_m)
     teacher g       theta_g <- a theta_g + (1 - a) theta_f,  a = min(1 - 1 / (t + 1), alpha)
 
+The paper compares with other masks M, CutMix's and CowMix's, with target images pasted onto each other ("naive mixing")
+and with no mixing at all.
+
 The teacher runs in training mode, on the batch statistics of its target images; only its parameters are averaged.
 """
 
 import dataclasses
+from typing import Any
+
+import jax
 
 from uda_jax.methods import base
 from uda_jax.methods.parts.forward import segmentation_losses
-from uda_jax.methods.parts.mixing import Mixing, check_single_head, illustrate_mixing, mixed_loss
+from uda_jax.methods.parts.mixing import Mixed, Mixing, as_picture, check_single_head, illustrate_mixing, mixed_loss
 from uda_jax.methods.parts.teacher import MeanTeacher, init_with_teacher, predict_with_teacher
 from uda_jax.methods.parts.updates import single_player_step
 from uda_jax.schema import config_field
@@ -29,16 +35,20 @@ class Dacs(base.SegmentationMethod):
     optimiser: Optimiser = config_field(sgd(), "Optimiser of the student.")
     teacher: MeanTeacher = config_field(MeanTeacher(), "The teacher.")
     mixing: Mixing = config_field(Mixing(), "The mixed images and their pseudo-labels.")
+    pasted: str = config_field(
+        "source",
+        "What is pasted onto target images: source images, or other target images with their pseudo-labels.",
+        choices=("source", "target"),
+    )
     mixed_weight: float = config_field(1.0, "Weight of the cross entropy on mixed images; 0 = off.", low=0.0)
     predict_with: str = config_field("student", "Network that predicts.", choices=("student", "teacher"))
 
-    check, init, predict, illustrate = check_single_head, init_with_teacher, predict_with_teacher, illustrate_mixing
+    check, init, predict = check_single_head, init_with_teacher, predict_with_teacher
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration: the teacher labels the target, the student learns, the teacher is updated."""
-        source, target = batch["source"], batch["target"]
-        outputs, teacher = self.teacher.forward(self, state, target["image"])
-        mixed, shares = self.mixing.label_and_mix(self.segmenter, state, batch, outputs["logits"])
+        source = batch["source"]
+        mixed, shares, teacher = self._mixed(state, batch)
 
         def student_loss(params):
             # Source, then mixed: each is normalised by its own batch statistics, which both update.
@@ -51,6 +61,19 @@ class Dacs(base.SegmentationMethod):
 
         state, metrics = single_player_step(state, self.player("segmenter", optimiser=self.optimiser), student_loss)
         return self.teacher.update(teacher, state, self.accumulation), metrics | shares
+
+    def _mixed(self, state: base.TrainState, batch: base.Batch) -> tuple[Mixed, base.Metrics, dict[str, Any]]:
+        """Returns the mixed batch, what is shown of it, and the teacher after it has labelled the target."""
+        outputs, teacher = self.teacher.forward(self, state, batch["target"]["image"])
+        mixing = self.mixing.label_and_mix(self.segmenter, state, batch, outputs["logits"], pasted=self.pasted)
+        return *mixing, teacher
+
+    def illustrate(self, state: base.TrainState, batch: base.Batch) -> dict[str, jax.Array]:
+        """Returns {"mixed": uint8 RGB [B, H, W, 3]} of the next step."""
+        # What is pasted of the source does not depend on the teacher, who need not run then.
+        if self.pasted == "source":
+            return illustrate_mixing(self, state, batch)
+        return {"mixed": as_picture(self._mixed(state, batch)[0].image)}
 
 
 METHOD = Dacs

@@ -15,6 +15,7 @@ One stage and one network; no discriminator, no pseudo-label, and no label of th
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,13 @@ class PLCA(base.SegmentationMethod):
     optimiser: Optimiser = config_field(sgd(), "Optimiser of the segmenter.")
     # The paper's 0.75, which the released code multiplies by its 2 devices and its 2 accumulated batches.
     lovasz_weight: float = config_field(3.0, "w_lov, weight of Lovasz-Softmax; 0 = off.", low=0.0)
+    # The released code averages over the pixels and classes of each of its devices, which hold 2 images.
+    supervised_group: int = config_field(
+        0,
+        "Source images that share the mean of the cross entropy, and that of Lovasz-Softmax over their classes, as "
+        "those of a device do in the released code; 0 = all of a batch.",
+        low=0,
+    )
     association: Association = config_field(Association(), "The cycle association.")
     # The released code has it with the prediction level only; here it is a switch of its own.
     smoothing_weight: float = config_field(
@@ -70,50 +78,81 @@ class PLCA(base.SegmentationMethod):
         if self.segmenter.multi_level:
             raise UserError(f"{path}.segmenter.multi_level: expected False, since one head is trained, got True")
 
+    @property
+    def needed_domains(self) -> tuple[str, ...]:
+        """The source; and the target, if any term of L reads it."""
+        return self.DOMAINS if self._adapts else ("source",)
+
+    @property
+    def _adapts(self) -> bool:
+        return any((self.association.feature_weight, self.association.prediction_weight, self.smoothing_weight))
+
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
         """Returns the first state."""
         variables = {"segmenter": self.initial_segmenter(key, example_batch)}
         return initial_state(key, variables, {"segmenter": self.player("segmenter", optimiser=self.optimiser)})
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
-        """Two forwards, one backward, one update."""
+        """Two forwards, one backward, one update. Without a term that reads the target, the source's forward alone."""
 
         def loss(params):
-            source, target, model_state = self._forward(params["segmenter"], state, batch)
-            key = jax.random.fold_in(state.key, state.step)
-            return self.objective(source, target, batch["source"]["label"], key), {"segmenter": model_state}
+            outputs, model_state = self._forward(params["segmenter"], state, batch)
+            maps = outputs["source"], outputs.get("target"), batch["source"]["label"]
+            return self.objective(*maps, jax.random.fold_in(state.key, state.step)), {"segmenter": model_state}
 
         return single_player_step(state, self.player("segmenter", optimiser=self.optimiser), loss)
 
-    def _forward(self, params: Any, state: base.TrainState, batch: base.Batch) -> tuple[dict, dict, Any]:
-        """Returns the outputs of source and target in training mode, and the running statistics after both."""
+    def _forward(self, params: Any, state: base.TrainState, batch: base.Batch) -> tuple[dict[str, dict], Any]:
+        """Returns each needed domain's outputs in training mode, and the running statistics after all of them."""
         outputs, model_state = {}, state.model_state["segmenter"]
         # The target first: each has its own batch statistics, and the running ones take up the source's last.
         for i, domain in enumerate(("target", "source")):
-            key = dropout_key(state, i)
-            outputs[domain], model_state = self.forward(params, model_state, batch[domain]["image"], key=key)
-        return outputs["source"], outputs["target"], model_state
+            if domain in self.needed_domains:
+                key = dropout_key(state, i)
+                outputs[domain], model_state = self.forward(params, model_state, batch[domain]["image"], key=key)
+        return outputs, model_state
 
     def objective(
-        self, source: Mapping[str, jax.Array], target: Mapping[str, jax.Array], labels: jax.Array, key: jax.Array
+        self,
+        source: Mapping[str, jax.Array],
+        target: Mapping[str, jax.Array] | None,
+        labels: jax.Array,
+        key: jax.Array,
     ) -> dict[str, jax.Array]:
         """Returns the weighted terms of L; a term of weight 0 is left out.
 
         Args:
-          source, target: the network's "features" `[B, h, w, D]` and "logits" `[B, h, w, C]` of paired images.
+          source, target: the network's "features" `[B, h, w, D]` and "logits" `[B, h, w, C]` of paired images; the
+            target may be None where no term reads it.
           labels: the source's `[B, H, W]`.
           key: what the random reduction of the association draws from.
         """
         labels = labels.astype(jnp.int32)
-        scores = self.segmenter.upsample(source["logits"], labels.shape[1:3])
-        terms = {"segmentation": losses.cross_entropy(scores, labels)}
-        if self.lovasz_weight:
-            terms["lovasz"] = self.lovasz_weight * losses.lovasz_softmax(jax.nn.softmax(scores), labels)
-        terms |= self.association.losses(source, target, labels, key)
+        terms = self.supervised(self.segmenter.upsample(source["logits"], labels.shape[1:3]), labels)
+        if self._adapts:
+            terms |= self.association.losses(source, target, labels, key)
         if self.smoothing_weight:
             for domain, outputs in (("source", source), ("target", target)):
                 smoothing = losses.adaptive_label_smoothing(outputs["logits"], strength=self.smoothing_strength)
                 terms[f"smoothing_{domain}"] = self.smoothing_weight * smoothing
+        return terms
+
+    def supervised(self, scores: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        """Returns the weighted terms of L that read nothing but scores `[B, H, W, C]` and labels `[B, H, W]`."""
+        group = self.supervised_group or len(labels)
+        if len(labels) % group:
+            raise UserError(
+                f"config.method.supervised_group: expected a divisor of the {len(labels)} source images of a batch, "
+                f"got {group}; or 0 for all of them"
+            )
+        cross_entropy, lovasz = losses.cross_entropy, losses.lovasz_softmax
+        if group < len(labels):
+            grouped = lambda x: x.reshape(-1, group, *x.shape[1:])  # noqa: E731
+            cross_entropy = lambda z, y: jnp.mean(jax.vmap(losses.cross_entropy)(grouped(z), grouped(y)))  # noqa: E731
+            lovasz = functools.partial(losses.grouped_lovasz_softmax, group=group)
+        terms = {"segmentation": cross_entropy(scores, labels)}
+        if self.lovasz_weight:
+            terms["lovasz"] = self.lovasz_weight * lovasz(jax.nn.softmax(scores), labels)
         return terms
 
     def predict(self, state: base.TrainState, images: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
@@ -139,7 +178,7 @@ class PLCA(base.SegmentationMethod):
         Returns:
           `[B, *size, C]`, the logarithm of the interpolated probabilities: their softmax is what was interpolated.
         """
-        options = {"alpha": self.association.aggregation, "block_size": self.association.tiles}
+        options = {"alpha": self.association.aggregation, **self.association.shared_options}
         mixed = losses.aggregate(features, similarity="cosine", **options)
         probabilities = jax.nn.softmax(self.network.apply(variables, mixed, method="classify"))
         probabilities = losses.aggregate(probabilities, similarity="kl", **options)
@@ -147,17 +186,20 @@ class PLCA(base.SegmentationMethod):
         return jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
 
     def illustrate(self, state: base.TrainState, batch: base.Batch) -> dict[str, base.Pairs]:
-        """Returns {"association": associated pixels of the batch's first image pairs}.
+        """Returns {"association": associated pixels of the batch's first image pairs}; nothing where none associate.
 
         They are drawn at random from the consistent cycles of the feature level, on the whole grid, with the batch
         statistics of training. A pixel of the grid stands at the centre of its cell of the image.
         """
-        source, target, _ = self._forward(state.params["segmenter"], state, batch)
+        if not self._adapts:
+            return {}
+        outputs, _ = self._forward(state.params["segmenter"], state, batch)
+        source, target = outputs["source"], outputs["target"]
         labels = ops.resize_nearest_legacy(batch["source"]["label"].astype(jnp.int32), source["features"].shape[1:3])
         maps = [x[:ILLUSTRATED_IMAGES] for x in (source["features"], target["features"], labels)]
         section = self.association
         found = losses.association_diagnostics(
-            *maps, similarity="cosine", aggregation=section.aggregation or None, block_size=section.tiles
+            *maps, similarity="cosine", aggregation=section.aggregation or None, **section.shared_options
         )
         images = [batch[domain]["image"][:ILLUSTRATED_IMAGES] for domain in ("source", "target")]
         selected = found["selected_mask"].reshape(len(maps[2]), -1)

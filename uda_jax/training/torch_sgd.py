@@ -15,13 +15,22 @@ class TorchSgdState(NamedTuple):
 
 
 def torch_sgd(
-    rate: optax.Schedule, *, momentum: float, weight_decay: float, nesterov: bool = False, repeats: int = 1
+    rate: optax.Schedule,
+    *,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool = False,
+    repeats: int = 1,
+    accumulate_decay: bool = False,
 ) -> optax.GradientTransformation:
     """SGD in PyTorch's form, which can apply one gradient several times.
 
     One repetition is d = g + weight_decay p; buf = momentum buf + d; p = p - rate buf (with Nesterov momentum
-    p - rate (d + momentum buf)). The gradient g and the rate stay fixed over the repetitions, p and buf do not. The
-    rate multiplies the buffer, so that a change of it acts at once.
+    p - rate (d + momentum buf)). The rate stays fixed over the repetitions, p and buf do not. The rate multiplies the
+    buffer, so that a change of it acts at once.
+
+    The gradient g stays fixed, too, as since PyTorch 1.5; or the decay is added to it in place, as up to PyTorch 1.4,
+    g = g + weight_decay p; d = g, so that the n-th repetition decays n times. Over one repetition both are the same.
 
     Args:
       rate: learning rate of each update.
@@ -29,6 +38,7 @@ def torch_sgd(
       weight_decay: L2 penalty.
       nesterov: whether the step looks one repetition ahead.
       repeats: repetitions per update.
+      accumulate_decay: whether the decay of a repetition stays in the gradient for those that follow.
 
     Returns:
       The transformation; its update needs the parameters.
@@ -44,6 +54,7 @@ def torch_sgd(
         moved, buffer = jax.tree.map(jnp.zeros_like, params), state.momentum
         for _ in range(repeats):
             decayed = jax.tree.map(lambda g, p, m: g + weight_decay * (p + m), gradients, params, moved)
+            gradients = decayed if accumulate_decay else gradients
             buffer = jax.tree.map(lambda b, d: momentum * b + d, buffer, decayed)
             step = jax.tree.map(lambda b, d: d + momentum * b, buffer, decayed) if nesterov else buffer
             moved = jax.tree.map(lambda m, s: m - now * s, moved, step)

@@ -65,6 +65,23 @@ def test_report_of_a_sound_folder(make_folder):
     ]
 
 
+def test_depth_of_another_size_is_one_note(make_folder):
+    """A label of another size is a problem; depth, which is resized, is told of once for all frames."""
+    root = make_folder(count=3, size=(4, 8), yaml=DEPTH_YAML)
+    for name, shape in (("f000", (2, 4)), ("f001", (2, 4)), ("f002", (4, 8))):
+        save(root / "train" / "depth" / f"{name}.png", np.full(shape, 50, np.uint16))
+    report = check_dataset("folder", root, "train")
+    assert report.problems == () and report.maps["depth"] == 3
+    (note,) = report.notes
+    assert note.startswith(
+        "2 frames have a depth or disparity of another size than the image, which is resized to it: "
+    )
+    assert "f000.png" in note and "f001.png" in note and "f002.png" not in note
+    save(label_path(root, "f000"), np.zeros((2, 4), np.uint8))
+    (problem,) = check_dataset("folder", root, "train").problems
+    assert problem.frame == "f000" and "labels/f000.png: 2x4 (height x width), but" in problem.message
+
+
 def test_classes_of_another_label_space_and_published_count(camvid):
     report = check_dataset("camvid", camvid, "train", "camvid")
     assert report.pixels[3] == report.pixels.sum() == 480

@@ -1,5 +1,6 @@
 """GTA5: its files in folders and archives, its known faults, and CorDA's disparity."""
 
+import dataclasses
 import pickle
 import shutil
 import zipfile
@@ -11,6 +12,7 @@ import vectors
 from PIL import Image
 
 from uda_jax.data import get_dataset, open_dataset
+from uda_jax.data.pipeline.domains import Domain, resized
 from uda_jax.errors import UserError
 
 FIXTURES = Path(__file__).parent / "format_fixtures"
@@ -99,6 +101,38 @@ def test_disparity_of_corda(tmp_path):
     assert disparity.dtype == np.float32
     np.testing.assert_array_equal(disparity, GOLDEN["corda_gta_disparity"] / np.float32(256))
     np.testing.assert_allclose(disparity + 1, GOLDEN["corda_gta_mono_target"], rtol=1e-6)
+
+
+def test_disparity_of_another_size_is_resized(tmp_path):
+    """CorDA's code resizes what its network wrote to the frame's size in one go: from its own, not by way of the image.
+
+    Its rule for GTA5 is bilinear, which the domain says; by themselves, frames get the nearest value.
+    """
+    root = make_gta5(tmp_path, ["00001"], size=(40, 64))
+    (root / "disparity").mkdir()
+    counts = (1000 + 20 * np.arange(20)[:, None] + 300 * np.arange(32)).astype(np.uint16)
+    Image.fromarray(counts).save(root / "disparity" / "00001.png")
+    dataset, stored = get_dataset("gta5", root, "train", depth="monocular"), counts / np.float32(256)
+    np.testing.assert_array_equal(dataset.read(0, ("disparity",))["disparity"], stored)
+    np.testing.assert_array_equal(dataset[0]["disparity"], stored.repeat(2, 0).repeat(2, 1))
+    options = {"fields": ("image", "disparity"), "options": {"depth": "monocular"}}
+    domain = Domain(dataset="gta5", root=str(root), size=(10, 16), disparity_resampling="bilinear", **options)
+    frame = resized(dataset.read(0, domain.fields), domain)
+    expected = np.array(Image.fromarray(stored).resize((16, 10), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(frame["disparity"], expected)
+    assert frame["image"].shape == (10, 16, 3)
+    # Without a size, the image's, by the domain's rule.
+    frame = resized(dataset.read(0, domain.fields), dataclasses.replace(domain, size=None))
+    expected = np.array(Image.fromarray(stored).resize((64, 40), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(frame["disparity"], expected)
+
+
+def test_disparity_turned_by_a_right_angle_is_refused(tmp_path):
+    root = make_gta5(tmp_path, ["00001"], size=(3, 4))
+    (root / "disparity").mkdir()
+    Image.fromarray(np.ones((4, 3), np.uint16)).save(root / "disparity" / "00001.png")
+    with pytest.raises(UserError, match=r"disparity/00001.png: 4x3 \(height x width\), but .*images/00001.png is 3x4"):
+        get_dataset("gta5", root, "train", depth="monocular")[0]
 
 
 def test_damaged_frames_are_named(tmp_path):

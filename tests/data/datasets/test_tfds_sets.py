@@ -216,6 +216,14 @@ def test_maps_of_different_sizes(prepared, monkeypatch):
         dataset[0]
 
 
+def test_depth_of_another_size_is_resized(prepared, monkeypatch):
+    dataset = opened(prepared, label="segmentation_label", depth="depth")
+    record, whole = dict(dataset._open()[0]), dataset[0]["depth"]
+    monkeypatch.setattr(dataset, "_source", [record | {"depth": record["depth"][::2, ::2]}])
+    assert dataset.read(0, ("depth",))["depth"].shape == (2, 3) and dataset[0]["depth"].shape == (4, 6)
+    np.testing.assert_array_equal(dataset[0]["depth"], whole[::2, ::2].repeat(2, 0).repeat(2, 1))
+
+
 def test_sets_that_cannot_be_read(prepared, tmp_path):
     with pytest.raises(UserError, match=r"tfds: root: expected the folder of prepared sets, got None"):
         opened(None)

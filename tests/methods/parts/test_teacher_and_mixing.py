@@ -1,6 +1,7 @@
 """The mean teacher, pseudo-labels, weights and the augmentation that methods of self-training share."""
 
 import dataclasses
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,56 @@ def test_mixed_batch(batch, state):
     assert (again[0] != mixed.mask).any()
 
 
+@pytest.mark.parametrize("masks", ["box", "cow", "none"])
+def test_masks_that_do_not_look_at_labels(masks):
+    """Half of the area or nothing, whatever the labels; each key has a draw of its own."""
+    mixing, shape = plain(masks=masks, cow_sigma=(2.0, 4.0)), (2, 32, 64)
+    compiled = jax.jit(mixing.drawn_masks)
+    draw = lambda seed, labels: np.asarray(compiled(jax.random.key(seed), labels))  # noqa: E731
+    found = draw(0, np.zeros(shape, np.uint8))
+    assert found.shape == shape and found.dtype == bool
+    shares = found.mean(axis=(1, 2))
+    assert (shares == 0).all() if masks == "none" else (abs(shares - 0.5) < 0.25).all()
+    np.testing.assert_array_equal(draw(0, np.full(shape, 7, np.uint8)), found)
+    assert masks == "none" or (draw(1, np.zeros(shape, np.uint8)) != found).any()
+
+
+def test_target_images_pasted_onto_each_other(batch, state):
+    """Half of the pseudo-labelled classes of each go onto the next one; all of it counts as pseudo-labels do."""
+    mixing = plain(threshold=0.5, pixel_weight="threshold")
+    images = batch["target"]["image"]
+    labels = np.random.default_rng(2).integers(0, 4, (2, 32, 64)).astype(np.int32)
+    confidence = np.zeros((2, 32, 64), np.float32)
+    confidence[0, :16] = 0.9
+    mixed = jax.device_get(jax.jit(lambda s: mixing.mix_targets(s, images, labels, confidence))(state))
+    mask, following = mixed.mask, [1, 0]
+    for b in range(2):
+        pasted = set(np.unique(labels[b][mask[b]]))
+        assert len(pasted) == 2 and not pasted & set(np.unique(labels[b][~mask[b]]))
+    np.testing.assert_array_equal(mixed.image, np.where(mask[..., None], images, images[following]))
+    np.testing.assert_array_equal(mixed.label, np.where(mask, labels, labels[following]))
+    np.testing.assert_array_equal(mixed.weight, np.where(mask, confidence, confidence[following]) >= 0.5)
+    # One weight for all, what is pasted included: a quarter of the pixels is trusted.
+    uniform = dataclasses.replace(mixing, pixel_weight="threshold_uniform")
+    with mock.patch.object(Mixing, "mixed_images", return_value=(mask, images)):
+        again = uniform.mix_targets(state, images, labels, confidence)
+    np.testing.assert_array_equal(again.weight, np.full(mask.shape, np.float32(0.25)))
+    with pytest.raises(UserError, match="batch_size: expected at least 2, since target images are pasted onto each"):
+        mixing.mix_targets(state, images[:1], labels[:1], confidence[:1])
+
+
+def test_plain_mixing_reads_no_source_but_for_its_labels_loss(batch, state):
+    """There is no share of pixels that come from the source, and pictures are the same whatever the source."""
+    method = make(pasted="target")
+    _, metrics = jax.eval_shape(method.train_step, state, batch)
+    assert "teacher/confident_share" in metrics and "mixing/source_share" not in metrics
+    other = batch | {"source": jax.tree.map(lambda x: x[::-1], batch["source"])}
+    picture = jax.jit(lambda state, batch: method.illustrate(state, batch)["mixed"])
+    ours, theirs = picture(state, batch), picture(state, other)
+    assert ours.dtype == np.uint8 and ours.shape == batch["target"]["image"].shape
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_the_augmentation_changes_colours_only(batch):
     """Off it is the identity; on it is the jitter and the blur of numbers within the section's bounds."""
     images = batch["target"]["image"]
@@ -198,6 +249,9 @@ def test_picture_of_a_step(batch, state):
             {"mixing": {"augmentation": {"blur_sigma": (1.0, 0.5)}}},
             r"method.mixing.augmentation.blur_sigma: expected \(low, high\), got",
         ),
+        ({"mixing": {"cow_sigma": (8.0, 2.0)}}, r"method.mixing.cow_sigma: expected \(low, high\), got \(8.0, 2.0\)"),
+        ({"mixing": {"masks": "circles"}}, "method.mixing.masks: expected one of 'classes', 'box', 'cow', 'none'"),
+        ({"pasted": "both"}, "method.pasted: expected one of 'source', 'target', got 'both'"),
         (
             {"mixing": {"pixel_weight": "uniform"}},
             "method.mixing.pixel_weight: expected one of 'threshold_uniform', 'threshold', 'none'",

@@ -22,6 +22,7 @@ EXCEPTIONS = 0.2
 # Notes of a report: "3 frames <note>: ...".
 NOT_ASCII = "have a name beyond ASCII, which other systems may write differently"
 OTHER_LABEL_SIZE = "have a label of another size than the image, which is fitted to it"
+OTHER_DEPTH_SIZE = "have a depth or disparity of another size than the image, which is resized to it"
 BYTES_BEHIND = "have bytes behind the end of a picture, as some cameras write, which do no harm"
 NO_CLASS = "have a label without one pixel of a class"
 ONE_COLOUR = "have an image of one colour all over"
@@ -128,6 +129,9 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
     # The label of a classified picture is one pixel.
     if not problems and "image" in sizes and sizes.get("label", sizes["image"]) not in (sizes["image"], (1, 1)):
         notes[OTHER_LABEL_SIZE] = "label"
+    distances = [field for field in sizes if MAPS[field].may_differ_in_size]
+    if not problems and (odd := [field for field in distances if sizes[field] != sizes.get("image", sizes[field])]):
+        notes[OTHER_DEPTH_SIZE] = odd[0]
     return Finding(problems, notes, kinds, sizes, pixels, ranges, stored)
 
 

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from uda_jax.data.base import Dataset
+from uda_jax.data.base import MAPS, Dataset
+from uda_jax.data.frames import fitted
 from uda_jax.data.io.archives import Bytes
 from uda_jax.data.io.files import cannot_read, require_file
 from uda_jax.data.io.images import read_depth, read_floats, read_image, read_label, stored_size
@@ -95,6 +96,9 @@ class Tfds(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_source": None}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return fitted(self.read(index, MAPS))
 
     def name(self, index: int) -> str:
         """Returns the name of frame `index`, its number in the split, such as "000042"."""
@@ -221,11 +225,13 @@ class Tfds(Dataset):
         return space, table, frozenset((*range(len(targets)), IGNORE))
 
     def _check_sizes(self, example: dict[str, Any], index: int) -> None:
-        """Raises a UserError for maps of different sizes; the one pixel of a class label fits any image."""
+        """Raises a UserError for an image and a label of different sizes; a class label's one pixel fits any image."""
         sizes = {
             self._names[field]: example[field].shape[:2]
             for field in self.maps
-            if field in example and not (field == "label" and self._kinds[field] == "class")
+            if field in example
+            and not MAPS[field].may_differ_in_size
+            and not (field == "label" and self._kinds[field] == "class")
         }
         (first, expected), *others = sizes.items() or [(None, None)]
         for name, size in others:

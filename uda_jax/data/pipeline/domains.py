@@ -12,7 +12,6 @@ from typing import Any
 
 from uda_jax.data import open_dataset, require_sound
 from uda_jax.data.base import MAPS, Dataset, map_names
-from uda_jax.data.frames import fitted
 from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
@@ -69,7 +68,10 @@ class Domain:
         "bicubic", "Rule by which images are resized.", choices=("bicubic", "bilinear")
     )
     disparity_resampling: str = config_field(
-        "nearest", "Rule by which disparity is resized (CorDA for GTA5: bilinear).", choices=("nearest", "bilinear")
+        "nearest",
+        "Rule by which disparity is resized, as it is where its files are of another size than the images (CorDA for "
+        "GTA5: bilinear).",
+        choices=("nearest", "bilinear"),
     )
     resize_label: bool = config_field(
         True, "Whether labels, depth and disparity are resized, too; False keeps their own size (evaluation)."
@@ -184,11 +186,13 @@ def resized(example: dict[str, Any], domain: Domain) -> dict[str, Any]:
       example: its maps.
       domain: says the size, the rules of resampling, and whether labels and the like are resized with the image.
     """
-    if domain.size is None:
-        return fitted(example) if domain.resize_label else example
+    if domain.size is None and not domain.resize_label:
+        return example
     present = map_names(example, "domain")
     maps = None if domain.resize_label else [field for field in present if MAPS[field].belongs_to_image]
-    return transforms.resize(example, domain.size, maps=maps, resampling=domain.resampling, fit=domain.fit)
+    # Without a size, labels and depth of another one still get the image's.
+    size = domain.size or example["image"].shape[:2]
+    return transforms.resize(example, size, maps=maps, resampling=domain.resampling, fit=domain.fit)
 
 
 def passed_over(domain: Domain, path: str) -> list[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ class Association:
     prediction_weight: float = config_field(0.1, "beta_P, weight of the prediction level; 0 = off.", low=0.0)
     aggregation: float = config_field(
         0.5, "alpha < 1, share of similar pixels in every target pixel; 0 = no aggregation.", low=0.0, high=1.0
+    )
+    contrast: bool = config_field(
+        True, "Whether similarities are divided by their deviation before each softmax; False is an ablation."
     )
     # The released code can reduce the maps, but neither published config does; blockwise, memory is no reason to.
     reduction: str = config_field(
@@ -48,6 +52,11 @@ class Association:
             raise UserError(
                 f"{path}.scale: expected a number in (0, 1) with reduction '{self.reduction}', got {self.scale!r}"
             )
+
+    @property
+    def shared_options(self) -> dict[str, Any]:
+        """How the losses compare pixels, whatever they compare."""
+        return {"block_size": self.tiles, "contrast": self.contrast}
 
     @property
     def tiles(self) -> int | str | None:
@@ -77,7 +86,7 @@ class Association:
 
     def _loss(self, *maps: jax.Array, similarity: str) -> jax.Array:
         """Returns L_asso of source maps, target maps and labels: 1/|M| is that of a group of image pairs."""
-        options = {"similarity": similarity, "aggregation": self.aggregation or None, "block_size": self.tiles}
+        options = {"similarity": similarity, "aggregation": self.aggregation or None, **self.shared_options}
         pairs, group = len(maps[0]), self.reduction_group or len(maps[0])
         if pairs % group:
             raise UserError(

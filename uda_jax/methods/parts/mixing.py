@@ -1,6 +1,6 @@
 """Mixed images: half of a source image's classes pasted onto a target image, with pseudo-labels on the rest.
 
-Source: DACS (arXiv 2007.08702) with its released code.
+Source: DACS (arXiv 2007.08702) with its released code, and the other masks and pairs that the paper compares with.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ class Mixed(NamedTuple):
     """A batch of mixed images.
 
     Attributes:
-      mask: bool [B, H, W], M: True where the pixel is the source's.
+      mask: bool [B, H, W], M: True where the pixel is pasted, which is the source's but in naive mixing.
       image: float32 RGB [B, H, W, 3] on the scale of 0 to 255, augmented.
       label: int32 [B, H, W]: the source's label where M, the pseudo-label elsewhere.
       weight: float32 [B, H, W], how far a pixel counts.
@@ -85,12 +85,27 @@ class Mixing:
         "trusted, for all; threshold: 1 where trusted, 0 elsewhere; none: 1.",
         choices=("threshold_uniform", "threshold", "none"),
     )
+    masks: str = config_field(
+        "classes",
+        "Which part is pasted. classes: half of the classes (ClassMix); box: all but a box of half the area (CutMix); "
+        "cow: irregular blots of half the area (CowMix); none: nothing, so that only pseudo-labels are learnt.",
+        choices=("classes", "box", "cow", "none"),
+    )
+    # No script of DACS draws them; these are the bounds of ClassMix's, by the same authors, for crops of 512 pixels.
+    cow_sigma: tuple[float, float] = config_field(
+        (8.0, 32.0), "Bounds of the standard deviation, in pixels, of the blur that shapes blots.", low=0.1
+    )
     # In the released code unlabelled pixels are one of an image's classes; the line against it is commented out.
     mix_ignored: bool = config_field(True, "Whether the ignored pixels of a source image count as one of its classes.")
     augmentation: StrongAugmentation = config_field(StrongAugmentation(), "Colours of the mixed images.")
 
+    def check(self, path: str) -> None:
+        """Raises a UserError if the bounds are in the wrong order."""
+        if self.cow_sigma[0] > self.cow_sigma[1]:
+            raise UserError(f"{path}.cow_sigma: expected (low, high), got {self.cow_sigma!r}")
+
     def mix(self, state: TrainState, batch: Batch, labels: jax.Array, confidence: jax.Array) -> Mixed:
-        """Pastes half of each source image's classes onto the target image at the same position of the batch.
+        """Pastes a part of each source image onto the target image at the same position of the batch.
 
         Args:
           state: gives the random numbers of the step.
@@ -101,14 +116,47 @@ class Mixing:
         label = ops.mix(mask, batch["source"]["label"].astype(jnp.int32), labels)
         return Mixed(mask, image, label, self.pixel_weights(mask, confidence))
 
+    def mix_targets(self, state: TrainState, images: jax.Array, labels: jax.Array, confidence: jax.Array) -> Mixed:
+        """Pastes target images onto each other, each onto the next one of the batch: DACS's "naive mixing".
+
+        Args:
+          state: gives the random numbers of the step.
+          images: the target's `[B, H, W, 3]`.
+          labels, confidence: their pseudo-labels, by which classes are chosen, and the probabilities `[B, H, W]`.
+
+        Raises:
+          UserError: a batch of one image, which has no next one.
+        """
+        if len(images) == 1:
+            raise UserError(
+                "config.train.batch_size: expected at least 2, since target images are pasted onto each other, got 1"
+            )
+        following = lambda x: jnp.roll(x, -1, axis=0)  # noqa: E731
+        pairs = {"source": {"image": images, "label": labels}, "target": {"image": following(images)}}
+        mask, image = self.mixed_images(state, pairs)
+        weight = self.pixel_weights(jnp.zeros_like(mask), confidence)
+        mixed = (ops.mix(mask, x, following(x)) for x in (labels, weight))
+        return Mixed(mask, image, *mixed)
+
     def mixed_images(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns M and the augmented images of `Mixed`; raises a UserError for frames of two sizes."""
         check_sizes(batch)
         source, target = batch["source"], batch["target"]
-        classes_key, colours_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        chosen = ops.choose_classes(classes_key, source["label"], ignore_label=None if self.mix_ignored else 255)
-        mask = ops.classmix_mask(source["label"], chosen)
+        masks_key, colours_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        mask = self.drawn_masks(masks_key, source["label"])
         return mask, self.augmentation.apply(colours_key, ops.mix(mask, source["image"], target["image"]))
+
+    def drawn_masks(self, key: jax.Array, labels: jax.Array) -> jax.Array:
+        """Returns M `[B, H, W]` for images to paste, with labels `[B, H, W]`."""
+        match self.masks:
+            case "classes":
+                chosen = ops.choose_classes(key, labels, ignore_label=None if self.mix_ignored else 255)
+                return ops.classmix_mask(labels, chosen)
+            case "box":
+                return ops.box_masks(key, len(labels), labels.shape[1:])
+            case "cow":
+                return ops.cow_masks(key, len(labels), labels.shape[1:], self.cow_sigma)
+        return jnp.zeros(labels.shape, bool)
 
     def pixel_weights(self, mask: jax.Array, confidence: jax.Array) -> jax.Array:
         """Returns w `[B, H, W]`: 1 where M, elsewhere by the confidence of the pseudo-labels."""
@@ -117,7 +165,7 @@ class Mixing:
         return jnp.where(mask, 1.0, confidence_weight[self.pixel_weight])
 
     def label_and_mix(
-        self, segmenter: Segmenter, state: TrainState, batch: Batch, logits: jax.Array
+        self, segmenter: Segmenter, state: TrainState, batch: Batch, logits: jax.Array, *, pasted: str = "source"
     ) -> tuple[Mixed, Metrics]:
         """Mixes a batch whose target is labelled by a teacher.
 
@@ -126,14 +174,19 @@ class Mixing:
           state: gives the random numbers of the step.
           batch: source and target.
           logits: the teacher's on the target `[B, h, w, C]`.
+          pasted: "source", or "target" for `mix_targets`.
 
         Returns:
-          The mixed batch, and the shares of confident pseudo-labels and of pixels that come from the source.
+          The mixed batch, and the shares of confident pseudo-labels and, if any do, of pixels that come from the
+          source.
         """
-        labels, confidence = pseudo_labels(segmenter, logits, batch["target"]["image"].shape[1:3])
+        images = batch["target"]["image"]
+        labels, confidence = pseudo_labels(segmenter, logits, images.shape[1:3])
+        shares = {"teacher/confident_share": (confidence >= self.threshold).mean()}
+        if pasted == "target":
+            return self.mix_targets(state, images, labels, confidence), shares
         mixed = self.mix(state, batch, labels, confidence)
-        confident = (confidence >= self.threshold).mean()
-        return mixed, {"teacher/confident_share": confident, "mixing/source_share": mixed.mask.mean()}
+        return mixed, shares | {"mixing/source_share": mixed.mask.mean()}
 
 
 def pseudo_labels(segmenter: Segmenter, logits: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
@@ -160,7 +213,12 @@ def mixed_loss(segmenter: Segmenter, logits: jax.Array, mixed: Mixed) -> jax.Arr
 def illustrate_mixing(method: Any, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
     """The `illustrate` of a method with a field `mixing`: {"mixed": uint8 RGB [B, H, W, 3]} of the next step."""
     _, image = method.mixing.mixed_images(state, batch)
-    return {"mixed": jnp.clip(jnp.round(image), 0, 255).astype(jnp.uint8)}
+    return {"mixed": as_picture(image)}
+
+
+def as_picture(image: jax.Array) -> jax.Array:
+    """Returns uint8 images for float ones on the scale of 0 to 255."""
+    return jnp.clip(jnp.round(image), 0, 255).astype(jnp.uint8)
 
 
 def check_single_head(method: Any, path: str) -> None:
