@@ -26,6 +26,7 @@ from uda_jax.data.io.archives import Problem, Tree
 from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels.label_spaces import LabelSpace
+from uda_jax.data.pipeline.other_images import OtherImages
 from uda_jax.errors import UserError, printable
 
 # Up to this share of the frames are exceptions; more is variety, and no fault.
@@ -101,6 +102,7 @@ def check_dataset(
     label_space: str | None = None,
     options: Mapping[str, Any] | None = None,
     *,
+    images_from: str | os.PathLike | None = None,
     workers: int | None = None,
     progress: bool = False,
 ) -> Report:
@@ -110,6 +112,7 @@ def check_dataset(
       name, root, split: as `uda_jax.data.get_dataset` takes them.
       label_space: a protocol; None takes the data set's own default.
       options: further ones that only this data set has.
+      images_from: folder of pictures in place of the data set's images, as a `Domain` takes it.
       workers: processes that decode, since NumPy holds the interpreter's lock; 0 and 1 decode in this one. None takes
         one per core, and none for a few frames. They import the running script, whose work must be under `__main__`.
       progress: whether to show a progress bar on stderr.
@@ -128,6 +131,8 @@ def check_dataset(
         if not damaged:
             raise
         return Report(name, split, problems=(*damaged, Problem(None, "image", str(error))))
+    if images_from is not None:
+        dataset = OtherImages(dataset, images_from)
     bar = progress_bar(f"{name} {split}", len(dataset), "frames", shown=progress)
     indices = [(index,) for index in range(len(dataset))]
     with (

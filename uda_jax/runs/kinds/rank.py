@@ -1,7 +1,8 @@
 """Ranking the target's frames by entropy, the second of IntraDA's three stages (Pan et al., CVPR 2020).
 
-A network of an earlier stage predicts every frame of the domain "target". Frames whose prediction has little entropy
-are easy: what is predicted there serves the next stage as labels. The stage's folder then holds
+A network of an earlier stage, or of a file of weights that the stage's `init_from` names, predicts every frame of the
+domain "target". Frames whose prediction has little entropy are easy: what is predicted there serves the next stage as
+labels. The stage's folder then holds
 
     ranking.json          checkpoint, settings, and every frame with its score, from easy to hard
     easy.txt, hard.txt    the names of the easy and of the hard frames, in that order
@@ -98,10 +99,12 @@ class Rank(Kind):
                 f"True; name its own in {path}.rare_classes"
             )
         sharding.check_batch_size(self.batch_size, f"{path}.batch_size")
-        if "segmenter" not in stage.start_from:
+        file = stage.init_from.get("segmenter")
+        if "segmenter" not in stage.start_from and not (file and file.path and "head" not in file.fresh):
             raise UserError(
                 f"config.stages.{stage.name}.start_from.segmenter: expected an earlier stage, whose network ranks the "
-                "frames, got None"
+                f"frames, or in its place config.stages.{stage.name}.init_from.segmenter.path, the file or the run of "
+                "a trained network, head included, got neither"
             )
         if "target" not in stage.domains:
             raise UserError(f"{PATH}: expected the frames to rank in stage {stage.name}, got no such domain")
@@ -138,10 +141,14 @@ class _Ranking:
         self.section, self.stage, self.context = section, stage, context
         self.files, self.space, self.mesh = workdir.stage(stage.name), context.space, context.mesh
         self.rare = section.rare_labels(self.space.names)
-        self.start_from = stage.start_from["segmenter"]
-        self.method = self.start_from.stage.method
-        earlier, step = self.start_from.stage, self.start_from.step
-        self.state = states.load(earlier, workdir, self.mesh, step, context.identity)
+        identity = context.identity
+        if start_from := stage.start_from.get("segmenter"):
+            earlier = start_from.stage
+            self.method, self.origin = earlier.method, earlier.name
+            self.state = states.load(earlier, workdir, self.mesh, start_from.step, identity)
+        else:
+            self.method, self.origin = stage.method, str(stage.init_from["segmenter"].path)
+            self.state = states.initial(stage, workdir, context.experiment.seed, self.mesh, identity=identity)
         self.domain = _frames_only(stage.domains_in(workdir)["target"])
 
     def run(self) -> tuple[int, int]:
@@ -245,7 +252,7 @@ class _Ranking:
         for file, chosen in ((self.files.easy, easy), (self.files.hard, hard)):
             atomic.write(file, "".join(f"{frames[k]['name']}\n" for k in chosen))
         about = {
-            "stage": self.start_from.stage.name,
+            "stage": self.origin,
             "step": int(self.state.step),
             "rare_classes": [self.space.names[k] for k in self.rare],
         }
