@@ -169,7 +169,7 @@ def test_splits_together_have_a_row_of_their_own(tmp_path, capsys):
 
 @pytest.mark.parametrize("dev", [DEV, None])
 def test_the_best_checkpoint_on_target_labels_is_reported_where_that_is_asked_for(tmp_path, capsys, dev):
-    """On dev, or as the released codes do on the evaluation split itself; a run that was interrupted reports the same."""
+    """On dev, or as the released codes do on the evaluation split itself."""
     asked = {"final": FAR, "dev": dev, "selection": "best_on_target_val"}
     (row,) = run(tmp_path, **asked)
     chosen_on = FAR if dev is None else dev
@@ -205,16 +205,12 @@ def test_a_choice_of_checkpoints_survives_an_interruption(tmp_path, monkeypatch,
 def test_a_choice_without_anything_to_choose_by_is_refused_before_anything_is_written(tmp_path):
     once = experiment(final=FAR, selection="best_on_target_val")
     once = dataclasses.replace(once, train=dataclasses.replace(once.train, evaluate_every=0))
-    with pytest.raises(
-        UserError, match="selection: 'best_on_target_val' needs scores .* evaluate_every of stage train"
-    ):
+    with pytest.raises(UserError, match="selection: 'best_on_target_val' needs scores .* evaluate_every of stage"):
         train.run(once, tmp_path / "run", results.Invocation())
     blind = dataclasses.replace(FAR, fields=("image",))
     with pytest.raises(UserError, match=r"^config.evaluation.final: expected labels to choose .* selection=last"):
         run(tmp_path, final=blind, unlabelled=True, selection="best_on_target_val")
-    with pytest.raises(
-        UserError, match=r"config.evaluation.joint: expected 'none', since no frame of .*final.far has a"
-    ):
+    with pytest.raises(UserError, match=r"config.evaluation.joint: expected 'none', since no frame of .*final.far"):
         run(tmp_path, final={"near": NEAR, "far": blind}, unlabelled=True, joint="mean")
     assert not (tmp_path / "run").exists()
 

@@ -56,9 +56,7 @@ def test_a_stream_resizes_both_to_one_size(domain, translated):
 def test_only_the_frames_that_are_kept_need_a_picture(domain, translated, tmp_path):
     (translated / "f001.jpg").unlink()
     section = dataclasses.replace(domain, images_from=str(translated))
-    with pytest.raises(
-        UserError, match="^domain: images_from: .*no picture of frame 'f001'; 1 of 3 frames have no <fr"
-    ):
+    with pytest.raises(UserError, match="^domain: images_from: .*no picture of frame 'f001'; 1 of 3 frames have"):
         open_domain(section)
     (tmp_path / "list.txt").write_text("f002\nf000\n")
     assert len(open_domain(dataclasses.replace(section, names_file=str(tmp_path / "list.txt")))) == 2
