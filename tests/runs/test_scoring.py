@@ -205,7 +205,7 @@ def test_a_choice_of_checkpoints_survives_an_interruption(tmp_path, monkeypatch,
 def test_a_choice_without_anything_to_choose_by_is_refused_before_anything_is_written(tmp_path):
     once = experiment(final=FAR, selection="best_on_target_val")
     once = dataclasses.replace(once, train=dataclasses.replace(once.train, evaluate_every=0))
-    with pytest.raises(UserError, match="selection: 'best_on_target_val' needs scores .* evaluate_every of stage"):
+    with pytest.raises(UserError, match="^config.train.evaluate_every: expected .* above 0, since .*selection chooses"):
         train.run(once, tmp_path / "run", results.Invocation())
     blind = dataclasses.replace(FAR, fields=("image",))
     with pytest.raises(UserError, match=r"^config.evaluation.final: expected labels to choose .* selection=last"):

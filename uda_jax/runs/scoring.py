@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from uda_jax.config import Evaluation, Experiment
+from uda_jax.config import Experiment
 from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import Evaluator, evaluation_step, headline
@@ -92,15 +92,15 @@ def check_references(stage: Stage, context: Context) -> list[str]:
     return [note for note in notes if note]
 
 
-def check_selection(recipe: Sequence[Stage], section: Evaluation) -> None:
+def check_selection(recipe: Sequence[Stage], experiment: Experiment) -> None:
     """Raises a UserError if the best checkpoint is to count, but stages are scored at their last step alone."""
-    for stage in recipe:
-        if section.selection != "last" and stage.kind.TRAINS and not stage.train.evaluate_every:
-            own = "config.train" if len(recipe) == 1 else f"config.stages.{stage.name}.train, or config.train"
+    for stage in recipe if experiment.evaluation.selection != "last" else ():
+        if stage.kind.TRAINS and not stage.train.evaluate_every:
+            own = bool(experiment.stages) and experiment.stages[stage.name].train is not None
+            field = f"config.{f'stages.{stage.name}.' if own else ''}train.evaluate_every"
             raise UserError(
-                f"config.evaluation.selection: {section.selection!r} needs scores of several steps to choose from, but "
-                f"evaluate_every of stage {stage.name} is 0; set it in {own} (the released codes: 2000), or set "
-                "selection=last"
+                f"{field}: expected a number of steps above 0, since config.evaluation.selection chooses among the "
+                "scores of several, got 0; set it (the released codes: 2000), or set selection=last"
             )
 
 

@@ -66,7 +66,7 @@ def test_two_pictures_of_a_frame_and_an_absent_folder_are_named(domain, translat
     Image.new("RGB", (8, 6)).save(translated / "f001.png")
     with pytest.raises(UserError, match=r"images_from: .*no picture of frame 'f001' \(.*shares the stem 'f001'"):
         open_domain(dataclasses.replace(domain, images_from=str(translated)))
-    with pytest.raises(UserError, match="images_from: root: no folder .*nowhere"):
+    with pytest.raises(UserError, match="images_from: .*nowhere: no such folder; set it to"):
         open_domain(dataclasses.replace(domain, images_from=str(tmp_path / "nowhere")))
 
 

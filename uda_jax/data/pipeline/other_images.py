@@ -1,6 +1,7 @@
 """A view of a data set whose images come from another folder, such as those that a CycleGAN has translated."""
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from uda_jax.data.base import Dataset, check_map
@@ -25,6 +26,8 @@ class OtherImages(View):
 
     def __init__(self, dataset: Dataset, folder: str):
         super().__init__(dataset)
+        if not Path(folder).expanduser().exists():
+            raise UserError(f"images_from: {folder}: no such folder; set it to where the other images lie")
         tree = Tree("images_from", folder)
         # A frame with two pictures is reported as one without.
         files = by_name(tree.files("", IMAGE_ENDINGS, recursive=True), IMAGE_ENDINGS, problems := [])

@@ -46,7 +46,6 @@ RARE_CLASSES = (
     *("wall", "fence", "pole", "traffic light", "traffic sign", "terrain"),
     *("rider", "truck", "bus", "train", "motorcycle"),
 )
-PATH = "config.data.target"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +105,14 @@ class Rank(Kind):
                 f"frames, or in its place config.stages.{stage.name}.init_from.segmenter.path, the file or the run of "
                 "a trained network, head included, got neither"
             )
+        where = _path(stage, context)
         if "target" not in stage.domains:
-            raise UserError(f"{PATH}: expected the frames to rank in stage {stage.name}, got no such domain")
+            raise UserError(f"{where}: expected the frames to rank in stage {stage.name}, got no such domain")
         if stage.domains["target"].fit == "pad":
-            raise UserError(f"{PATH}.fit: expected 'stretch', since padding would be ranked and labelled, got 'pad'")
-        dataset = streams.open_domain(_frames_only(stage.domains["target"]), PATH)
+            raise UserError(f"{where}.fit: expected 'stretch', since padding would be ranked and labelled, got 'pad'")
+        dataset = streams.open_domain(_frames_only(stage.domains["target"]), where)
         # Labels are written under the names of frames, which anybody may have chosen.
-        require_safe(dataset.names(), PATH)
+        require_safe(dataset.names(), where)
         count = len(dataset)
         if int(count * self.fraction) == 0:
             raise UserError(
@@ -172,8 +172,9 @@ class _Ranking:
         return len(easy), len(hard)
 
     def _batches(self, domain: streams.Domain, batch_size: int) -> streams.EvaluationBatches:
+        path = _path(self.stage, self.context)
         return streams.evaluation_batches(
-            domain, batch_size, path=PATH, process_index=jax.process_index(), process_count=jax.process_count()
+            domain, batch_size, path=path, process_index=jax.process_index(), process_count=jax.process_count()
         )
 
     def _with_target_statistics(self, batches: streams.EvaluationBatches) -> Any:
@@ -277,6 +278,12 @@ class _Ranking:
                     maps = {name: found[name][positions[index]] for name in ("prediction", "entropy")}
                     name = batches.dataset.name(index)
                     pictures.save_frame(folder, name, image, None, **maps, palette=self.space.palette)
+
+
+def _path(stage: Stage, context: Context) -> str:
+    """Returns the dotted name of the section of the frames that a stage ranks."""
+    own = context.experiment.stages[stage.name].data is not None
+    return f"config.stages.{stage.name}.data.target" if own else "config.data.target"
 
 
 def _frames_only(domain: streams.Domain) -> streams.Domain:
