@@ -48,9 +48,11 @@ def test_intrada_on_three_targets_draws_from_all_and_ranks_each():
     for domain, file in (("source", "easy"), ("target", "hard")):
         first = recipe["intra"].domains[domain]
         parts = {first.dataset: first} | first.mix
-        assert [part.names_file for part in parts.values()] == [f"{{workdir}}/rank_{n}/{file}.txt" for n in TARGETS]
-        labels = [f"{{workdir}}/rank_{n}/pseudo_labels" if file == "easy" else None for n in TARGETS]
-        assert [part.labels_from for part in parts.values()] == labels
+        for name, part in parts.items():
+            folder = f"{{workdir}}/rank_{name}"
+            assert part.names_file == f"{folder}/{file}.txt"
+            assert part.labels_from == (f"{folder}/pseudo_labels" if file == "easy" else None)
+        assert sorted(parts) == sorted(TARGETS)
     finals = experiment.evaluation.splits("final")
     assert {name: (split.dataset, split.split, split.resize_label) for name, split in finals.items()} == {
         name: (name, "val", False) for name in TARGETS
