@@ -32,7 +32,7 @@ def test_splits_by_name():
         ({"headline": "pixel_acuracy"}, "config.headline: unknown metric .*; did you mean 'pixel_accuracy'"),
         ({"dev": {"dev": {"split": "c"}}}, "config.dev: expected unique names of splits, .* got 'dev'"),
         ({"final": {"joint": {"split": "c"}}}, "config.final: expected unique names of splits, .* got 'joint'"),
-        ({"joint": "mean"}, "config.joint: expected 'none', since 'config.final' is one split, got 'mean'"),
+        ({"joint": "mean"}, "config.joint: expected 'none', since 'config.final' is a single split, got 'mean'"),
         ({"selection": "best"}, "config.selection: expected one of 'last', 'best_on_target_val', got 'best'"),
     ],
 )
