@@ -2,27 +2,33 @@
 
     uda train --config dada:streets --workdir runs/dada
 
-Settings: streets, smoke, folder, synthia_cityscapes. The source must have depth; the target needs none, nor do frames
-that are predicted. synthia_cityscapes holds the released code's values, published 42.6 mIoU (of the best checkpoint on
-the evaluation set), and needs the ImageNet weights that its authors start from, as
-weights/DeepLab_resnet_pretrained_imagenet.pth.
+Settings: streets, smoke, folder, synthia_cityscapes, synthia_mapillary. The source must have depth; the target needs
+none, nor do frames that are predicted. synthia_cityscapes holds the released code's values, published 42.6 mIoU (of the
+best checkpoint on the evaluation set), and needs the ImageNet weights that its authors start from, as
+weights/DeepLab_resnet_pretrained_imagenet.pth. With `,translated` the source's images are those that a CycleGAN has
+translated (published 43.1), in a folder of your own, --config.data.source.images_from=...
+
+synthia_mapillary is the released code's second task: seven classes, frames of Mapillary Vistas padded to 1024x768 at
+their aspect ratio, and scored at their own padded size.
 """
 
 import dataclasses
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, translated
 
-from uda_jax.config import with_method
+from uda_jax.config import Experiment, with_method
+from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.dada import DADA
 from uda_jax.schema import did_you_mean
 
-SETTINGS = ("streets", "smoke", "folder", "synthia_cityscapes")
+SETTINGS = ("streets", "smoke", "folder", "synthia_cityscapes", "synthia_mapillary")
 
-# Row name of each variant.
+# Row name of each variant; and of those of the benchmarks whose source has a translated copy.
 VARIANTS = {"": "dada"}
+TRANSLATED = {"translated": "dada/translated"}
 
 # The authors name it both as the last step and as the horizon.
 PUBLISHED_STEPS = 90_000
@@ -39,10 +45,17 @@ SCRATCH_ADVERSARIAL_WEIGHT = 0.1
 
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark."""
-    benchmark, label = benchmarks.parse(setting, VARIANTS)
-    if benchmark not in SETTINGS:
-        raise UserError(f"--config: unknown setting '{benchmark}'{did_you_mean(benchmark, SETTINGS)}")
+    name = setting.partition(",")[0]
+    _, label = benchmarks.parse(setting, VARIANTS | (TRANSLATED if name in translated.FOLDERS else {}))
+    if name not in SETTINGS:
+        raise UserError(f"--config: unknown setting '{name}'{did_you_mean(name, SETTINGS)}")
+    # But for its data the second task of the released code is the first.
+    benchmark = "synthia_cityscapes" if name == "synthia_mapillary" else name
     experiment = benchmarks.with_source_depth(benchmarks.get(benchmark, label, ("source", "target")))
+    if label in TRANSLATED.values():
+        experiment = translated.with_translated_source(experiment)
+    if name == "synthia_mapillary":
+        experiment = _to_mapillary(experiment)
     published = networks.published(benchmark)
     if published:
         experiment = dataclasses.replace(
@@ -66,6 +79,22 @@ def get_config(setting: str = "streets") -> ConfigDict:
             depth_unit=SCRATCH_DEPTH_UNIT,
         )
     return with_method(experiment, "dada", method)
+
+
+def _to_mapillary(experiment: Experiment) -> Experiment:
+    """Returns SYNTHIA -> Mapillary Vistas of SYNTHIA -> Cityscapes, with the classes of the released code's tables."""
+    classes = {"label_space": "7_dada"}
+    vistas = {"dataset": "mapillary", "root": "data/mapillary", "size": (768, 1024), "fit": "pad", **classes}
+    final = Domain(split="val", resize_label=False, **vistas)
+    return dataclasses.replace(
+        experiment,
+        benchmark="synthia_mapillary",
+        data={
+            "source": dataclasses.replace(experiment.data["source"], **classes),
+            "target": Domain(split="train", fields=benchmarks.IMAGE_ONLY, **vistas),
+        },
+        evaluation=dataclasses.replace(experiment.evaluation, final=final, protocol="7"),
+    )
 
 
 def _segmenter(benchmark: str) -> Segmenter:

@@ -114,8 +114,8 @@ def synscapes_cityscapes() -> Experiment:
 def virtual_kitti_kitti() -> Experiment:
     """Virtual KITTI -> KITTI, 10 classes (GIO-Ada): crops of 320x512, scored on KITTI's 200 labelled frames.
 
-    Those differ by a few pixels in size, so that labels are resized, too. KITTI's unlabelled frames are the target; it
-    has no labelled ones but those that are scored on.
+    Those differ by a few pixels in size, and each is seen and scored at its own. KITTI's unlabelled frames are the
+    target; it has no labelled ones but those that are scored on.
     """
     whole = {"label_space": "10", "size": (376, 1240)}
     city = {"dataset": "kitti", "root": "data/kitti", **whole}
@@ -127,7 +127,7 @@ def virtual_kitti_kitti() -> Experiment:
             "target": Domain(split="test", fields=IMAGE_ONLY, **city, **crop),
         },
         train=Train(steps=60_000, batch_size=1, log_every=100, checkpoint_every=2000, workers=4),
-        evaluation=Evaluation(final=Domain(split="train", **city), batch_size=1, protocol="10"),
+        evaluation=Evaluation(final=Domain(split="train", **{**city, "size": None}), batch_size=1, protocol="10"),
     )
 
 

@@ -305,3 +305,28 @@ def test_references_of_nothing_are_refused(folder, tiny_folder, tmp_path):
     with pytest.raises(UserError, match="config.evaluation.final: none of the 8 frames has a labelled pixel"):
         make(Brightness(), void).check_references()
     assert make(Brightness(), folder).check_references() is None
+
+
+def test_padded_frames_are_scored_at_their_own_padded_size(tmp_path):
+    """DADA's rule for Mapillary: what the network sees is padded, and so is the label, which is ignored there."""
+    for kind in ("images", "labels"):
+        (tmp_path / "val" / kind).mkdir(parents=True)
+    (tmp_path / "dataset.yaml").write_text("classes: [ground, wall, thing]\n")
+    for k, (height, width) in enumerate(((20, 20), (40, 20), (20, 60))):
+        Image.new("RGB", (width, height), (9, 9, 9)).save(tmp_path / "val" / "images" / f"{k}.png")
+        Image.new("L", (width, height), k).save(tmp_path / "val" / "labels" / f"{k}.png")
+    seen = []
+
+    class Ground:
+        """Predicts the first class everywhere."""
+
+        def predict(self, state, images, size):
+            seen.append((images.shape[1:3], size))
+            return {"scores": jnp.broadcast_to(jnp.array([1.0, 0.0, 0.0]), (len(images), *size, 3))}
+
+    domain = Domain(*("folder", str(tmp_path), "val", "own"), size=(12, 24), fit="pad", resize_label=False)
+    summary, frames = make(Ground(), domain, batch_size=1).evaluate(None, pictures=3)
+    assert set(seen) == {((12, 24), (20, 40)), ((12, 24), (40, 80)), ((12, 24), (30, 60))}
+    # Of 400, 800 and 1200 labelled pixels those of the first frame are right; the padding does not count.
+    assert summary["pixel_accuracy"] == pytest.approx(400 / 2400)
+    assert [frame["label"].shape for frame in frames] == [(20, 40), (40, 80), (30, 60)]

@@ -31,11 +31,27 @@ def test_splits_by_name():
         ({"dev": {"final": {}}}, "config.dev: expected unique names of splits, .* got 'final'"),
         ({"headline": "pixel_acuracy"}, "config.headline: unknown metric .*; did you mean 'pixel_accuracy'"),
         ({"dev": {"dev": {"split": "c"}}}, "config.dev: expected unique names of splits, .* got 'dev'"),
+        ({"final": {"joint": {"split": "c"}}}, "config.final: expected unique names of splits, .* got 'joint'"),
+        ({"joint": "mean"}, "config.joint: expected 'none', since 'config.final' is a single split, got 'mean'"),
+        ({"selection": "best"}, "config.selection: expected one of 'last', 'best_on_target_val', got 'best'"),
     ],
 )
 def test_mistakes_in_the_section(values, message):
     with pytest.raises(UserError, match=message):
         from_mapping(Evaluation, values)
+
+
+def test_checkpoints_are_chosen_on_dev_or_without_it_on_final():
+    assert Evaluation(dev=Domain()).chosen_step == "last"
+    for final in (Domain(split="a"), TWO):
+        section = from_mapping(Evaluation, {"final": final, "selection": "best_on_target_val"})
+        assert section.chosen_step == "best" and list(section.splits("dev").values()) == list(
+            section.splits("final").values()
+        )
+        paths = [section.path("dev", name) for name in section.splits("dev")]
+        assert paths == [section.path("final", name) for name in section.splits("final")]
+    other = dataclasses.replace(section, dev=Domain(split="c"))
+    assert other.splits("dev") == {"dev": Domain(split="c")} and other.path("dev", "dev") == "config.evaluation.dev"
 
 
 def test_overrides_of_either_form(tiny_experiment):

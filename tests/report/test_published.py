@@ -75,6 +75,7 @@ def test_rows_are_there_once_and_the_main_network_comes_first():
         ("gta5_cityscapes", "minent", "resnet101", {"19": 42.3}),
         ("gta5_cityscapes", "advent", "resnet101", {"19": 43.8}),
         ("gta5_cityscapes", "intrada", "resnet101", {"19": 46.3}),
+        ("gta5_cityscapes", "intrada/no_pseudo_labels", "resnet101", {"19": 45.1}),
         ("gta5_cityscapes", "oracle", "resnet101", {"19": 65.1}),
         ("gta5_cityscapes", "ass_100", "resnet101", {"19": 54.2}),
         ("gta5_cityscapes", "ass_1000", "resnet101", {"19": 64.5}),

@@ -52,6 +52,16 @@ def test_markdown_by_hand():
     assert lines.count("uda train --config advent:streets --config.seed=0") == 1
 
 
+def test_rows_whose_step_was_chosen_by_target_labels_say_so_and_have_no_rivals_among_the_others():
+    chosen = {"selection": "best_on_target_val", "selected_on": "cityscapes/val", "selected_step": 1500}
+    rows = [*ROWS, *three("advent", 0.55, 0.50, 0.60, **chosen), *three("minent", 0.52, 0.52, 0.52, **chosen)]
+    lines = tables.markdown(rows).splitlines()
+    assert "| advent (best on labels of cityscapes/val) | **55.0 ± 5.0** | 55.0 | 50.0 | 60.0 | – | 101 |" in lines
+    assert "| minent (best on labels of cityscapes/val) | 52.0 ± 0.0 | 52.0 | 52.0 | 52.0 | – | 101 |" in lines
+    # The other rows are as if it were not there.
+    assert "| advent | **45.0 ± 5.0** | 45.0 | 40.0 | 50.0 | 23 % | 101 |" in lines
+
+
 def test_lone_row_has_no_spread_no_gap_and_no_winner():
     lines = tables.markdown([row("advent", 3, 0.5, split="val")]).splitlines()
     assert lines[0] == "**streets**: 10 classes, 2000 steps, batch 4, evaluated on val"

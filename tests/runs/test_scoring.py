@@ -147,6 +147,87 @@ def test_several_splits_have_a_row_each_and_their_mean_chooses_the_checkpoint(tm
     assert "--on middle: expected one of final, far, near, dev, one, two, the splits of" in capsys.readouterr().err
 
 
+def test_splits_together_have_a_row_of_their_own(tmp_path, capsys):
+    rows = run(tmp_path, final={"near": NEAR, "far": FAR}, joint="mean")
+    assert [row["domain"] for row in rows] == ["far", "near", "joint"]
+    *each, joint = rows
+    assert joint["split"] == "streets/camera_val + streets/simulator_train" and joint["label"] == "one_depth"
+    for name in ("abs_rel", "rmse"):
+        assert joint["metrics"][name] == pytest.approx(sum(row["metrics"][name] for row in each) / 2)
+    tables.check_rows(rows, "rows")
+    capsys.readouterr()
+    assert main(["evaluate", "--workdir", str(tmp_path / "run")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["far", "near", "joint"] and found["joint"]["metrics"] == joint["metrics"]
+    assert main(["evaluate", "--workdir", str(tmp_path / "run"), "--config.evaluation.joint=pixels"]) == 0
+    pooled = json.loads(capsys.readouterr().out)["joint"]["metrics"]["abs_rel"]
+    true = [frame["depth"][frame["depth"] > 0] for domain in (NEAR, FAR) for frame in open_domain(domain)]
+    true = np.concatenate(true).astype(np.float64)
+    assert pooled == pytest.approx((np.abs(45 - true) / true).mean(), rel=1e-5)
+    assert pooled != pytest.approx(joint["metrics"]["abs_rel"], rel=1e-5)
+
+
+def slow(**evaluation):
+    """The experiment with predictions of 2, 4 ... 16 metres, of which one in the middle is the best."""
+    return dataclasses.replace(experiment(**evaluation), method={"name": "one_depth", "first": 0.0, "stride": 2.0})
+
+
+@pytest.mark.parametrize("dev", [DEV, None])
+def test_the_best_checkpoint_on_target_labels_is_reported_where_that_is_asked_for(tmp_path, capsys, dev):
+    """On dev, or as the released codes do on the evaluation split itself."""
+    asked = {"final": FAR, "dev": dev, "selection": "best_on_target_val"}
+    (row,) = train.run(slow(**asked), tmp_path / "run", results.Invocation("one_depth", (), "uda train"))
+    chosen_on = FAR if dev is None else dev
+    errors = [abs_rel(chosen_on, 2 * step) for step in range(1, 9)]
+    best = 1 + int(np.argmin(errors))
+    assert 1 < best < 8 and row["selected_step"] == best and row["steps"] == 8
+    assert row["metrics"]["abs_rel"] == pytest.approx(abs_rel(FAR, 2 * best), rel=1e-5)
+    assert row["selection"] == "best_on_target_val" and row["selected_on"] == f"streets/{chosen_on.split}"
+    assert f"after 8 steps, step {best} chosen on labels of streets/{chosen_on.split}, " in result_line(row)
+    assert f"| one_depth (best on labels of streets/{chosen_on.split}) |" in tables.markdown([row])
+    # What opens the run takes the same checkpoint.
+    capsys.readouterr()
+    assert main(["evaluate", "--workdir", str(tmp_path / "run")]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == row["metrics"]
+    assert main(["evaluate", "--workdir", str(tmp_path / "run"), "--step", "last"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["abs_rel"] == pytest.approx(abs_rel(FAR, 16), rel=1e-5)
+
+
+@pytest.mark.parametrize("stop_after", [2, 7])
+def test_a_choice_of_checkpoints_survives_an_interruption(tmp_path, monkeypatch, stop_after):
+    """Stopped before the best step and after it."""
+    asked, how = slow(final=FAR, selection="best_on_target_val"), results.Invocation()
+    (whole,) = train.run(asked, tmp_path / "whole", how)
+    with monkeypatch.context() as patch:
+        save = train.StageRun._stopping
+        patch.setattr(train.StageRun, "_stopping", lambda stage, step: step == stop_after or save(stage, step))
+        with pytest.raises(train.Stopped):
+            train.run(asked, tmp_path / "cut", how)
+    (row,) = train.run(asked, tmp_path / "cut", how)
+    assert {**row, "seconds": 0} == {**whole, "seconds": 0} and 2 < row["selected_step"] < 7
+
+
+def test_a_choice_without_anything_to_choose_by_is_refused_before_anything_is_written(tmp_path):
+    once = experiment(final=FAR, selection="best_on_target_val")
+    once = dataclasses.replace(once, train=dataclasses.replace(once.train, evaluate_every=0))
+    with pytest.raises(UserError, match="^config.train.evaluate_every: expected .* above 0, since .*selection chooses"):
+        train.run(once, tmp_path / "run", results.Invocation())
+    blind = dataclasses.replace(FAR, fields=("image",))
+    with pytest.raises(UserError, match=r"^config.evaluation.final: expected labels to choose .* selection=last"):
+        run(tmp_path, final=blind, unlabelled=True, selection="best_on_target_val")
+    with pytest.raises(UserError, match=r"config.evaluation.joint: expected 'none', since no frame of .*final.far"):
+        run(tmp_path, final={"near": NEAR, "far": blind}, unlabelled=True, joint="mean")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_chose_otherwise_is_not_gone_on_with(tmp_path):
+    asked = experiment(final=FAR, selection="best_on_target_val")
+    workdir = Workdir(tmp_path / "run")
+    workdir.prepare(experiment(final=FAR), label_space("19"))
+    with pytest.raises(UserError, match="config.evaluation.selection = 'last', asked for 'best_on_target_val'"):
+        workdir.check(asked, label_space("19").names)
+
+
 def test_a_headline_that_the_splits_cannot_answer_is_refused_before_anything_is_written(tmp_path):
     plain = dataclasses.replace(FAR, fields=("image", "label"))
     with pytest.raises(UserError, match="config.evaluation.final.fields: expected 'depth', since config.evaluation"):

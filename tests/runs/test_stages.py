@@ -143,6 +143,19 @@ def test_without_a_dev_split_no_checkpoint_is_the_best(tiny_experiment):
         stages.recipe(with_stages(experiment, first=StageConfig(), second=second), num_classes=3)
 
 
+def test_later_stages_start_from_the_checkpoint_that_the_run_reports(tiny_experiment):
+    chosen = dataclasses.replace(tiny_experiment.evaluation, selection="best_on_target_val")
+    for evaluation, step in ((tiny_experiment.evaluation, "last"), (chosen, "best")):
+        plans = {
+            "first": StageConfig(),
+            "second": StageConfig(start_from={"segmenter": "first"}),
+            "third": StageConfig(start_from={"segmenter": "first@last"}),
+        }
+        experiment = with_stages(dataclasses.replace(tiny_experiment, evaluation=evaluation), **plans)
+        _, second, third = stages.recipe(experiment, num_classes=3)
+        assert (second.start_from["segmenter"].step, third.start_from["segmenter"].step) == (step, "last")
+
+
 @pytest.mark.parametrize(
     ("fraction", "file", "left"),
     [
@@ -171,3 +184,21 @@ def test_files_of_earlier_stages_are_found_in_the_workdir(tiny_experiment, tmp_p
     )
     found, files = last.domains_in(Workdir(tmp_path))["source"], Workdir(tmp_path).stage("rank")
     assert (found.names_file, found.labels_from) == (str(files.easy), str(files.pseudo_labels))
+
+
+def test_files_of_earlier_stages_are_found_in_every_part_of_a_mixture(tiny_experiment, tmp_path):
+    part = dataclasses.replace(tiny_experiment.data["target"], names_file=str(RANK.hard))
+    other = dataclasses.replace(part, names_file=str(RunFiles(stages.WORKDIR).stage("first").hard))
+    mixed = dataclasses.replace(part, mix={"other": other})
+    assert stages.needs_workdir(mixed) and stages.needs_workdir(dataclasses.replace(mixed, names_file=None))
+    section = StageConfig(method={"name": "intrada"}, data=tiny_experiment.data | {"target": mixed})
+    plain = with_stages(tiny_experiment, first=StageConfig(), rank=ranking(), last=section)
+    found = stages.recipe(plain, num_classes=3)[-1].domains_in(Workdir(tmp_path))["target"]
+    assert found.names_file == str(tmp_path / "rank" / "hard.txt")
+    assert found.mix["other"].names_file == str(tmp_path / "first" / "hard.txt")
+    assert stages.label_space(plain).names == stages.label_space(tiny_experiment).names
+    # Of two lists, one will be empty: only its part is left out.
+    *_, last = stages.recipe(
+        with_stages(tiny_experiment, first=StageConfig(), rank=ranking(fraction=1.0), last=section), num_classes=3
+    )
+    assert last.domains["target"] == other

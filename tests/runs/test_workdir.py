@@ -48,8 +48,16 @@ def test_every_field_but_the_free_ones_has_to_stay(field):
 @pytest.mark.parametrize("field", leaves(RECIPE), ids=".".join)
 def test_until_there_is_a_result_how_a_run_is_scored_may_change(field):
     found = difference(RECIPE, changed(RECIPE, field), scoring_may_change=True)
-    scoring = field[0] == "evaluation" and field[1] not in ("dev", "headline")
+    scoring = field[0] == "evaluation" and field[1] not in ("dev", "headline", "selection")
     assert (found is None) == (field in FREE or scoring)
+
+
+@pytest.mark.parametrize("field", [leaf for leaf in leaves(RECIPE) if leaf[0] == "evaluation"], ids=".".join)
+def test_what_chooses_the_checkpoint_that_is_reported_may_not_change(field):
+    best = changed(RECIPE, ("evaluation", "selection"))
+    found = difference(best, changed(best, field) if field[1] != "selection" else RECIPE, scoring_may_change=True)
+    fixed = ("dev", "final", "headline", "inference", "protocol", "selection")
+    assert (found is not None) == (field[1] in fixed)
 
 
 def test_of_a_stage_only_its_own_fields_are_compared():

@@ -21,11 +21,11 @@ def prepare_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "uda_jax" / "xla"))
 
 
-def add_step(parser: argparse.ArgumentParser) -> None:
-    """Adds `--step`, which chooses among the checkpoints of a run's last stage."""
-    parser.add_argument(
-        "--step", type=_step, default="last", help="checkpoint: last, best on the dev split, or a step that was kept"
-    )
+def add_step(parser: argparse.ArgumentParser, default: str | None = "last") -> None:
+    """Adds `--step`, which chooses among the checkpoints of a run's last stage; None = the one of its result row."""
+    text = "checkpoint: last, best on the dev split, or a step that was kept"
+    text += "" if default else "; by default that of the run's result"
+    parser.add_argument("--step", type=_step, default=default, help=text)
 
 
 def _step(word: str) -> str | int:

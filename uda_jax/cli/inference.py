@@ -19,7 +19,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     evaluate = command("evaluate", _evaluate, "score a checkpoint of a run", takes_overrides=True)
     evaluate.add_argument("--workdir", **several)
     evaluate.add_argument("--on", default="final", help="final, dev, or the name of one of several splits")
-    add_step(evaluate)
+    add_step(evaluate, None)
 
     predict = command("predict", _predict, "segment a folder of images, or a video, with a run", takes_overrides=True)
     predict.add_argument("--workdir", **several)
@@ -27,7 +27,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     predict.add_argument("--output", type=Path, required=True, help="folder outside the input; made if absent")
     predict.add_argument("--on", default="final", help="images are prepared as this split's, named as for evaluate")
     predict.add_argument("--batch-size", type=at_least(1), default=4)
-    add_step(predict)
+    add_step(predict, None)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -35,18 +35,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     from uda_jax import config
     from uda_jax.data.pipeline import domains
     from uda_jax.inference.evaluate import Evaluator, evaluation_step
+    from uda_jax.inference.joint import joint_summary
+    from uda_jax.inference.options import JOINT
     from uda_jax.training import sharding
 
     stored = _experiment(options)
     which, names = _splits(stored.evaluation, options)
     fields = [stored.evaluation.path(which, name).removeprefix("config.") for name in names]
-    allowed = ("evaluation.batch_size", "evaluation.inference", *fields)
+    allowed = ("evaluation.batch_size", "evaluation.inference", "evaluation.joint", *fields)
     words, others = _scoring(options.overrides)
     section = config.with_overrides(stored, words, allowed, f"the score on {options.on}").evaluation
     method, state, space = _open(options, others, section.inference.average)
     sharding.check_batch_size(section.batch_size, "config.evaluation.batch_size")
     mesh = sharding.data_mesh()
-    step, summaries = evaluation_step(method, section, mesh), {}
+    step, scored = evaluation_step(method, section, mesh), {}
     for name in names:
         path = section.path(which, name)
         evaluator = Evaluator(section.splits(which)[name], section, step, mesh, path=path, space=space)
@@ -55,7 +57,11 @@ def _evaluate(options: argparse.Namespace) -> int:
         for note in (evaluator.mapping, evaluator.check_references(), *domains.passed_over(evaluator.domain, path)):
             if note:
                 print(printable(note), file=sys.stderr)
-        summaries[name], _ = evaluator.evaluate(state)
+        totals, _ = evaluator.totals(state)
+        scored[name] = (evaluator, totals, evaluator.summary(totals))
+    summaries = {name: summary for name, (*_, summary) in scored.items()}
+    if options.on == "final" and section.joint != "none":
+        summaries[JOINT] = joint_summary(section.joint, *zip(*scored.values(), strict=True))
     show(json.dumps(summaries.get(options.on, summaries), indent=1))
     return 0
 

@@ -82,4 +82,6 @@ def result_line(row: Mapping[str, Any]) -> str:
     measure = column if "headline" in row or column == "accuracy" else "mIoU"
     score = tables.figure(row, column)
     value = f"{100 * score:.2f}" if METRICS.get(column, METRICS["miou"]).unit == "fraction" else f"{score:.4f}"
-    return f"{row['label']}: {measure} {value} on {row['split']} after {row['steps']} steps, {row['seconds']:.0f} s"
+    chosen = f", step {row['selected_step']} chosen on labels of {row['selected_on']}" if "selection" in row else ""
+    length = f"{row['steps']} steps{chosen}, {row['seconds']:.0f} s"
+    return f"{row['label']}: {measure} {value} on {row['split']} after {length}"

@@ -108,7 +108,7 @@ class StageConfig:
     start_from: dict[str, str] | None = config_field(
         None,
         "Network name -> earlier stage whose weights it starts from: stage, stage.network, or either followed by @best "
-        "or by @ and a step that was kept; without it the last step.",
+        "or by @ and a step that was kept; without it what evaluation.selection names.",
     )
 
 

@@ -174,6 +174,15 @@ class Evaluator:
           "prediction": uint8 [h, w], "entropy": float32 [h, w] in [0, 1]}, the label None where the split has none.
           A method without classes has no frames to show.
         """
+        totals, frames = self.totals(state, pictures)
+        return (self.summary(totals) if self.scored else None), frames
+
+    def totals(self, state: Any, pictures: int = 0) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+        """Returns the sums that `summary` makes figures of, and the frames; arguments and frames as `evaluate`.
+
+        They are "confusion" int64 [C, C] and "depth" float64 [S], as far as there is something to compare with; those
+        of several splits may be added.
+        """
         count = len(self._batches)
         chosen = np.linspace(0, count, min(pictures, count), endpoint=False, dtype=int).tolist()
         totals: dict[str, np.ndarray] = {}
@@ -189,8 +198,7 @@ class Evaluator:
             # The batch's first frame lies in the block of the first process.
             if number in chosen and "prediction" in found and jax.process_index() == 0:
                 frames.append(self._frame(batch, found))
-        summary = self._summary(totals) if self.scored else None
-        return summary, frames
+        return totals, frames
 
     def _wanted(self, chosen: list[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yields the batches with their numbers: all of them where they are scored, else those of the pictures."""
@@ -211,7 +219,8 @@ class Evaluator:
         predicted = jax.device_get({name: found[name] for name in ("prediction", "entropy")})
         return {"name": self.dataset.name(int(batch["index"][0])), **maps, **predicted}
 
-    def _summary(self, totals: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def summary(self, totals: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Returns the figures of a result row, see `summarise`."""
         summary = {"miou": {}, "iou": {}, "pixel_accuracy": None, "metrics": {}}
         if "confusion" in totals:
             labelled = self.dataset.label_space.names

@@ -38,6 +38,10 @@ class Inference:
             )
 
 
+# The name of the row of all final splits together.
+JOINT = "joint"
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Where and how runs are scored."""
@@ -47,6 +51,19 @@ class Evaluation:
     )
     dev: Domain | dict[str, Domain] | None = config_field(
         None, "The split for tuning and for choosing the best checkpoint, if there is one; of several, their mean."
+    )
+    joint: str = config_field(
+        "none",
+        "A row of several final splits together, besides their own: the mean of their figures, or the figures of one "
+        "confusion matrix over all their pixels.",
+        choices=("none", "mean", "pixels"),
+    )
+    selection: str = config_field(
+        "last",
+        "Checkpoint that the result row is of, and that later stages start from unless they name one: the last, or, as "
+        "the released codes of ADVENT, IntraDA and DADA report, the best on labels of the target's validation set: "
+        "those of dev, or without dev those of final itself.",
+        choices=("last", "best_on_target_val"),
     )
     batch_size: int = config_field(
         8, "Global batch size; with 1, frames of any size are scored, each at its own.", low=1
@@ -61,12 +78,23 @@ class Evaluation:
     inference: Inference = config_field(Inference(), "How scores are made from the network's.")
     pictures: int = config_field(6, "Frames of each evaluation split whose predictions are kept for the report.", low=0)
 
+    @property
+    def chosen_step(self) -> str:
+        """The checkpoint of a stage that counts, "last" or "best"."""
+        return "last" if self.selection == "last" else "best"
+
+    @property
+    def chosen_on_final(self) -> bool:
+        """Whether checkpoints are chosen on the final splits themselves."""
+        return self.dev is None and self.selection != "last"
+
     def splits(self, which: str) -> dict[str, Domain]:
         """Returns the splits of "final" or of "dev", in the order of their names.
 
-        A single one is named after the field; of "dev" there may be none.
+        A single one is named after the field; of "dev" there may be none, or, where checkpoints are to be chosen all
+        the same, those of "final".
         """
-        found = getattr(self, which)
+        found = self.final if which == "dev" and self.chosen_on_final else getattr(self, which)
         if found is None:
             return {}
         # A config keeps its sections in no order.
@@ -74,15 +102,21 @@ class Evaluation:
 
     def path(self, which: str, name: str) -> str:
         """Returns the dotted name of the section of a split, as `splits` names it, for messages."""
+        which = "final" if which == "dev" and self.chosen_on_final else which
         several = isinstance(getattr(self, which), Mapping)
         return f"config.evaluation.{which}.{name}" if several else f"config.evaluation.{which}"
 
     def check(self, path: str) -> None:
-        """Raises a UserError for an unknown headline, or a split's name that is not unique."""
+        """Raises a UserError for an unknown headline, a split's name that is not unique, or one split as several."""
         metric(self.headline, f"{path}.headline")
-        for which, other in (("final", "dev"), ("dev", "final")):
-            splits = getattr(self, which)
-            if isinstance(splits, Mapping) and (taken := {"final", "dev", *self.splits(other)} & set(splits)):
+        for which, other in (("final", self.dev), ("dev", self.final)):
+            splits, others = getattr(self, which), set(other) if isinstance(other, Mapping) else set()
+            if isinstance(splits, Mapping) and (taken := {"final", "dev", JOINT, *others} & set(splits)):
                 raise UserError(
-                    f"{path}.{which}: expected unique names of splits, other than final and dev, got '{min(taken)}'"
+                    f"{path}.{which}: expected unique names of splits, other than final, dev and {JOINT}, got "
+                    f"'{min(taken)}'"
                 )
+        if self.joint != "none" and not isinstance(self.final, Mapping):
+            raise UserError(
+                f"{path}.joint: expected 'none', since '{path}.final' is a single split, got {self.joint!r}"
+            )

@@ -3,7 +3,7 @@
     1. inter-domain: train any method on (x_s, y_s) and x_t; its network is G_inter
     2. rank: R(x_t) = mean entropy of G_inter(x_t); the lambda N frames of lowest R are easy (e), the rest hard (k);
              y_e = argmax G_inter(x_e)
-    3. intra-domain: G_intra learns L_seg(x_e, y_e) + lambda_adv BCE(D(I(x_k)), easy)
+    3. intra-domain: G_intra learns lambda_e L_seg(x_e, y_e) + lambda_adv BCE(D(I(x_k)), easy)
                      while D learns to tell I(x_e) from I(x_k)
 
 A config lists the three as stages; the second is `uda_jax.runs.kinds.rank`. This file is the third, whose batch holds
@@ -38,6 +38,10 @@ class IntraDA(base.SegmentationMethod):
 
     optimiser: Optimiser = config_field(sgd(), "Optimiser of the segmenter.")
     discriminator: Discriminator = config_field(Discriminator(), "One per head; unused without hard frames.")
+    # A row of the paper's ablation does without it: adaptation from easy to hard alone.
+    easy_weight: float = config_field(
+        1.0, "Weight of the cross entropy on easy frames' pseudo-labels; 0 = off.", low=0.0
+    )
     aux_weight: float = config_field(0.1, "lambda_seg, weight of the earlier head's cross entropy.", low=0.0)
     target_weight: float = config_field(0.001, "lambda_adv of the main head, on hard frames.", low=0.0)
     target_aux_weight: float = config_field(0.0002, "lambda_adv of the earlier head, on hard frames.", low=0.0)
@@ -59,6 +63,7 @@ class IntraDA(base.SegmentationMethod):
             model_state = state.model_state["segmenter"]
             outputs_e, model_state = self.forward(params["segmenter"], model_state, easy["image"])
             losses = segmentation_losses(self.segmenter, outputs_e, easy["label"], self.aux_weight)
+            losses = {name: self.easy_weight * loss for name, loss in losses.items()}
             if hard is None:
                 return GeneratorLosses(losses, None, {"segmenter": model_state})
             outputs_k, model_state = self.forward(params["segmenter"], model_state, hard["image"])

@@ -36,8 +36,8 @@ class Ranking:
 
     Attributes:
       folder: name of the stage folder that holds it.
-      stage: the stage whose network ranked.
-      step: that network's step.
+      stage: the stage whose network ranked, or the file of weights.
+      step: that network's step; 0 of a file.
       fraction: the share of easy frames (the paper's lambda), 0 to 1.
       normalise: whether scores were multiplied by the rare-class normaliser.
       frames: "name", "score", "rare_classes" and "normaliser" of each frame, easiest first.
@@ -120,10 +120,12 @@ def _summary(ranking: Ranking) -> str:
         f"{size} {name} frames" + (f" with scores from {group[0]:.4g} to {group[-1]:.4g}" if group else "")
         for name, size, group in (("easy", easy, scores[:easy]), ("hard", number - easy, scores[easy:]))
     ]
+    # A file of weights is of no step.
+    at = f" at step {ranking.step}" if ranking.step else ""
     normalised = ", scores normalised by rare classes" if ranking.normalise else ""
     return (
         f"{ranking.folder}: {' and '.join(ranges)}; fraction {ranking.fraction:g} of {number}, "
-        f"ranked by {ranking.stage} at step {ranking.step}{normalised}"
+        f"ranked by {ranking.stage}{at}{normalised}"
     )
 
 

@@ -32,10 +32,19 @@ KEYS: dict[str, Key] = {
     "hardware": Key((str,), "Devices, and the version of jax."),
     "seconds": Key((int, float), "Seconds of all stages over all restarts."),
     "protocol": Key((str,), "The protocol whose figure is the headline."),
-    "miou": Key((dict,), "Protocol -> fraction, of the last step on the whole evaluation split."),
+    "miou": Key((dict,), "Protocol -> fraction, of the last step, or of selected_step, on the whole evaluation split."),
     "iou": Key((dict,), "Class -> fraction, or None for a class that is neither labelled nor predicted."),
     "split": Key((str,), "Data set and split of the evaluation, such as camvid/dusk.", required=False),
-    "domain": Key((str,), "Name of the split, where a run is scored on several; each has a row.", required=False),
+    "domain": Key(
+        (str,), "Name of the split, where a run is scored on several; each has a row, and joint is all.", required=False
+    ),
+    "selection": Key(
+        (str,),
+        "How the scored step was chosen, best_on_target_val: by target labels; without it the last.",
+        required=False,
+    ),
+    "selected_on": Key((str,), "Data sets and splits whose labels chose the step.", required=False),
+    "selected_step": Key((int,), "The step of the last stage that was chosen.", required=False),
     "headline": Key((str,), "Metric that heads the row in place of the protocol's mean IoU.", required=False),
     "metrics": Key(
         (dict,), "Metric -> value on the whole evaluation split, or None where it has none.", required=False

@@ -145,13 +145,13 @@ def groups(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
     gathered: dict[tuple, list[Mapping[str, Any]]] = {}
     for row in rows:
         benchmark = f"{row['benchmark']} ({row['domain']})" if "domain" in row else row["benchmark"]
-        key = (benchmark, row["label"], headline_column(row), row["steps"], _settings(row))
+        key = (benchmark, row["label"] + selection_note(row), headline_column(row), row["steps"], _settings(row))
         gathered.setdefault(key, []).append(row)
     labels = [key[:2] for key in gathered]
     known = {row["label"] for row in rows}
     found = []
     for (benchmark, label, column, steps, settings), members in gathered.items():
-        family = label.rpartition("/")[0]
+        family = members[0]["label"].rpartition("/")[0]
         family = family if f"{family}/source_only" in known else ""
         name = label
         if labels.count((benchmark, label)) > 1:
@@ -163,11 +163,15 @@ def groups(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
     return sorted(found, key=lambda g: (benchmarks.index(g.benchmark), order[g.benchmark, g.family], _rank(g.kind)))
 
 
+def selection_note(row: Mapping[str, Any]) -> str:
+    """Returns what follows a row's label if labels of the target chose its step."""
+    return f" (best on labels of {row.get('selected_on', 'the target')})" if "selection" in row else ""
+
+
 def gap_recovered(group: Group, others: Iterable[Group]) -> float | None:
     """Returns (group - source_only) / (oracle - source_only), of means, or None where a row is missing.
 
-    Only rows of the same benchmark, family and headline are compared; the two ends themselves have no gap, and
-    there is none either where several settings of an end make it ambiguous.
+    Only comparable rows count; the two ends have no gap, nor has any where an end has several settings.
     """
     alike = [other for other in others if _comparable(group, other)]
     lows, highs = ([other.mean for other in alike if other.kind == kind] for kind in ("source_only", "oracle"))
@@ -330,7 +334,8 @@ def _settings(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _comparable(one: Group, other: Group) -> bool:
-    return (one.benchmark, one.family, one.column) == (other.benchmark, other.family, other.column)
+    keys = ((group.benchmark, group.family, group.column, group.rows[0].get("selection")) for group in (one, other))
+    return next(keys) == next(keys)
 
 
 def _is_error(column: str) -> bool:

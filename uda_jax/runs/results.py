@@ -11,8 +11,9 @@ from typing import Any
 import jax
 
 import uda_jax
-from uda_jax.config import Experiment
+from uda_jax.config import Evaluation, Experiment
 from uda_jax.inference.evaluate import headline
+from uda_jax.inference.options import JOINT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,26 +31,33 @@ class Invocation:
     command: str = ""
 
 
-def row(
-    experiment: Experiment,
-    split: str,
-    summary: Mapping[str, Any],
-    stage_results: Sequence[Mapping[str, Any]],
-    invocation: Invocation,
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What the rows of a run share.
+
+    Attributes:
+      stages: the stages' markers in order: "seconds", and "step" and "best" of those that train. Steps and seconds of a
+        row are those of all its stages.
+      invocation: how it was asked for.
+      scored_step: the step of the last stage's checkpoint that was scored.
+    """
+
+    stages: Sequence[Mapping[str, Any]]
+    invocation: Invocation
+    scored_step: int
+
+
+def row(experiment: Experiment, split: str, summary: Mapping[str, Any], about: About) -> dict[str, Any]:
     """Returns the result row of a run that is finished and scored; `report.rows.KEYS` says what each key means.
 
     Args:
       experiment: its config.
-      split: the final split's name, see `Evaluation.splits`.
-      summary: the final step's figures on it, from `Evaluator.evaluate`.
-      stage_results: the stages' markers in order: "seconds", and "step" and "best" of those that train. Steps and
-        seconds of a row are those of all its stages.
-      invocation: how it was asked for.
+      split: the final split's name, see `Evaluation.splits`, or `JOINT` for all of them together.
+      summary: the figures on it, from `Evaluator.summary` or `joint_summary`.
+      about: what it shares with the others.
     """
-    section, best = experiment.evaluation, stage_results[-1]["best"]
+    section, best, invocation = experiment.evaluation, about.stages[-1]["best"], about.invocation
     headline(summary, section, section.path("final", split))
-    domain = section.splits("final")[split]
     by_miou = section.headline == "miou"
     return {
         "label": experiment.label,
@@ -58,17 +66,18 @@ def row(
         "config": invocation.config,
         "overrides": list(invocation.overrides),
         "seed": experiment.seed,
-        "steps": sum(stage.get("step", 0) for stage in stage_results),
+        "steps": sum(stage.get("step", 0) for stage in about.stages),
         "batch": experiment.train.batch_size,
         "head_classes": len(summary["iou"]),
         "commit": commit(),
         "command": invocation.command,
         "hardware": hardware(),
-        "seconds": round(sum(stage["seconds"] for stage in stage_results), 1),
+        "seconds": round(sum(stage["seconds"] for stage in about.stages), 1),
         "protocol": section.protocol,
         **({} if by_miou else {"headline": section.headline}),
-        "split": f"{domain.dataset}/{domain.split}",
+        "split": _names(section, "final", split),
         **({"domain": split} if isinstance(section.final, Mapping) else {}),
+        **_selection(section, about.scored_step),
         "miou": summary["miou"],
         "best_miou": best if by_miou else None,
         **({} if by_miou else {"best": best}),
@@ -76,6 +85,21 @@ def row(
         "metrics": summary["metrics"],
         "iou": summary["iou"],
     }
+
+
+def _names(section: Evaluation, which: str, name: str = JOINT) -> str:
+    """Returns data set and split of one of the splits, or of all of them."""
+    found = section.splits(which)
+    return " + ".join(
+        f"{domain.dataset}/{domain.split}" for domain in ([found[name]] if name in found else found.values())
+    )
+
+
+def _selection(section: Evaluation, step: int) -> dict[str, Any]:
+    """Returns what a row says of its checkpoint unless that is the last one."""
+    if section.selection == "last":
+        return {}
+    return {"selection": section.selection, "selected_on": _names(section, "dev"), "selected_step": step}
 
 
 def commit() -> str:

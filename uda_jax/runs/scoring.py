@@ -12,6 +12,8 @@ from uda_jax.config import Experiment
 from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import Evaluator, evaluation_step, headline
+from uda_jax.inference.joint import joint_summary
+from uda_jax.inference.options import JOINT
 from uda_jax.report import pictures
 from uda_jax.runs import results, states
 from uda_jax.runs.stages import Context, Stage
@@ -52,7 +54,8 @@ def evaluators(stage: Stage, which: str, context: Context) -> dict[str, Evaluato
         path = section.path(which, name)
         found[name] = Evaluator(domain, section, context.evaluation_steps[stage.name], mesh, path=path)
         if which == "dev" and not found[name].scored:
-            raise UserError(f"{path}: expected labels to choose checkpoints by, found none; leave dev out")
+            cure = "set config.evaluation.selection=last" if section.chosen_on_final else "leave dev out"
+            raise UserError(f"{path}: expected labels to choose checkpoints by, found none; {cure}")
     context.evaluators[key] = found
     return found
 
@@ -65,12 +68,14 @@ def check_references(stage: Stage, context: Context) -> list[str]:
 
     Raises:
       UserError: a final split without anything to score on that `evaluation.unlabelled` does not ask for, or without a
-        pixel of the classes that the headline averages.
+        pixel of the classes that the headline averages; a split without labels that is to count in a joint row.
     """
     section, notes = context.experiment.evaluation, []
     for which in ("final", "dev"):
         for name, evaluator in evaluators(stage, which, context).items():
             path = section.path(which, name)
+            if evaluator.scored and which == "dev" and section.chosen_on_final:
+                continue  # They are the final ones.
             if evaluator.scored:
                 notes.append(evaluator.check_references())
                 continue
@@ -81,8 +86,22 @@ def check_references(stage: Stage, context: Context) -> list[str]:
                     f"would end without a score; add them, or set config.evaluation.unlabelled=True to end with "
                     "predictions alone"
                 )
+            if section.joint != "none":
+                raise UserError(f"config.evaluation.joint: expected 'none', since no frame of {path} has a {kind}")
             notes.append(f"note: {path}: no frame has a {kind}; the run ends with predictions instead of a score")
     return [note for note in notes if note]
+
+
+def check_selection(recipe: Sequence[Stage], experiment: Experiment) -> None:
+    """Raises a UserError if the best checkpoint is to count, but stages are scored at their last step alone."""
+    for stage in recipe if experiment.evaluation.selection != "last" else ():
+        if stage.kind.TRAINS and not stage.train.evaluate_every:
+            own = bool(experiment.stages) and experiment.stages[stage.name].train is not None
+            field = f"config.{f'stages.{stage.name}.' if own else ''}train.evaluate_every"
+            raise UserError(
+                f"{field}: expected a number of steps above 0, since config.evaluation.selection chooses among the "
+                "scores of several, got 0; set it (the released codes: 2000), or set selection=last"
+            )
 
 
 def check(stage: Stage, state: Any, context: Context) -> None:
@@ -118,23 +137,30 @@ def score_final(
     stage_results: Sequence[Mapping[str, Any]],
     invocation: results.Invocation,
 ) -> list[dict[str, Any]]:
-    """Scores the last stage's last state on the final splits, and writes the result rows and the pictures.
+    """Scores the last stage on the final splits, and writes the result rows and the pictures.
+
+    Its state is the last one, or of the checkpoint that `evaluation.selection` asks for.
 
     Returns:
-      A row for each split that has something to score on.
+      A row for each split that has something to score on, and one of all together where that is asked for.
     """
-    experiment, rows = context.experiment, []
-    state = context.trained.get(stage.name)
-    if state is None:
-        state = states.load(stage, workdir, context.mesh, identity=context.identity)
-    splits = evaluators(stage, "final", context)
+    experiment, section, rows = context.experiment, context.experiment.evaluation, []
+    state = context.trained.pop(stage.name, None)
+    if state is None or section.chosen_step != "last":
+        state = None  # Its memory is needed.
+        state = states.load(stage, workdir, context.mesh, section.chosen_step, context.identity)
+    about = results.About(stage_results, invocation, int(state.step))
+    splits, scored = evaluators(stage, "final", context), []
     for name, evaluator in splits.items():
-        summary, frames = evaluator.evaluate(state, experiment.evaluation.pictures)
+        totals, frames = evaluator.totals(state, section.pictures)
         for frame in frames:
             own = frame if len(splits) == 1 else frame | {"name": f"{name}/{frame['name']}"}
             pictures.save_frame(workdir.pictures, palette=context.palette, **own)
-        if summary is not None:
-            rows.append(results.row(experiment, name, summary, stage_results, invocation))
+        if evaluator.scored:
+            scored.append((evaluator, totals, evaluator.summary(totals)))
+            rows.append(results.row(experiment, name, scored[-1][2], about))
+    if section.joint != "none" and scored:
+        rows.append(results.row(experiment, JOINT, joint_summary(section.joint, *zip(*scored, strict=True)), about))
     if rows and context.first_process:
         atomic.write(workdir.result, json.dumps(rows, indent=1) + "\n")
     return rows

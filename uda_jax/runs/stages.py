@@ -6,7 +6,7 @@ command, run again, goes on at the first unfinished one.
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from uda_jax import config, methods
-from uda_jax.config import Experiment, InitFrom, StageConfig, Train
+from uda_jax.config import Evaluation, Experiment, InitFrom, StageConfig, Train
 from uda_jax.data.base import MAPS
 from uda_jax.data.io import atomic
 from uda_jax.data.labels.label_spaces import LabelSpace
@@ -110,13 +110,7 @@ class Stage:
 
     def domains_in(self, workdir: Workdir) -> dict[str, Domain]:
         """Returns the domains with the files of earlier stages found in a workdir."""
-        found = lambda path: path and path.replace(WORKDIR, str(workdir.path))  # noqa: E731
-        return {
-            name: dataclasses.replace(
-                domain, names_file=found(domain.names_file), labels_from=found(domain.labels_from)
-            )
-            for name, domain in self.domains.items()
-        }
+        return {name: _placed(domain, str(workdir.path)) for name, domain in self.domains.items()}
 
     def initialise(self, key: jax.Array) -> Any:
         """Returns the method's first state for batches of this stage's shapes; pure, and no frame is read."""
@@ -145,7 +139,6 @@ def recipe(experiment: Experiment, num_classes: int) -> list[Stage]:
         that ends without training.
     """
     stages: list[Stage] = []
-    scored = bool(experiment.evaluation.splits("dev"))
     for name, stage_config in (_configs(experiment) or {"train": StageConfig()}).items():
         path = f"config.stages.{name}" if experiment.stages else "config"
         kind = dict(stage_config.kind)
@@ -160,7 +153,7 @@ def recipe(experiment: Experiment, num_classes: int) -> list[Stage]:
                 domains=_domains_with_frames(stage_config.data or experiment.data, stages),
                 init_from=init_from or {},
                 start_from={
-                    network: _start_from(text, network, stages, f"{path}.start_from", scored=scored)
+                    network: _start_from(text, network, stages, f"{path}.start_from", experiment.evaluation)
                     for network, text in (stage_config.start_from or {}).items()
                 },
                 train=train,
@@ -180,7 +173,7 @@ def _configs(experiment: Experiment) -> dict[str, StageConfig]:
     return {name: experiment.stages[name] for name in experiment.recipe}
 
 
-def _start_from(text: str, network: str, earlier: Sequence[Stage], path: str, *, scored: bool) -> StartFrom:
+def _start_from(text: str, network: str, earlier: Sequence[Stage], path: str, section: Evaluation) -> StartFrom:
     """Finds what "stage", "stage.network" or either of them followed by "@step" names."""
     name, at, step = text.partition("@")
     stage_name, _, other = name.partition(".")
@@ -189,17 +182,37 @@ def _start_from(text: str, network: str, earlier: Sequence[Stage], path: str, *,
         raise UserError(f"{path}.{network}: expected an earlier stage that trains, of {list(trained)}, got {text!r}")
     if at and not (step in ("last", "best") or step.isdecimal()):
         raise UserError(f"{path}.{network}: expected last, best or a step after '@', got {text!r}")
-    if step == "best" and not scored:
+    if step == "best" and not section.splits("dev"):
         raise UserError(
             f"{path}.{network}: the best checkpoint is chosen on config.evaluation.dev, which is None; set it"
         )
-    return StartFrom(trained[stage_name], other or network, int(step) if step.isdecimal() else step or "last")
+    step = int(step) if step.isdecimal() else step or section.chosen_step
+    return StartFrom(trained[stage_name], other or network, step)
+
+
+def _placed(domain: Domain, folder: str) -> Domain:
+    """Returns a domain, and what is mixed into it, with the files of earlier stages found in the run's folder."""
+    found = {name: getattr(domain, name).replace(WORKDIR, folder) for name in _late_fields(domain)}
+    mix = domain.mix and {name: _placed(member, folder) for name, member in domain.mix.items()}
+    return dataclasses.replace(domain, **found, mix=mix)
 
 
 def _domains_with_frames(data: Mapping[str, Domain], earlier: Sequence[Stage]) -> dict[str, Domain]:
     """Returns the domains less those whose frames an earlier stage is known to list in an empty file."""
     empty = {f"{WORKDIR}/{stage.name}/{file}" for stage in earlier for file in stage.kind.empty_lists()}
-    return {name: domain for name, domain in data.items() if domain.names_file not in empty}
+    found = {name: _with_frames(domain, empty) for name, domain in data.items()}
+    return {name: domain for name, domain in found.items() if domain is not None}
+
+
+def _with_frames(domain: Domain, empty: Collection[str]) -> Domain | None:
+    """Returns a domain less the parts of its mixture whose list of frames is empty; None if none is left."""
+    mix = {name: member for name, member in (domain.mix or {}).items() if member.names_file not in empty}
+    if domain.names_file not in empty:
+        return dataclasses.replace(domain, mix=mix or None)
+    if not mix:
+        return None
+    name = next(iter(mix))
+    return dataclasses.replace(mix.pop(name), mix=mix or None)
 
 
 def build_method(section: Mapping[str, Any], num_classes: int, train: Train, path: str) -> Any:
@@ -257,16 +270,21 @@ def label_space(experiment: Experiment) -> LabelSpace:
     return space
 
 
-def needs_workdir(domain: Domain) -> list[str]:
-    """Returns the fields of a domain that name what earlier stages of the run are still to write."""
+def needs_workdir(domain: Domain) -> bool:
+    """Whether a domain, or what is mixed into it, names what earlier stages of the run are still to write."""
+    return any(_late_fields(part) for part in (domain, *(domain.mix or {}).values()))
+
+
+def _late_fields(domain: Domain) -> list[str]:
     return [name for name in ("names_file", "labels_from") if WORKDIR in (getattr(domain, name) or "")]
 
 
 def _before_the_run(domain: Domain) -> Domain:
     """Returns a domain without the lists and labels that earlier stages of the run are still to write."""
-    late = needs_workdir(domain)
+    late = _late_fields(domain)
     fields = tuple(field for field in domain.fields if field != "label" or "labels_from" not in late)
-    return dataclasses.replace(domain, fields=fields, **dict.fromkeys(late))
+    mix = domain.mix and {name: _before_the_run(member) for name, member in domain.mix.items()}
+    return dataclasses.replace(domain, fields=fields, mix=mix, **dict.fromkeys(late))
 
 
 def run_recipe(recipe: Sequence[Stage], workdir: Workdir, context: Context) -> dict[str, dict[str, Any]]:

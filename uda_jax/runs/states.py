@@ -33,7 +33,7 @@ def initial(
     """Returns the state before a stage's first step, replicated over the mesh.
 
     Args:
-      stage: a stage that trains.
+      stage: a stage that trains, or that starts from files of weights.
       workdir: holds the earlier stages.
       seed: of fresh initialisation, and of everything that the method draws.
       mesh: the device mesh.
@@ -51,8 +51,8 @@ def initial(
 def check_initial(recipe: Sequence[Stage]) -> None:
     """Raises a UserError if first weights do not fit, a file's or an earlier stage's, before anything is written."""
     shapes = {}
-    # A stage that does not train has no state of its own, only the network of one that does.
-    for stage in (stage for stage in recipe if stage.kind.TRAINS):
+    # A stage that does not train has no state of its own, but the network of one that does, or of a file.
+    for stage in (stage for stage in recipe if stage.kind.TRAINS or not stage.start_from):
         files = any(init.path for init in stage.init_from.values())
         if files or len(recipe) > 1:
             shapes[stage.name] = state = jax.eval_shape(stage.initialise, jax.random.key(0))
@@ -92,7 +92,7 @@ def abstract(stage: Stage, mesh: jax.sharding.Mesh) -> Any:
 
 
 def restore(
-    workdir: str | Path, overrides: Sequence[str] = (), step: str | int = "last"
+    workdir: str | Path, overrides: Sequence[str] = (), step: str | int | None = None
 ) -> tuple[Any, Any, LabelSpace]:
     """Opens a run for evaluation, prediction or a notebook; needs none of the data it was trained on.
 
@@ -100,7 +100,8 @@ def restore(
       workdir: the folder of the run.
       overrides: words such as "--config.method.test_aggregation=True", for the fields that the last stage's method
         lists as its `PREDICTION_FIELDS`: they act in `predict` alone, and the state stays what it is.
-      step: which checkpoint of the last stage, "last", "best" on the dev domain, or a step.
+      step: which checkpoint of the last stage, "last", "best" on the dev domain, or a step; None = the one that the
+        run's result row is of.
 
     Returns:
       The last stage's method, its state, and the label space of its classes.
@@ -117,6 +118,7 @@ def restore(
         allowed = [f"{section}.{field}" for field in getattr(last.method, "PREDICTION_FIELDS", ())]
         experiment = config.with_overrides(experiment, overrides, allowed, f"the predictions of {workdir.path}")
         last = stages.recipe(experiment, len(space.names))[-1]
+    step = experiment.evaluation.chosen_step if step is None else step
     state = load(last, workdir, sharding.data_mesh(), step, workdir.identity())
     return last.method, state, space
 

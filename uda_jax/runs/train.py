@@ -60,6 +60,7 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
         workdir.check(experiment, space.names)
         context = Context(experiment, sharding.data_mesh(), space, stop)
         recipe = stages.recipe(experiment, len(space.names))
+        scoring.check_selection(recipe, experiment)
         for stage in recipe:
             stage.kind.validate(stage, context)
         # What finished stages were trained on is not read again; whether a score is still that of its data is asked.

@@ -28,8 +28,10 @@ FREE_FIELDS = frozenset(
         ("evaluation", "pictures"),
     )
 )
-# Fields of `evaluation` that decide which checkpoint is the best, and so belong to the training.
-_CHOOSING_FIELDS = ("dev", "headline")
+# Fields of `evaluation` that decide which checkpoint is the best, and so belong to the training; and those that do
+# where the best one is what the run reports.
+_CHOOSING_FIELDS = ("dev", "headline", "selection")
+_REPORTING_FIELDS = ("final", "protocol", "inference")
 
 # Room for what Orbax and the logs write beside the state's own bytes.
 _SPARE_BYTES = 8_000_000
@@ -187,8 +189,10 @@ def difference(
       stage: the only stage whose own fields are compared; None = all.
     """
     before, after = _flat(old), _flat(new)
+    chosen = {plain.get(("evaluation", "selection"), "last") for plain in (before, after)} != {"last"}
+    choosing = (*_CHOOSING_FIELDS, *(_REPORTING_FIELDS if chosen else ()))
     for field in sorted(set(before) | set(after)):
-        if scoring_may_change and field[0] == "evaluation" and field[1] not in _CHOOSING_FIELDS:
+        if scoring_may_change and field[0] == "evaluation" and field[1] not in choosing:
             continue
         if stage is not None and field[0] == "stages" and field[1:2] != (stage,):
             continue

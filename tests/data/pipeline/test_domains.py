@@ -290,6 +290,14 @@ def test_mixtures_and_rare_classes_in_config_files_and_overrides(tmp_path):
         ({"short_side": [8, 9]}, r"config\.crop: expected a size, since 'config\.short_side'"),
         ({"short_side": [8, 9], "scale": [1.0, 2.0], "crop": [4, 4]}, r"config\.short_side: expected None together"),
         ({"fit": "pad"}, r"config\.fit: expected 'stretch' without a size"),
+        (
+            {"images_from": "x", "fields": ["image", "intrinsics"]},
+            r"config\.images_from: expected None, since 'config\.fields' has intrinsics",
+        ),
+        (
+            {"images_from": "x", "fields": ["image", "image_next"]},
+            r"config\.images_from: expected None, since 'config\.fields' has image_next",
+        ),
         ({"fit": "squeeze"}, r"config\.fit: expected one of 'stretch', 'pad', got 'squeeze'"),
         ({"image_resampling": "nearest"}, r"config\.image_resampling: expected one of 'bicubic', 'bilinear'"),
         ({"disparity_resampling": "bicubic"}, r"config\.disparity_resampling: expected one of 'nearest', 'bilinear'"),

@@ -396,6 +396,14 @@ def test_the_rules_of_a_paper_reach_the_frames(make_folder):
     np.testing.assert_array_equal(batch["image"][0, :, :6], expected)
     assert (batch["image"][0, :, 6:] == 0).all() and (batch["label"][0, :, 6:] == 255).all()
 
+    # DADA for Mapillary: labels of another size stay as they are, and are padded as the image is, at their own scale.
+    own = dataclasses.replace(domain, size=(3, 6), fit="pad", resize_label=False)
+    (batch,) = evaluation_batches(own, 1)
+    assert batch["image"].shape == (1, 3, 6, 3) and batch["label"].shape == (1, 10, 20)
+    whole = np.array(Image.open(root / "train" / "labels" / "f000.png"))
+    np.testing.assert_array_equal(batch["label"][0, :, :10], whole)
+    assert (batch["label"][0, :, 10:] == 255).all()
+
     # PLCA: the shorter side at random, then a mirror, then a window of it.
     plca = dataclasses.replace(domain, size=None, short_side=(20, 20), crop=(20, 20), flip=True)
     large = np.array(Image.fromarray(stored).resize((20, 20), Image.Resampling.BILINEAR))

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from uda_jax import config, ops
+from uda_jax.config import InitFrom
 from uda_jax.data.frames import FrameFiles
 from uda_jax.errors import UserError
 from uda_jax.runs import checksums, results, stages, states, train
@@ -300,6 +301,40 @@ def test_padded_frames_are_not_ranked(experiment, tmp_path):
             results.Invocation(),
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trained_network_from_elsewhere_ranks(uninterrupted, experiment, tmp_path):
+    """A recipe without a first stage: here the network is another run's, elsewhere a published file's."""
+    plans = {name: experiment.stages[name] for name in ("rank", "intra")}
+    other = {"segmenter": InitFrom(path=str(uninterrupted))}
+    plans["rank"] = dataclasses.replace(plans["rank"], method=experiment.method, init_from=other, start_from=None)
+    plans["intra"] = dataclasses.replace(plans["intra"], start_from=None)
+    alone = dataclasses.replace(experiment, stages=plans, recipe=tuple(plans))
+    space = stages.label_space(alone)
+    stage, _ = recipe = stages.recipe(alone, len(space.names))
+    context = stages.Context(alone, sharding.data_mesh(), space, lambda: False)
+    stage.kind.validate(stage, context)
+    states.check_initial(recipe)
+    stage.kind.run(stage, Workdir(tmp_path / "run"), context)
+    said = ranked(tmp_path / "run")
+    assert (said["stage"], said["step"]) == (str(uninterrupted), 0)
+    method, state, _ = states.restore(uninterrupted)
+    predict = jax.jit(method.predict, static_argnames="size")
+    for frame in stages.domains.open_domain(dataclasses.replace(experiment.data["target"], fields=("image",))):
+        scores = predict(state, frame["image"][None], size=(32, 64))["scores"][0]
+        differ = pseudo_label(tmp_path / "run", frame["name"]) != np.argmax(scores, axis=-1)
+        assert differ.mean() < 0.01
+
+
+@pytest.mark.parametrize("init", [None, {}, {"path": "x.pth", "fresh": ("head",)}])
+def test_a_ranking_without_a_trained_network_is_refused(experiment, init):
+    init_from = None if init is None else {"segmenter": InitFrom(**init)}
+    stage = dataclasses.replace(experiment.stages["rank"], start_from=None, init_from=init_from)
+    changed = dataclasses.replace(experiment, stages=experiment.stages | {"rank": stage})
+    space = stages.label_space(changed)
+    stage = stages.recipe(changed, len(space.names))[1]
+    with pytest.raises(UserError, match="stages.rank.start_from.segmenter: expected an earlier stage, .*init_from"):
+        stage.kind.validate(stage, stages.Context(changed, sharding.data_mesh(), space, lambda: False))
 
 
 def test_without_easy_frames_there_is_no_recipe(recipe_config):

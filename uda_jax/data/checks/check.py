@@ -29,6 +29,7 @@ from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.data.pairing import folded_name
+from uda_jax.data.pipeline.other_images import OtherImages
 from uda_jax.errors import UserError, printable
 
 # What is wrong in one way differs in ids, colours and sizes.
@@ -104,6 +105,7 @@ def check_dataset(
     label_space: str | None = None,
     options: Mapping[str, Any] | None = None,
     *,
+    images_from: str | os.PathLike | None = None,
     workers: int | None = None,
     progress: bool = False,
 ) -> Report:
@@ -113,6 +115,7 @@ def check_dataset(
       name, root, split: as `uda_jax.data.get_dataset` takes them.
       label_space: a protocol; None takes the data set's own default.
       options: further ones that only this data set has.
+      images_from: folder of pictures in place of the data set's images, as a `Domain` takes it.
       workers: processes that decode, since NumPy holds the interpreter's lock; 0 and 1 decode in this one. None takes
         one per core, and none for a few frames. They import the running script, whose work must be under `__main__`.
       progress: whether to show a progress bar on stderr.
@@ -133,6 +136,8 @@ def check_dataset(
         damaged = [problem for problem in archives if not problem.note]
         notes = tuple(problem.message for problem in archives if problem.note)
         return Report(name, split, problems=(*damaged, Problem(None, "image", str(error))), notes=notes)
+    if images_from is not None:
+        dataset = OtherImages(dataset, images_from)
     bar = progress_bar(f"{name} {split}", len(dataset), "frames", shown=progress)
     indices = [(index,) for index in range(len(dataset))]
     with (

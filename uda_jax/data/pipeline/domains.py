@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from uda_jax.data import open_dataset, require_sound
-from uda_jax.data.base import MAPS, Dataset, map_names
+from uda_jax.data.base import MAPS, Dataset, is_value_of_image, map_names
 from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
+from uda_jax.data.pipeline.other_images import OtherImages
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.data.pipeline.transforms import Resampling
 from uda_jax.data.pipeline.views import Mixture, Neighbours, PseudoLabelled, Selection
@@ -51,6 +52,11 @@ class Domain:
     labels_from: str | None = config_field(
         None,
         "Folder of <frame name>.png, values of the label space, in place of the data set's labels (pseudo-labels).",
+    )
+    images_from: str | None = config_field(
+        None,
+        "Folder of <frame name>.png or .jpg in place of the data set's images, such as those that a CycleGAN has "
+        "translated; labels and depth stay.",
     )
     fields: tuple[str, ...] = config_field(
         ("image", "label"),
@@ -111,8 +117,15 @@ class Domain:
             raise UserError(f"{path}.short_side: expected None together with '{path}.scale', got {self.short_side!r}")
         if not self.resize_label and (self.scale or self.short_side or self.crop or self.flip):
             raise UserError(f"{path}.resize_label: expected True together with scale, crop or flip, got False")
-        if self.fit == "pad" and (self.size is None or not self.resize_label):
-            raise UserError(f"{path}.fit: expected 'stretch' without a size or with resize_label off, got 'pad'")
+        if self.fit == "pad" and self.size is None:
+            raise UserError(f"{path}.fit: expected 'stretch' without a size, got 'pad'")
+        if self.images_from is not None:
+            # Other pictures may have another size, and there are none of the frames before and after.
+            for field in self.fields:
+                if field in MAPS and (MAPS[field].geometry == "camera" or field.startswith("image_")):
+                    raise UserError(
+                        f"{path}.images_from: expected None, since '{path}.fields' has {field}, got a value"
+                    )
         for field in ("labels_from", "rare_classes"):
             if getattr(self, field) is not None and "label" not in self.fields:
                 raise UserError(f"{path}.{field}: expected None, since '{path}.fields' has no label, got a value")
@@ -171,6 +184,8 @@ def open_domain(domain: Domain, path: str = "domain") -> Dataset:
             dataset = Selection(dataset, listed_positions(domain.names_file, dataset.names()))
         if domain.count is not None:
             dataset = Selection(dataset, random_positions(dataset.names(), domain.count, domain.count_seed))
+        if domain.images_from is not None:
+            dataset = OtherImages(dataset, domain.images_from)
         if domain.labels_from is not None:
             dataset = PseudoLabelled(dataset, domain.labels_from, domain.size)
     except UserError as error:
@@ -184,15 +199,22 @@ def resized(example: dict[str, Any], domain: Domain) -> dict[str, Any]:
 
     Args:
       example: its maps.
-      domain: says the size, the rules of resampling, and whether labels and the like are resized with the image.
+      domain: says the size, the rules of resampling, and whether labels and the like are resized with the image. Those
+        that keep their size are padded as the image is, at their own scale (DADA's rule for Mapillary).
     """
     if domain.size is None and not domain.resize_label:
         return example
     present = map_names(example, "domain")
-    maps = None if domain.resize_label else [field for field in present if MAPS[field].belongs_to_image]
     # Without a size, labels and depth of another one still get the image's.
     size = domain.size or example["image"].shape[:2]
-    return transforms.resize(example, size, maps=maps, resampling=domain.resampling, fit=domain.fit)
+    if domain.resize_label:
+        return transforms.resize(example, size, resampling=domain.resampling, fit=domain.fit)
+    maps = [field for field in present if MAPS[field].belongs_to_image]
+    found = transforms.resize(example, size, maps=maps, resampling=domain.resampling, fit=domain.fit)
+    for field in (field for field in present if field not in maps and MAPS[field].is_raster):
+        if not is_value_of_image(field, found[field].shape, example["image"].shape):
+            found[field] = transforms.extended(found[field], padded_size(domain, found[field].shape[:2]), field)
+    return found
 
 
 def passed_over(domain: Domain, path: str) -> list[str]:

@@ -77,7 +77,7 @@ def resize(
             return array
         if array.shape[:2] != tuple(inner):
             array = np.asarray(Image.fromarray(array).resize((inner[1], inner[0]), resampling.rule(name)))
-        return _extended(array, size, name)
+        return extended(array, size, name)
 
     # The centre of the first pixel is (0, 0), its corner (-1/2, -1/2), which stays where it is.
     rows, columns = inner[0] / have[0], inner[1] / have[1]
@@ -131,7 +131,7 @@ class RandomCrop:
 
         def cropped(name: str, array: np.ndarray) -> np.ndarray:
             window = array[top : top + self.size[0], left : left + self.size[1]]
-            return _extended(window, self.size, name)
+            return extended(window, self.size, name)
 
         return _each_map(example, cropped, np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]]))
 
@@ -194,8 +194,8 @@ def inside(have: Size, size: Size) -> Size:
     return tuple(max(1, int(side * factor + 0.5)) for side in have)
 
 
-def _extended(array: np.ndarray, size: Size, name: str) -> np.ndarray:
-    """Extends a raster at the bottom and the right up to a size."""
+def extended(array: np.ndarray, size: Size, name: str) -> np.ndarray:
+    """Extends a raster at the bottom and the right up to a size, by what `base.MAPS` fills the map of its name with."""
     missing = [(0, size[0] - array.shape[0]), (0, size[1] - array.shape[1])]
     if missing == [(0, 0), (0, 0)]:
         return array

@@ -1,7 +1,8 @@
 """Ranking the target's frames by entropy, the second of IntraDA's three stages (Pan et al., CVPR 2020).
 
-A network of an earlier stage predicts every frame of the domain "target". Frames whose prediction has little entropy
-are easy: what is predicted there serves the next stage as labels. The stage's folder then holds
+A network of an earlier stage, or of a file of weights that the stage's `init_from` names, predicts every frame of the
+domain "target". Frames whose prediction has little entropy are easy: what is predicted there serves the next stage as
+labels. The stage's folder then holds
 
     ranking.json          checkpoint, settings, and every frame with its score, from easy to hard
     easy.txt, hard.txt    the names of the easy and of the hard frames, in that order
@@ -45,7 +46,6 @@ RARE_CLASSES = (
     *("wall", "fence", "pole", "traffic light", "traffic sign", "terrain"),
     *("rider", "truck", "bus", "train", "motorcycle"),
 )
-PATH = "config.data.target"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,18 +98,21 @@ class Rank(Kind):
                 f"True; name its own in {path}.rare_classes"
             )
         sharding.check_batch_size(self.batch_size, f"{path}.batch_size")
-        if "segmenter" not in stage.start_from:
+        file = stage.init_from.get("segmenter")
+        if "segmenter" not in stage.start_from and not (file and file.path and "head" not in file.fresh):
             raise UserError(
                 f"config.stages.{stage.name}.start_from.segmenter: expected an earlier stage, whose network ranks the "
-                "frames, got None"
+                f"frames, or in its place config.stages.{stage.name}.init_from.segmenter.path, the file or the run of "
+                "a trained network, head included, got neither"
             )
+        where = _path(stage, context)
         if "target" not in stage.domains:
-            raise UserError(f"{PATH}: expected the frames to rank in stage {stage.name}, got no such domain")
+            raise UserError(f"{where}: expected the frames to rank in stage {stage.name}, got no such domain")
         if stage.domains["target"].fit == "pad":
-            raise UserError(f"{PATH}.fit: expected 'stretch', since padding would be ranked and labelled, got 'pad'")
-        dataset = streams.open_domain(_frames_only(stage.domains["target"]), PATH)
+            raise UserError(f"{where}.fit: expected 'stretch', since padding would be ranked and labelled, got 'pad'")
+        dataset = streams.open_domain(_frames_only(stage.domains["target"]), where)
         # Labels are written under the names of frames, which anybody may have chosen.
-        require_safe(dataset.names(), PATH)
+        require_safe(dataset.names(), where)
         count = len(dataset)
         if int(count * self.fraction) == 0:
             raise UserError(
@@ -138,10 +141,14 @@ class _Ranking:
         self.section, self.stage, self.context = section, stage, context
         self.files, self.space, self.mesh = workdir.stage(stage.name), context.space, context.mesh
         self.rare = section.rare_labels(self.space.names)
-        self.start_from = stage.start_from["segmenter"]
-        self.method = self.start_from.stage.method
-        earlier, step = self.start_from.stage, self.start_from.step
-        self.state = states.load(earlier, workdir, self.mesh, step, context.identity)
+        identity = context.identity
+        if start_from := stage.start_from.get("segmenter"):
+            earlier = start_from.stage
+            self.method, self.origin = earlier.method, earlier.name
+            self.state = states.load(earlier, workdir, self.mesh, start_from.step, identity)
+        else:
+            self.method, self.origin = stage.method, str(stage.init_from["segmenter"].path)
+            self.state = states.initial(stage, workdir, context.experiment.seed, self.mesh, identity=identity)
         self.domain = _frames_only(stage.domains_in(workdir)["target"])
 
     def run(self) -> tuple[int, int]:
@@ -165,8 +172,9 @@ class _Ranking:
         return len(easy), len(hard)
 
     def _batches(self, domain: streams.Domain, batch_size: int) -> streams.EvaluationBatches:
+        path = _path(self.stage, self.context)
         return streams.evaluation_batches(
-            domain, batch_size, path=PATH, process_index=jax.process_index(), process_count=jax.process_count()
+            domain, batch_size, path=path, process_index=jax.process_index(), process_count=jax.process_count()
         )
 
     def _with_target_statistics(self, batches: streams.EvaluationBatches) -> Any:
@@ -245,7 +253,7 @@ class _Ranking:
         for file, chosen in ((self.files.easy, easy), (self.files.hard, hard)):
             atomic.write(file, "".join(f"{frames[k]['name']}\n" for k in chosen))
         about = {
-            "stage": self.start_from.stage.name,
+            "stage": self.origin,
             "step": int(self.state.step),
             "rare_classes": [self.space.names[k] for k in self.rare],
         }
@@ -270,6 +278,12 @@ class _Ranking:
                     maps = {name: found[name][positions[index]] for name in ("prediction", "entropy")}
                     name = batches.dataset.name(index)
                     pictures.save_frame(folder, name, image, None, **maps, palette=self.space.palette)
+
+
+def _path(stage: Stage, context: Context) -> str:
+    """Returns the dotted name of the section of the frames that a stage ranks."""
+    own = context.experiment.stages[stage.name].data is not None
+    return f"config.stages.{stage.name}.data.target" if own else "config.data.target"
 
 
 def _frames_only(domain: streams.Domain) -> streams.Domain:
