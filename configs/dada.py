@@ -26,9 +26,9 @@ from uda_jax.schema import did_you_mean
 
 SETTINGS = ("streets", "smoke", "folder", "synthia_cityscapes", "synthia_mapillary")
 
-# Row name of each variant; and of those of the benchmarks whose source has a translated copy.
-VARIANTS = {"": "dada"}
-TRANSLATED = {"translated": "dada/translated"}
+# Row name of each variant.
+TRANSLATED = "dada/translated"
+VARIANTS = {"": "dada", "translated": TRANSLATED}
 
 # The authors name it both as the last step and as the horizon.
 PUBLISHED_STEPS = 90_000
@@ -45,17 +45,16 @@ SCRATCH_ADVERSARIAL_WEIGHT = 0.1
 
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark."""
-    name = setting.partition(",")[0]
-    _, label = benchmarks.parse(setting, VARIANTS | (TRANSLATED if name in translated.FOLDERS else {}))
+    name, label = benchmarks.parse(setting, VARIANTS)
     if name not in SETTINGS:
         raise UserError(f"--config: unknown setting '{name}'{did_you_mean(name, SETTINGS)}")
     # But for its data the second task of the released code is the first.
     benchmark = "synthia_cityscapes" if name == "synthia_mapillary" else name
     experiment = benchmarks.with_source_depth(benchmarks.get(benchmark, label, ("source", "target")))
-    if label in TRANSLATED.values():
-        experiment = translated.with_translated_source(experiment)
     if name == "synthia_mapillary":
         experiment = _to_mapillary(experiment)
+    if label == TRANSLATED:
+        experiment = translated.with_translated_source(experiment)
     published = networks.published(benchmark)
     if published:
         experiment = dataclasses.replace(
@@ -104,3 +103,8 @@ def _segmenter(benchmark: str) -> Segmenter:
         # One head only.
         return Segmenter(name="dada_resnet101", input_norm=plain.input_norm, aspp_branches=plain.aspp_branches)
     return dataclasses.replace(plain, name=plain.name.replace("deeplab_v2", "dada"))
+
+
+def settings_of(variant: str) -> tuple[str, ...]:
+    """Returns the settings that a variant has."""
+    return tuple(name for name in SETTINGS if name in translated.FOLDERS) if variant == "translated" else SETTINGS

@@ -42,7 +42,6 @@ from uda_jax import config
 from uda_jax.config import Experiment, InitFrom, StageConfig
 from uda_jax.data.datasets import bdd100k, cityscapes, mapillary
 from uda_jax.data.pipeline.domains import Domain
-from uda_jax.errors import UserError
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.intrada import IntraDA
 from uda_jax.runs.kinds.rank import Rank
@@ -110,8 +109,6 @@ def get_config(setting: str = "streets") -> ConfigDict:
     name = setting.partition(",")[0]
     base = "gta5_cityscapes" if name == SEVERAL_TARGETS else name
     _, recipe = benchmarks.parse(setting, VARIANTS)
-    if recipe.translated and base not in translated.FOLDERS:
-        raise UserError(f"--config: variant 'translated': expected one of {sorted(translated.FOLDERS)}, got '{name}'")
     published = networks.published(base)
     if base == "synscapes_cityscapes" and recipe == Recipe():
         recipe = Recipe("adaptsegnet")
@@ -122,10 +119,10 @@ def get_config(setting: str = "streets") -> ConfigDict:
     inter = config.experiment(config.load(f"{recipe.inter}:{base}{variant}"))
     label = "/".join(filter(None, ("intrada", setting.partition(",")[2])))
     experiment = benchmarks.get(base, label, ("source", "target"))
-    if recipe.translated:
-        inter = translated.with_translated_source(inter)
     if name == SEVERAL_TARGETS:
         inter, experiment = _several_targets(inter), _several_targets(experiment)
+    if recipe.translated:
+        inter = translated.with_translated_source(inter)
     steps = experiment.train.steps if published else max(1, round(INTRA_SHARE * experiment.train.steps))
     inter_steps = PUBLISHED_INTER_STEPS if published else experiment.train.steps - steps
     start_from = {"segmenter": "inter"} if (recipe.from_inter or not published) and not recipe.from_weights else None
@@ -154,18 +151,21 @@ def get_config(setting: str = "streets") -> ConfigDict:
 
 def _several_targets(experiment: Experiment) -> Experiment:
     """Returns the experiment with two further data sets in its target, and scored on each of the three."""
-    target, final = experiment.data["target"], experiment.evaluation.final
+    data, final = experiment.data, experiment.evaluation.final
 
     def of(domain: Domain, name: str, split: str, **fields: Any) -> Domain:
         own = {} if name == "cityscapes" else {"dataset": name, "root": f"data/{name}", "options": None}
         return dataclasses.replace(domain, **own, weight=float(TARGETS[name][split]), **fields)
 
-    mixed = {name: of(target, name, "train") for name in TARGETS}
+    # A first stage without adaptation has no target.
+    if "target" in data:
+        mixed = {name: of(data["target"], name, "train") for name in TARGETS}
+        data = data | {"target": dataclasses.replace(mixed.pop("cityscapes"), mix=mixed)}
     splits = {name: dataclasses.replace(of(final, name, "val"), weight=1.0) for name in TARGETS}
     return dataclasses.replace(
         experiment,
         benchmark=SEVERAL_TARGETS,
-        data=experiment.data | {"target": dataclasses.replace(mixed.pop("cityscapes"), mix=mixed)},
+        data=data,
         evaluation=dataclasses.replace(experiment.evaluation, final=splits, joint="mean"),
     )
 

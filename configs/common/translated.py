@@ -3,6 +3,7 @@
 import dataclasses
 
 from uda_jax.config import Experiment
+from uda_jax.errors import UserError
 
 # Where the translated images of a benchmark's source are looked for. Neither they nor the code that made them belong to
 # the papers' releases; the names of the files are those of the source's own images.
@@ -13,6 +14,15 @@ FOLDERS = {
 
 
 def with_translated_source(experiment: Experiment) -> Experiment:
-    """Returns the experiment of one of the benchmarks in `FOLDERS` on translated images of its source."""
+    """Returns the experiment of one of the benchmarks in `FOLDERS` on translated images of its source.
+
+    Raises:
+      UserError: another benchmark.
+    """
+    if experiment.benchmark not in FOLDERS:
+        raise UserError(
+            f"--config: variant 'translated': expected a benchmark of {' and '.join(FOLDERS)}, whose source has a "
+            f"translated copy, got '{experiment.benchmark}'; leave the variant out"
+        )
     source = dataclasses.replace(experiment.data["source"], images_from=FOLDERS[experiment.benchmark])
     return dataclasses.replace(experiment, data=experiment.data | {"source": source})
