@@ -112,8 +112,8 @@ def get_config(setting: str = "streets") -> ConfigDict:
     known = VARIANTS | (TRANSLATED if base in translated.FOLDERS else {})
     _, recipe = benchmarks.parse(setting, known)
     published = networks.published(base)
-    if base == "synscapes_cityscapes" and recipe == Recipe():
-        recipe = Recipe("adaptsegnet")
+    if base == "synscapes_cityscapes" and (recipe.inter, recipe.variant) == ("advent", ""):
+        recipe = recipe._replace(inter="adaptsegnet")
     variant = f",{recipe.variant}" if recipe.variant else ""
     inter = config.experiment(config.load(f"{recipe.inter}:{base}{variant}"))
     experiment = benchmarks.get(base, recipe.label, ("source", "target"))
