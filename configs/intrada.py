@@ -110,8 +110,8 @@ def get_config(setting: str = "streets") -> ConfigDict:
     base = "gta5_cityscapes" if name == SEVERAL_TARGETS else name
     _, recipe = benchmarks.parse(setting, VARIANTS)
     published = networks.published(base)
-    if base == "synscapes_cityscapes" and recipe == Recipe():
-        recipe = Recipe("adaptsegnet")
+    if base == "synscapes_cityscapes" and (recipe.inter, recipe.variant) == ("advent", ""):
+        recipe = recipe._replace(inter="adaptsegnet")
     if base == "synthia_cityscapes" and recipe.inter == "advent":
         # The paper has two heads everywhere.
         recipe = recipe._replace(variant=f"{recipe.variant}_two_heads".lstrip("_"))

@@ -183,6 +183,13 @@ def test_a_source_without_a_translated_copy_has_no_such_variant(reference):
         config.load(reference)
 
 
+@pytest.mark.parametrize("variant", ["", ",from_inter", ",no_pseudo_labels", ",from_weights"])
+def test_on_synscapes_every_recipe_is_adaptsegnets(variant):
+    experiment = load(f"intrada:synscapes_cityscapes{variant}")
+    first = experiment.stages[experiment.recipe[0]].method
+    assert first["name"] == "adaptsegnet" and experiment.method["discriminator_input"] == "probabilities"
+
+
 def test_dada_on_mapillary_is_the_released_codes_second_task():
     experiment, first = load("dada:synthia_mapillary"), load("dada:synthia_cityscapes")
     source, target, final = *experiment.data.values(), experiment.evaluation.final
