@@ -75,6 +75,7 @@ def row(
         "pixel_accuracy": summary["pixel_accuracy"],
         "metrics": summary["metrics"],
         "iou": summary["iou"],
+        "dice": summary["dice"],
     }
 
 
