@@ -82,9 +82,10 @@ ROWS = {
     "blobs": {
         "source_only": "source_only:blobs",
         "oracle": "source_only:blobs,oracle",
-        "labelled_only": "source_only:blobs,labelled",
-        "source_plus_labelled": "source_only:blobs,both",
+        "labelled_only_10": "source_only:blobs,labelled --config.data.labelled_target.count=10"
+        " --config.label=labelled_only_10",
         "ass": "ass:blobs",
+        "ass_10": "ass:blobs,10",
     },
     "camvid_vgg16": {
         "from_scratch": f"{VGG16} --config.label=from_scratch",

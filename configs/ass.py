@@ -33,6 +33,9 @@ VARIANTS = {
     "dice": ("ass", benchmarks.FEW_LABELS, True),
 }
 
+# Devices may differ so much that running averages over both normalise neither. On blobs' dev split (seed 0, 10 labels,
+# 600 steps): Dice 40.1 with those of all domains, 91.5 with the target's.
+
 # The small network's features have 384 channels, not 2048.
 SCRATCH_SEMANTIC = SemanticLevel(weight=0.03, hidden=64, optimiser=adam(learning_rate=2e-3))
 
@@ -52,5 +55,6 @@ def get_config(setting: str = "streets") -> ConfigDict:
         discriminator=networks.discriminator(benchmark),
         target_weight=0.001 if published else networks.SCRATCH_ADVERSARIAL_WEIGHT,
         semantic=SemanticLevel() if published else SCRATCH_SEMANTIC,
+        running_statistics="target" if dice or benchmark == "blobs" else "all",
     )
     return with_method(experiment, "ass", method)
