@@ -88,8 +88,8 @@ ROWS = {
         "ass_10": "ass:blobs,10",
     },
     "camvid_vgg16": {
-        "from_scratch": f"{VGG16} --config.label=from_scratch",
-        "imagenet": f"{VGG16}{VGG16_WEIGHTS} --config.label=imagenet",
+        "from_scratch": f"{VGG16} --config.label=from_scratch --config.method.optimiser.learning_rate=0.01",
+        "imagenet": f"{VGG16}{VGG16_WEIGHTS} --config.label=imagenet --config.method.optimiser.learning_rate=0.001",
     },
     "digits": {
         f"{pair}/{row}": f"digits:{pair}{variant}"
