@@ -20,6 +20,7 @@ table: $(VENV)/installed
 	$(BIN)/python -m benchmarks.adaptation streets
 	$(BIN)/python -m benchmarks.adaptation camvid_day2dusk
 	$(BIN)/python -m benchmarks.adaptation digits
+	$(BIN)/python -m benchmarks.adaptation blobs
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -3,11 +3,14 @@
 import json
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from uda_jax import config
 from uda_jax.cli import main
 from uda_jax.config import settings
+from uda_jax.data.pipeline import domains
 from uda_jax.runs import stages
 from uda_jax.runs.workdir import Workdir
 
@@ -79,3 +82,37 @@ def test_smoke(reference, tmp_path):
     assert row["best_miou"] is not None
     assert len(list(files.pictures.iterdir())) == experiment.evaluation.pictures
     assert all(files.stage(stage.name).finished.exists() for stage in recipe)
+
+
+def test_masks_of_ones_own_are_read_as_the_preset_says(tmp_path):
+    (tmp_path / "dataset.yaml").write_text("classes: [background, polyp]\nids: [0, 255]\n")
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:9, 5:9] = 255
+    for split in ("source/train", "target/labelled", "target/train", "target/val"):
+        for kind, picture in (("images", np.stack([mask] * 3, axis=-1)), ("labels", mask)):
+            if (split, kind) != ("target/train", "labels"):
+                (tmp_path / split / kind).mkdir(parents=True)
+                Image.fromarray(picture).save(tmp_path / split / kind / "0.png")
+    roots = {name: tmp_path / name.rpartition("_")[2] for name in ("source", "labelled_target", "target")}
+    words = [f"--config.data.{name}.root={root}" for name, root in roots.items()]
+    words += [f"--config.evaluation.final.root={tmp_path}/target"]
+    experiment = config.experiment(config.load("ass:folder,dice", words))
+    assert experiment.evaluation.headline == "dice" and stages.label_space(experiment).names[1] == "polyp"
+    frames = {name: domains.open_domain(domain)[0] for name, domain in experiment.data.items()}
+    assert {name: "label" in frame for name, frame in frames.items()} == {
+        "source": True, "labelled_target": True, "target": False
+    }  # fmt: skip
+    final = domains.open_domain(experiment.evaluation.final)[0]
+    np.testing.assert_array_equal(final["label"], mask // 255)
+    assert all(domain.size == (256, 256) for domain in (*experiment.data.values(), experiment.evaluation.final))
+
+
+def test_a_binary_task_ends_with_dice(tmp_path):
+    few = "{'limit': 4, 'size': (32, 32)}"
+    words = [f"--config.{path}.options={few}" for path in ("data.source", "evaluation.final", "evaluation.dev")]
+    words += ["--config.method.segmenter.width=4", "--config.train.steps=2", "--config.method.schedule.warmup=1"]
+    assert main(["train", "--config", "source_only:blobs", "--workdir", str(tmp_path / "run"), *words]) == 0
+    (row,) = json.loads(Workdir(tmp_path / "run").result.read_text())
+    assert (row["benchmark"], row["headline"], row["split"]) == ("blobs", "dice", "blobs/soft_test")
+    assert row["metrics"]["dice"] == row["dice"]["structure"] and set(row["dice"]) == {"background", "structure"}
+    assert row["best"] is not None

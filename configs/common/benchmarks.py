@@ -75,6 +75,27 @@ def camvid_day2dusk() -> Experiment:
     )
 
 
+def blobs() -> Experiment:
+    """Binary masks: generated pictures of two devices, 64x64, scored by the Dice of what is not background."""
+    own = {"dataset": "blobs", "label_space": "own"}
+    return Experiment(
+        benchmark="blobs",
+        data={
+            "source": Domain(split="sharp_train", flip=True, **own),
+            "labelled_target": Domain(split="soft_train", flip=True, **own),
+            "target": Domain(split="soft_train", flip=True, fields=IMAGE_ONLY, **own),
+        },
+        train=Train(steps=600, batch_size=4, log_every=100, checkpoint_every=300),
+        evaluation=Evaluation(
+            final=Domain(split="soft_test", **own),
+            dev=Domain(split="soft_dev", **own),
+            batch_size=10,
+            headline="dice",
+            protocol="own",
+        ),
+    )
+
+
 def folder() -> Experiment:
     """Your own images: one folder with labels, one without, one with labels to score on."""
     own = {"dataset": "folder", "label_space": "own"}
@@ -149,6 +170,7 @@ SETTINGS: dict[str, Callable[[], Experiment]] = {
     "streets": streets,
     "smoke": smoke,
     "camvid_day2dusk": camvid_day2dusk,
+    "blobs": blobs,
     "folder": folder,
     "gta5_cityscapes": gta5_cityscapes,
     "synthia_cityscapes": synthia_cityscapes,
@@ -197,6 +219,24 @@ def with_labels(experiment: Experiment, count: int | None) -> Experiment:
         domain = dataclasses.replace(domain, split="camera_labelled")
     domain = dataclasses.replace(domain, count=count)
     return dataclasses.replace(experiment, data=experiment.data | {"labelled_target": domain})
+
+
+def with_dice(experiment: Experiment) -> Experiment:
+    """Returns an experiment that is headed by the mean Dice of what is not background, as medical tasks are.
+
+    In a folder of one's own, the target's labelled images are then a split of their own, "labelled", beside the many
+    of "train" that nobody labelled; and frames are squares, which medical images are closer to than to a street's 1:2.
+    """
+    evaluation = dataclasses.replace(experiment.evaluation, headline="dice")
+    if experiment.benchmark != "folder":
+        return dataclasses.replace(experiment, evaluation=evaluation)
+    square = lambda domain: dataclasses.replace(domain, size=(256, 256))  # noqa: E731
+    data = {name: square(domain) for name, domain in experiment.data.items()}
+    if "labelled_target" in data:
+        data["labelled_target"] = dataclasses.replace(data["labelled_target"], split="labelled")
+    return dataclasses.replace(
+        experiment, data=data, evaluation=dataclasses.replace(evaluation, final=square(evaluation.final))
+    )
 
 
 def with_depth(experiment: Experiment, *, exact: bool = False) -> Experiment:

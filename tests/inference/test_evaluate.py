@@ -206,6 +206,28 @@ def test_the_headline_of_a_summary():
             headline(empty, section)
 
 
+def test_dice_averages_what_is_not_background():
+    """By hand, 2 |A and B| / (|A| + |B|) of each class; the mean is that of polyp and tool."""
+    space = LabelSpace(("background", "polyp", "tool"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+    summary = summarise(np.array([[90, 6, 0], [2, 10, 0], [4, 0, 12]]), space, "own")
+    expected = {"background": 180 / 192, "polyp": 20 / 28, "tool": 24 / 28}
+    assert summary["dice"] == pytest.approx(expected)
+    assert headline(summary, Evaluation(headline="dice", protocol="own")) == pytest.approx(22 / 28)
+    assert summary["miou"]["own"] == pytest.approx((90 / 102 + 10 / 18 + 12 / 16) / 3)
+    # A structure that is labelled nowhere has no part in the mean, and without any there is none.
+    summary = summarise(np.array([[90, 6, 2], [2, 10, 0], [0, 0, 0]]), space, "own")
+    assert summary["metrics"]["dice"] == pytest.approx(20 / 28) and summary["dice"]["tool"] == 0
+    with pytest.raises(UserError, match="config.evaluation.final: no frame of the split has a valid label for 'dice'"):
+        headline(summarise(np.diag([5, 0, 0]), space), Evaluation(headline="dice"))
+
+
+def test_dice_of_nothing_but_background_is_refused_before_the_first_step(tiny_folder, tmp_path):
+    empty = with_classes(tiny_folder, tmp_path, ["background", "polyp"], [0, 0, 0])
+    with pytest.raises(UserError, match=r"final: none of the 8 frames has a labelled pixel of \['polyp'\]"):
+        make(Brightness(), empty, headline="dice").check_references()
+    assert "no pixel of polyp" in make(Brightness(), empty).check_references()
+
+
 def test_the_compiled_program_returns_no_scores(folder):
     evaluator = make(Brightness(), folder)
     shapes = jax.tree.map(lambda x: x.shape, evaluator._run(0.0, evaluator._batches[0]))

@@ -88,6 +88,19 @@ def test_class_table_has_the_names_and_dashes(workdirs, tmp_path, read_page):
     assert classes["advent"]["train"] == ["–", False] and classes["oracle"]["road"] == ["60.0", False]
 
 
+def test_a_row_headed_by_dice_shows_that_of_each_class_before_its_iou(tmp_path, read_page):
+    folder = make_run(tmp_path / "run", "ass", 0, 0.3)
+    (row,) = json.loads((folder / "result.json").read_text())
+    row |= {"headline": "dice", "metrics": {"dice": 0.8}, "iou": {"background": 0.9, "polyp": 0.7}}
+    row["dice"] = {"background": 0.95, "polyp": 0.8}
+    (folder / "result.json").write_text(json.dumps([row]))
+    page = read_page(write([folder], tmp_path / "report.html").read_text())
+    text = "".join(page.text)
+    assert text.index("Dice of each class") < text.index("IoU of each class")
+    values = [[cell[0] for cell in row] for row in page.cells if len(row) == 3 and row[0][0] == "ass"]
+    assert values == [["ass", "95.0", "80.0"], ["ass", "90.0", "70.0"]]
+
+
 def test_pictures_curves_and_unfinished_runs(workdirs, tmp_path, read_page):
     page = read_page(write(workdirs, tmp_path / "report.html").read_text())
     assert len(page.images) == 2 * (2 + 5 * 2)  # per frame: image, label, prediction and entropy of five runs

@@ -62,6 +62,18 @@ def test_rows_whose_step_was_chosen_by_target_labels_say_so_and_have_no_rivals_a
     assert "| advent | **45.0 ± 5.0** | 45.0 | 40.0 | 50.0 | 23 % | 101 |" in lines
 
 
+def test_dice_heads_its_table_in_percent():
+    changes = {"headline": "dice", "protocol": "own", "miou": {"own": 0.3}, "dice": {"background": None, "polyp": 0.5}}
+    values = {"source_only": 0.5, "ass": 0.75, "oracle": 1.0}
+    rows = [row(label, 0, 0.3, **changes, metrics={"miou": 0.3, "dice": v}) for label, v in values.items()]
+    lines = tables.markdown(rows).splitlines()
+    assert lines[2] == "|  | Dice | mIoU | seed 0 | gap recovered | seconds per run |"
+    assert lines[5] == "| ass | **75.0** | 30.0 | 75.0 | 50 % | 100 |"
+    rows[1] |= {"dice": {"polyp": 50.0}}
+    with pytest.raises(UserError, match=r"row 2 \(ass\): key 'dice.polyp': expected a fraction"):
+        tables.markdown(rows)
+
+
 def test_lone_row_has_no_spread_no_gap_and_no_winner():
     lines = tables.markdown([row("advent", 3, 0.5, split="val")]).splitlines()
     assert lines[0] == "**streets**: 10 classes, 2000 steps, batch 4, evaluated on val"

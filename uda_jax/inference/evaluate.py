@@ -143,7 +143,10 @@ class Evaluator:
                 raise UserError(f"{self._path}: no frame of the split has a valid depth for '{section.headline}'")
             return None
         averaged = protocols(self._space).get(section.protocol)
-        names = own if averaged is None or section.headline != "miou" else [self._space.names[k] for k in averaged]
+        if averaged is not None and section.headline == "dice":
+            averaged = _foreground(self._space, averaged)
+        means = section.headline in ("miou", "dice")
+        names = [self._space.names[k] for k in averaged] if averaged is not None and means else own
         return label_check.check(self.dataset, self._path, [own.index(name) for name in names if name in own])
 
     def check(self, state: Any) -> None:
@@ -221,7 +224,7 @@ class Evaluator:
 
     def summary(self, totals: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Returns the figures of a result row, see `summarise`."""
-        summary = {"miou": {}, "iou": {}, "pixel_accuracy": None, "metrics": {}}
+        summary = {"miou": {}, "iou": {}, "dice": {}, "pixel_accuracy": None, "metrics": {}}
         if "confusion" in totals:
             labelled = self.dataset.label_space.names
             summary = summarise(totals["confusion"], self._space, self._section.protocol, labelled)
@@ -267,6 +270,11 @@ def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:
     return {"own": tuple(range(len(space.names)))}
 
 
+def _foreground(space: label_spaces.LabelSpace, classes: Sequence[int]) -> list[int]:
+    """Returns those of some classes that are not the background."""
+    return [k for k in classes if space.names[k] != label_spaces.BACKGROUND]
+
+
 def summarise(
     matrix: np.ndarray,
     space: label_spaces.LabelSpace,
@@ -282,9 +290,10 @@ def summarise(
       classes: those that the split has labels of; protocols of others are left out if that leaves any. None = all.
 
     Returns:
-      {"miou": {protocol: fraction}, "iou": {class: fraction or None}, "pixel_accuracy": fraction, "metrics": {name:
-      fraction or None}}. A protocol's mean covers its classes that are labelled in the split; a class that is neither
-      labelled nor predicted is None. "accuracy" is no mean, but the share of labels that are right.
+      {"miou": {protocol: fraction}, "iou" and "dice": {class: fraction or None}, "pixel_accuracy": fraction, "metrics":
+      {name: fraction or None}}. A protocol's mean covers its classes that are labelled in the split, the mean of Dice
+      those but for the background; a class that is neither labelled nor predicted is None. "accuracy" is no mean, but
+      the share of labels that are right.
     """
     iou, dice, accuracy = metrics.iou(matrix), metrics.dice(matrix), float(metrics.pixel_accuracy(matrix))
     labelled = np.flatnonzero(matrix.sum(axis=1))
@@ -298,15 +307,21 @@ def summarise(
         score = accuracy if name == ACCURACY else metrics.mean_iou(matrix, present)
         means[name] = score if present else None
         if name == headed and name != ACCURACY:
-            found |= {"miou": means[name], "dice": float(dice[present].mean()) if present else None}
+            foreground = _foreground(space, present)
+            found |= {"miou": means[name], "dice": float(dice[foreground].mean()) if foreground else None}
     if ACCURACY in means:
         found[ACCURACY] = means[ACCURACY]
     return {
         "miou": means,
-        "iou": {name: None if np.isnan(value) else float(value) for name, value in zip(space.names, iou, strict=True)},
+        "iou": _by_name(space, iou),
+        "dice": _by_name(space, dice),
         "pixel_accuracy": accuracy,
         "metrics": found,
     }
+
+
+def _by_name(space: label_spaces.LabelSpace, values: np.ndarray) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(space.names, values, strict=True)}
 
 
 def headline(summary: Mapping[str, Any], section: Evaluation, path: str = "config.evaluation.final") -> float:

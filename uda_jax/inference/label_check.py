@@ -93,10 +93,11 @@ def check(dataset: Dataset, path: str, wanted: Iterable[int] | None = None) -> s
     found, names = sample(dataset, wanted), dataset.label_space.names
     ignored, pixels = found.ignored, found.ignored + found.classes.sum()
     value = int(found.stored.argmax()) if found.stored.any() else None
-    if not (found.classes if wanted is None else found.classes[list(wanted)]).any():
+    wanted = range(len(names)) if wanted is None else list(wanted)
+    if not found.classes[wanted].any():
         stored = "" if value is None else f", most are stored as {value}"
         raise UserError(
-            f"{path}: none of the {found.total} frames has a labelled pixel of {list(names)}{stored}, "
+            f"{path}: none of the {found.total} frames has a labelled pixel of {[names[k] for k in wanted]}{stored}, "
             "so that nothing can be learnt from them or scored on them; list the stored values in the data set's ids, "
             "or take another split"
         )

@@ -74,7 +74,9 @@ class Evaluation:
     headline: str = config_field(
         "miou", "Metric that heads the row and chooses the best checkpoint: miou, pixel_accuracy, dice, abs_rel, ..."
     )
-    protocol: str = config_field("19", "The protocol whose mean IoU is the headline, and whose classes Dice averages.")
+    protocol: str = config_field(
+        "19", "The protocol whose mean IoU is the headline, and whose classes Dice averages, but for 'background'."
+    )
     inference: Inference = config_field(Inference(), "How scores are made from the network's.")
     pictures: int = config_field(6, "Frames of each evaluation split whose predictions are kept for the report.", low=0)
 

@@ -103,6 +103,12 @@ class ASS(base.SegmentationMethod):
     target_aux_weight: float = config_field(0.0002, "Weight of the earlier head's loss on the target.", low=0.0)
     labelled_weight: float = config_field(1.0, "lambda_t, weight of the labelled target's cross entropy.", low=0.0)
     semantic: SemanticLevel = config_field(SemanticLevel(), "The semantic level.")
+    running_statistics: str = config_field(
+        "all",
+        "Whose forwards enter the running averages of batch norm, which predictions are normalised by: those of all "
+        "domains, as in AdaptSegNet's code, or of the target alone, labelled or not (as AdaBN, arXiv 1603.04779).",
+        choices=("all", "target"),
+    )
 
     @property
     def semantic_network(self) -> nn.Module:
@@ -134,7 +140,8 @@ class ASS(base.SegmentationMethod):
         def generator_loss(params) -> GeneratorLosses:
             # Source, labelled target, target: each has its own batch statistics, and updates the running ones.
             model_state = state.model_state["segmenter"]
-            outputs_s, model_state = self.forward(params["segmenter"], model_state, source["image"])
+            outputs_s, with_source = self.forward(params["segmenter"], model_state, source["image"])
+            model_state = with_source if self.running_statistics == "all" else model_state
             losses = segmentation_losses(self.segmenter, outputs_s, source["label"], self.aux_weight)
             semantic = None
             if labelled is not None:

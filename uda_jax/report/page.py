@@ -96,7 +96,7 @@ def _benchmark(name: str, groups: Sequence[Group]) -> dict[str, Any]:
             dict.fromkeys(f"{group.label}: {row['note']}" for group in groups for row in group.rows if row.get("note"))
         ),
         "results": _results_table(groups),
-        "classes": _class_table(groups),
+        "classes": _class_tables(groups),
         "published": published_page.section(name, groups),
     }
 
@@ -129,14 +129,23 @@ def _results_row(group: Group, groups: Sequence[Group], columns: Sequence[str]) 
     return [*cells, *map(Cell, texts)]
 
 
-def _class_table(groups: Sequence[Group]) -> Table | None:
-    names = list(dict.fromkeys(name for group in groups for row in group.rows for name in row["iou"]))
+def _class_tables(groups: Sequence[Group]) -> dict[str, Table]:
+    """The tables of single classes by what they hold; Dice scores where that is the headline, too."""
+    keys = {"IoU": "iou"}
+    if any(group.column == "dice" for group in groups):
+        keys = {"Dice": "dice"} | keys
+    found = {measure: _class_table(groups, key) for measure, key in keys.items()}
+    return {measure: table for measure, table in found.items() if table is not None}
+
+
+def _class_table(groups: Sequence[Group], key: str) -> Table | None:
+    names = list(dict.fromkeys(name for group in groups for row in group.rows for name in row.get(key, {})))
     if not names:
         return None
     means = {}
     for group in groups:
         for name in names:
-            values = group.over_seeds(lambda row, name=name: row["iou"].get(name))
+            values = group.over_seeds(lambda row, name=name: row.get(key, {}).get(name))
             means[group.label, name] = statistics.fmean(values) if values else None
     contenders = [group.label for group in groups if group.kind != "oracle"]
     tops = {name: max((means[label, name] or 0.0 for label in contenders), default=None) for name in names}

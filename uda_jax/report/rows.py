@@ -49,6 +49,7 @@ KEYS: dict[str, Key] = {
     "metrics": Key(
         (dict,), "Metric -> value on the whole evaluation split, or None where it has none.", required=False
     ),
+    "dice": Key((dict,), "Class -> Dice score, or None as in iou.", required=False),
     "best_miou": Key((int, float, type(None)), "The best mean IoU of the protocol on the dev split.", required=False),
     "best": Key((int, float, type(None)), "The best value of another headline on the dev split.", required=False),
     "pixel_accuracy": Key((int, float, type(None)), "Share of the labelled pixels that are right.", required=False),

@@ -113,9 +113,9 @@ def check_rows(rows: Any, source: str) -> None:
             raise UserError(
                 f"{where}: key 'miou': no figure for protocol '{row['protocol']}', only {sorted(row['miou'])}"
             )
-        for key in ("miou", "iou"):
-            for name, value in row[key].items():
-                if not (_is_fraction(value) or (key == "iou" and value is None)):
+        for key in ("miou", "iou", "dice"):
+            for name, value in row.get(key, {}).items():
+                if not (_is_fraction(value) or (key != "miou" and value is None)):
                     raise UserError(f"{where}: key '{key}.{name}': expected a fraction in [0, 1], got {value!r}")
 
 
@@ -207,9 +207,10 @@ def all_classes_mean(row: Mapping[str, Any]) -> float | None:
 
 
 def heading(column: str) -> str:
-    """Returns the heading of a column: "mIoU (19 classes)", "accuracy", "rmse (m)"."""
+    """Returns the heading of a column: "mIoU (19 classes)", "Dice", "accuracy", "rmse (m)"."""
     unit = METRICS[column].unit if column in METRICS else ""
-    return f"mIoU ({column} classes)" if column.isdigit() else f"{column} (m)" if unit == "m" else column
+    written = {"dice": "Dice", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}.get(column, column)
+    return f"mIoU ({column} classes)" if column.isdigit() else f"{column} (m)" if unit == "m" else written
 
 
 def points(values: Sequence[float], column: str = "") -> str:

@@ -84,6 +84,7 @@ def row(experiment: Experiment, split: str, summary: Mapping[str, Any], about: A
         "pixel_accuracy": summary["pixel_accuracy"],
         "metrics": summary["metrics"],
         "iou": summary["iou"],
+        "dice": summary["dice"],
     }
 
 

@@ -25,6 +25,9 @@ from uda_jax.schema import did_you_mean
 
 IGNORE = 255
 
+# A class of this name is what surrounds the structures of interest; means of Dice leave it out.
+BACKGROUND = "background"
+
 
 class CityscapesClass(NamedTuple):
     """One row of the Cityscapes label table."""
