@@ -2,7 +2,7 @@
 
     python -m benchmarks.adaptation streets
     python -m benchmarks.adaptation camvid_day2dusk --seeds 0 1 2
-    python -m benchmarks.adaptation digits --rows mnist_usps/inter mnist_usps/intra
+    python -m benchmarks.adaptation digits --rows mnist_usps/cycada mnist_usps/intra
 
 Each run is `uda train` in a folder of its own, so that running this again goes on where it stopped and passes over
 what is done. Stages that a run of another row began with, on the same seed and settings, are copied from there. After
@@ -25,8 +25,16 @@ from uda_jax.training.layout import RunFiles
 
 RESULTS = Path(__file__).parent / "results"
 
-# Rows of each pair of digit sets; digits:<pair> alone is the whole recipe, its row "intra".
-DIGIT_ROWS = {"source_only": ",source_only", "inter": ",inter", "intra": ""}
+# Rows of each pair of digit sets, each of which goes on where the one before it ended but for the third, which begins
+# with CyCADA's pixel stage: together they are the accuracy after every stage of the last one.
+DIGIT_ROWS = {
+    "source_only": ",long,source_only",
+    "inter": ",long,inter",
+    "pixel": ",long,pixel",
+    "cycada": ",long,cycada",
+    "easy": ",long,easy",
+    "intra": ",long",
+}
 
 # Benchmark -> row -> config.
 ROWS = {

@@ -94,8 +94,9 @@ def test_first_the_discriminator_then_the_segmenter_against_the_updated_one(lene
         clear = np.abs(g) > 1e-4
         np.testing.assert_allclose((now - before)[clear], -JUDGE_RATE * np.sign(g)[clear], rtol=2e-2)
 
+    # Other dropout masks than those of the scores that the discriminator has learnt from.
     def fooling(params, judge):
-        return -judge_by_hand(judge, scores(params, "target", 1))[:, 1].mean()
+        return -judge_by_hand(judge, scores(params, "target", 2))[:, 1].mean()
 
     updated, old = after.params["discriminator"], state.params["discriminator"]
     value, gradient = jax.jit(jax.value_and_grad(fooling))(state.params["segmenter"], updated)
@@ -158,7 +159,7 @@ def test_a_fresh_state_starts_both_networks_alike():
     assert equal(state.params["segmenter"], state.params["source_segmenter"])
 
 
-def test_scores_weigh_the_same_and_statistics_follow_the_target_even_behind_a_shut_gate():
+def test_scores_weigh_the_same_and_statistics_follow_every_forward_of_the_target():
     batch = {"source": images(0), "target": jax.tree.map(lambda maps: np.concatenate([maps, 255 - maps]), images(1))}
     method = make("dtn", update_above=1.0)
     state = stubborn(jax.jit(lambda key: method.init(key, batch))(jax.random.key(0)))
@@ -169,6 +170,10 @@ def test_scores_weigh_the_same_and_statistics_follow_the_target_even_behind_a_sh
     for name, moves in (("segmenter", True), ("source_segmenter", False)):
         assert equal(after.model_state[name], state.model_state[name]) != moves
         assert equal(after.params[name], state.params[name])
+    # One forward behind a shut gate, two behind an open one: the first layer's statistics meet no dropout.
+    opened, _ = jax.jit(dataclasses.replace(method, update_above=0.0).train_step)(state, batch)
+    first, once, twice = (s.model_state["segmenter"]["batch_stats"]["bn1"]["mean"] for s in (state, after, opened))
+    np.testing.assert_allclose(twice, first + 1.9 * (once - first), rtol=1e-4, atol=1e-6)
 
 
 def test_maps_of_any_size_are_judged_pixel_by_pixel():

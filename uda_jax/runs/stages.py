@@ -28,6 +28,8 @@ from uda_jax.schema import from_mapping
 
 # In a domain of a stage, the folder of the run: what an earlier stage wrote is only found there.
 WORKDIR = "{workdir}"
+# The fields of a domain that may name such files.
+_WRITTEN_EARLIER = ("names_file", "labels_from", "images_from")
 
 
 class Stopped(Exception):
@@ -112,9 +114,7 @@ class Stage:
         """Returns the domains with the files of earlier stages found in a workdir."""
         found = lambda path: path and path.replace(WORKDIR, str(workdir.path))  # noqa: E731
         return {
-            name: dataclasses.replace(
-                domain, names_file=found(domain.names_file), labels_from=found(domain.labels_from)
-            )
+            name: dataclasses.replace(domain, **{field: found(getattr(domain, field)) for field in _WRITTEN_EARLIER})
             for name, domain in self.domains.items()
         }
 
@@ -259,11 +259,11 @@ def label_space(experiment: Experiment) -> LabelSpace:
 
 def needs_workdir(domain: Domain) -> list[str]:
     """Returns the fields of a domain that name what earlier stages of the run are still to write."""
-    return [name for name in ("names_file", "labels_from") if WORKDIR in (getattr(domain, name) or "")]
+    return [name for name in _WRITTEN_EARLIER if WORKDIR in (getattr(domain, name) or "")]
 
 
 def _before_the_run(domain: Domain) -> Domain:
-    """Returns a domain without the lists and labels that earlier stages of the run are still to write."""
+    """Returns a domain without the lists, labels and images that earlier stages of the run are still to write."""
     late = needs_workdir(domain)
     fields = tuple(field for field in domain.fields if field != "label" or "labels_from" not in late)
     return dataclasses.replace(domain, fields=fields, **dict.fromkeys(late))

@@ -17,6 +17,7 @@ from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.data.pipeline.transforms import Resampling
+from uda_jax.data.pipeline.translated import Translated
 from uda_jax.data.pipeline.views import Mixture, Neighbours, PseudoLabelled, Selection
 from uda_jax.errors import UserError
 from uda_jax.schema import config_field, did_you_mean
@@ -52,6 +53,9 @@ class Domain:
     labels_from: str | None = config_field(
         None,
         "Folder of <frame name>.png, values of the label space, in place of the data set's labels (pseudo-labels).",
+    )
+    images_from: str | None = config_field(
+        None, "Folder of <frame name>.png in place of the data set's images, such as translated ones."
     )
     fields: tuple[str, ...] = config_field(
         ("image", "label"),
@@ -171,6 +175,8 @@ def open_domain(domain: Domain, path: str = "domain") -> Dataset:
             dataset = Selection(dataset, random_positions(dataset.names(), domain.count, domain.count_seed))
         if domain.labels_from is not None:
             dataset = PseudoLabelled(dataset, domain.labels_from, domain.size)
+        if domain.images_from is not None:
+            dataset = Translated(dataset, domain.images_from)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     require_maps(dataset, domain, path)
