@@ -105,7 +105,7 @@ SHIFT = 2
 # 28 of 32 pixels are 16 of 18, as nearly as whole pixels go.
 MARGINS = {"mnist": 2, "usps": 1}
 
-LONG_STEPS = {"pixel": 800, "source": 800, "inter": 800, "easy": 800, "intra": 300}
+LONG_STEPS = {"pixel": 400, "source": 600, "inter": 600, "easy": 600, "intra": 100}
 STEPS = LONG_STEPS | {"source": 600, "inter": 800, "easy": 600, "intra": 100}
 
 SETTINGS = {
@@ -121,9 +121,9 @@ SETTINGS = {
 EASY = 0.8
 
 # CyCADA's translators have a width of 64, 9 blocks and a rate of 2e-4, for which this takes too few steps.
-PIXEL_BATCH = 64
+PIXEL_BATCH = 32
 PIXEL_ADAM = optimisers.adam(learning_rate=1e-3, beta1=0.5, beta2=0.999)
-TRANSLATOR = Translator(width=16, blocks=2, optimiser=PIXEL_ADAM)
+TRANSLATOR = Translator(width=8, blocks=2, optimiser=PIXEL_ADAM)
 IMAGE_DISCRIMINATOR = Discriminator(width=16, kind="least_squares", optimiser=PIXEL_ADAM)
 
 CLASSIFIER_RATE = 1e-3
@@ -258,9 +258,9 @@ def _method(pair: Pair, stage: str) -> tuple[str, Any]:
 
 
 def _pixel_method(pair: Pair, classifier: Segmenter) -> Cycada:
-    translator, discriminator = TRANSLATOR, IMAGE_DISCRIMINATOR
+    translator, discriminator = dataclasses.replace(TRANSLATOR, grey=pair.network == "lenet"), IMAGE_DISCRIMINATOR
     if pair is SETTINGS["smoke"]:
-        translator = dataclasses.replace(translator, width=4, blocks=1)
+        translator = dataclasses.replace(translator, name="refiner", width=4, blocks=1)
         discriminator = dataclasses.replace(discriminator, width=4)
     return Cycada(
         segmenter=classifier,

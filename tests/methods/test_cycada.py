@@ -30,13 +30,12 @@ LEARNERS = {
 
 def make(**fields):
     adam = optimisers.adam(learning_rate=0.01)
-    return Cycada(
-        num_classes=3,
-        segmenter=base.Segmenter(name="lenet", input_norm="tanh"),
-        translator=Translator(name="refiner", width=4, blocks=1, optimiser=adam),
-        image_discriminator=Discriminator(width=4, kind="least_squares", optimiser=adam),
-        **{**WEIGHTS, "semantic_below": 100.0, "image_pool": 3, **fields},
-    )
+    sections = {
+        "segmenter": base.Segmenter(name="lenet", input_norm="tanh"),
+        "translator": Translator(name="refiner", width=4, blocks=1, optimiser=adam),
+        "image_discriminator": Discriminator(width=4, kind="least_squares", optimiser=adam),
+    }
+    return Cycada(num_classes=3, **{**WEIGHTS, **sections, "semantic_below": 100.0, "image_pool": 3, **fields})
 
 
 def images(seed):
