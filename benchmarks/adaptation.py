@@ -12,6 +12,7 @@ expected in data/camvid, MNIST and USPS in data/digits (see `uda datasets`).
 
 import argparse
 import json
+import operator
 import shutil
 import subprocess
 import sys
@@ -25,11 +26,11 @@ from uda_jax.training.layout import RunFiles
 
 RESULTS = Path(__file__).parent / "results"
 
-# Rows of each pair of digit sets, each of which goes on where the one before it ended but for the third, which begins
-# with CyCADA's pixel stage: together they are the accuracy after every stage of the last one.
+# Rows of each pair of digit sets. The last four go on where the one before ended, the first of them with CyCADA's pixel
+# stage: together they are the accuracy after every stage of the last one.
 DIGIT_ROWS = {
-    "source_only": ",long,source_only",
-    "inter": ",long,inter",
+    "source_only": ",source_only",
+    "inter": ",inter",
     "pixel": ",long,pixel",
     "cycada": ",long,cycada",
     "easy": ",long,easy",
@@ -133,10 +134,11 @@ def _settings(plain: Mapping[str, Any], stage: str) -> tuple:
 
 
 def merge(target: Path, rows: list[dict]) -> None:
-    """Puts rows into a results file, in place of earlier ones of the same label and seed."""
+    """Puts rows into a results file, in place of earlier ones of the same label, config and seed."""
     stored = json.loads(target.read_text()) if target.exists() else []
-    replaced = {(row["label"], row["seed"]) for row in rows}
-    kept = [row for row in stored if (row["label"], row["seed"]) not in replaced]
+    run = operator.itemgetter("label", "config", "seed")
+    replaced = set(map(run, rows))
+    kept = [row for row in stored if run(row) not in replaced]
     rows = sorted(kept + rows, key=lambda row: (row["label"], row["seed"]))
     atomic.write(target, json.dumps(rows, indent=1) + "\n")
 

@@ -1,5 +1,7 @@
 """The results tables: runs of several rows share the stages that they have in common."""
 
+import json
+
 import pytest
 
 from benchmarks import adaptation
@@ -48,3 +50,16 @@ def test_unfinished_runs_and_single_stages_share_nothing(tmp_path):
     adaptation.copy_stages("digits:smoke", 0, [other], tmp_path / "run")
     adaptation.copy_stages("advent:streets", 0, [write_run(tmp_path / "done", "advent:smoke")], tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_replace_earlier_ones_of_their_run_alone(tmp_path):
+    row = lambda config, seed, figure: {"label": "pair/intra", "config": config, "seed": seed, "figure": figure}  # noqa: E731
+    target = tmp_path / "rows.json"
+    adaptation.merge(target, [row("digits:a", 1, 0.1)])
+    adaptation.merge(target, [row("digits:a", 0, 0.2)])
+    adaptation.merge(target, [row("digits:a,long", 1, 0.3), row("digits:a", 1, 0.4)])
+    assert [(found["config"], found["seed"], found["figure"]) for found in json.loads(target.read_text())] == [
+        ("digits:a", 0, 0.2),
+        ("digits:a,long", 1, 0.3),
+        ("digits:a", 1, 0.4),
+    ]

@@ -73,8 +73,8 @@ def test_behind_the_pixel_stage_the_source_is_seen_translated_alone():
     assert "label" not in recipe["inter"].domains["source"].fields
     start = recipe["translate"].start_from["translator"]
     assert (start.stage.name, start.network) == ("pixel", "translator")
-    # Written large enough for the shifts of later stages.
-    assert recipe["translate"].domains["source"].size == recipe["source"].domains["source"].size == (32, 32)
+    # Nothing is shifted, so that the translators see what they are to translate.
+    assert {(d.size, d.crop) for stage in recipe.values() for d in stage.domains.values()} == {((28, 28), None)}
 
 
 def test_every_stage_that_adapts_starts_both_networks_from_one():

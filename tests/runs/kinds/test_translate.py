@@ -73,13 +73,16 @@ def test_a_stage_that_was_interrupted_goes_on_after_the_last_complete_batch(work
         ({"start_from": None}, "start_from.translator: expected an earlier stage, whose network translates"),
         ({"start_from": {"translator": "first.segmenter"}}, "expected a stage whose method translates images, such as"),
         ({"data": "target"}, "config.data.source: expected the frames to translate in stage translate"),
+        ({"data": "mixture"}, "config.data.source.mix: expected None in stage translate, which takes one data set"),
     ],
 )
 def test_mistakes(changes, message, tmp_path):
     experiment = config.experiment(config.load(REFERENCE))
     recipe = dict(experiment.stages)
+    target = experiment.data["target"]
+    data = {"target": {"target": target}, "mixture": {"source": dataclasses.replace(target, mix={"more": target})}}
     if "data" in changes:
-        changes = {"data": {"target": experiment.data["target"]}}
+        changes = {"data": data[changes["data"]]}
     if changes.get("start_from"):
         recipe["first"] = dataclasses.replace(recipe["source"], data={"source": experiment.data["source"]})
     recipe["translate"] = dataclasses.replace(recipe["translate"], **changes)

@@ -18,10 +18,10 @@ import jax
 from uda_jax import ops
 from uda_jax.data.io import atomic
 from uda_jax.data.io.names import require_safe
-from uda_jax.data.io.png import write_png
 from uda_jax.data.pipeline import streams
 from uda_jax.errors import UserError
 from uda_jax.methods.parts.translation import TRANSLATOR
+from uda_jax.report import pictures
 from uda_jax.runs import states
 from uda_jax.runs.kinds.base import Kind, wait_for_all
 from uda_jax.runs.stages import Context, Stage, Stopped
@@ -53,6 +53,8 @@ class Translate(Kind):
             )
         if "source" not in stage.domains:
             raise UserError(f"{PATH}: expected the frames to translate in stage {stage.name}, got no such domain")
+        if stage.domains["source"].mix:
+            raise UserError(f"{PATH}.mix: expected None in stage {stage.name}, which takes one data set, got a mixture")
         # Images are written under the names of frames, which anybody may have chosen.
         require_safe(streams.open_domain(_one_pass(stage.domains["source"]), PATH).names(), PATH)
 
@@ -78,7 +80,7 @@ class Translate(Kind):
             images, indices = jax.device_get(translate(params, sharding.to_global(batch, split)))
             drawn = dict(zip(indices.tolist(), images, strict=True))
             for index in (index for index in batch["index"].tolist() if index >= 0):
-                atomic.write(_file(folder, batches.dataset.name(index)), write_png(drawn[index]))
+                atomic.write(_file(folder, batches.dataset.name(index)), pictures.png(drawn[index]))
             if context.stop():
                 raise Stopped(f"stopped while translating in stage {stage.name}; the same command goes on from there")
         # Nobody reads the images before every process has written its own.
@@ -100,7 +102,7 @@ KIND = Translate
 
 
 def _one_pass(domain: streams.Domain) -> streams.Domain:
-    """Returns a training domain without chance and without labels of its own, at the size of its section."""
+    """Returns a training domain as one pass over it sees it: without chance, at the size of its section."""
     return dataclasses.replace(domain, scale=None, short_side=None, crop=None, flip=False, rare_classes=None)
 
 
