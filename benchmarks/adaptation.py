@@ -2,7 +2,7 @@
 
     python -m benchmarks.adaptation streets
     python -m benchmarks.adaptation camvid_day2dusk --seeds 0 1 2
-    python -m benchmarks.adaptation digits --rows mnist_usps/inter mnist_usps/intra
+    python -m benchmarks.adaptation digits --rows mnist_usps/cycada mnist_usps/intra
     python -m benchmarks.adaptation blobs                     scored by Dice
     python -m benchmarks.adaptation camvid_vgg16              what ImageNet's weights are worth
 
@@ -16,6 +16,7 @@ with a line that names what is missing.
 
 import argparse
 import json
+import operator
 import shutil
 import subprocess
 import sys
@@ -29,8 +30,16 @@ from uda_jax.training.layout import RunFiles
 
 RESULTS = Path(__file__).parent / "results"
 
-# Rows of each pair of digit sets; digits:<pair> alone is the whole recipe, its row "intra".
-DIGIT_ROWS = {"source_only": ",source_only", "inter": ",inter", "intra": ""}
+# Rows of each pair of digit sets. The last four go on where the one before ended, the first of them with CyCADA's pixel
+# stage: together they are the accuracy after every stage of the last one.
+DIGIT_ROWS = {
+    "source_only": ",source_only",
+    "inter": ",inter",
+    "pixel": ",long,pixel",
+    "cycada": ",long,cycada",
+    "easy": ",long,easy",
+    "intra": ",long",
+}
 
 # CamVid's day scored at dusk with VGG-16, at half the frames' size, which two cores take in minutes.
 VGG16 = (
@@ -155,10 +164,11 @@ def _settings(plain: Mapping[str, Any], stage: str) -> tuple:
 
 
 def merge(target: Path, rows: list[dict]) -> None:
-    """Puts rows into a results file, in place of earlier ones of the same label and seed."""
+    """Puts rows into a results file, in place of earlier ones of the same label, config and seed."""
     stored = json.loads(target.read_text()) if target.exists() else []
-    replaced = {(row["label"], row["seed"]) for row in rows}
-    kept = [row for row in stored if (row["label"], row["seed"]) not in replaced]
+    run = operator.itemgetter("label", "config", "seed")
+    replaced = set(map(run, rows))
+    kept = [row for row in stored if run(row) not in replaced]
     rows = sorted(kept + rows, key=lambda row: (row["label"], row["seed"]))
     atomic.write(target, json.dumps(rows, indent=1) + "\n")
 

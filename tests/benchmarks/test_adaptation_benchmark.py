@@ -1,5 +1,7 @@
 """The results tables: runs of several rows share the stages that they have in common."""
 
+import json
+
 import jax
 import pytest
 
@@ -71,3 +73,16 @@ def test_the_row_of_published_weights_reads_their_file(shared):
     said = []
     start(jax.eval_shape(stage.initialise, jax.random.key(0)), stage, said.append)
     assert "loaded: 26 " in said[0] and "unused: none" in said[0]
+
+
+def test_rows_replace_earlier_ones_of_their_run_alone(tmp_path):
+    row = lambda config, seed, figure: {"label": "pair/intra", "config": config, "seed": seed, "figure": figure}  # noqa: E731
+    target = tmp_path / "rows.json"
+    adaptation.merge(target, [row("digits:a", 1, 0.1)])
+    adaptation.merge(target, [row("digits:a", 0, 0.2)])
+    adaptation.merge(target, [row("digits:a,long", 1, 0.3), row("digits:a", 1, 0.4)])
+    assert [(found["config"], found["seed"], found["figure"]) for found in json.loads(target.read_text())] == [
+        ("digits:a", 0, 0.2),
+        ("digits:a,long", 1, 0.3),
+        ("digits:a", 1, 0.4),
+    ]

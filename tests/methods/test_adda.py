@@ -11,7 +11,7 @@ import pytest
 from uda_jax import ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
-from uda_jax.methods.adda import Adda, ScoreDiscriminator
+from uda_jax.methods.adda import SOURCE, TARGET, Adda, ScoreDiscriminator
 from uda_jax.training import optimisers
 
 RATE, JUDGE_RATE = 0.1, 0.01
@@ -41,10 +41,10 @@ def images(seed, size=(16, 16)):
 BATCH = {"source": images(0), "target": images(1)}
 
 
-def stubborn(state):
+def stubborn(state, answer=SOURCE):
     """The state with a discriminator that takes every score for the source's, right in half of the cases."""
     judge = dict(state.params["discriminator"])
-    judge["fc3"] = {"kernel": jnp.zeros_like(judge["fc3"]["kernel"]), "bias": jnp.array([0.0, 1.0])}
+    judge["fc3"] = {"kernel": jnp.zeros_like(judge["fc3"]["kernel"]), "bias": jnp.zeros(2).at[answer].set(1.0)}
     return state.replace(params={**state.params, "discriminator": judge})
 
 
@@ -94,8 +94,9 @@ def test_first_the_discriminator_then_the_segmenter_against_the_updated_one(lene
         clear = np.abs(g) > 1e-4
         np.testing.assert_allclose((now - before)[clear], -JUDGE_RATE * np.sign(g)[clear], rtol=2e-2)
 
+    # Other dropout masks than those of the scores that the discriminator has learnt from.
     def fooling(params, judge):
-        return -judge_by_hand(judge, scores(params, "target", 1))[:, 1].mean()
+        return -judge_by_hand(judge, scores(params, "target", 2))[:, 1].mean()
 
     updated, old = after.params["discriminator"], state.params["discriminator"]
     value, gradient = jax.jit(jax.value_and_grad(fooling))(state.params["segmenter"], updated)
@@ -158,17 +159,23 @@ def test_a_fresh_state_starts_both_networks_alike():
     assert equal(state.params["segmenter"], state.params["source_segmenter"])
 
 
-def test_scores_weigh_the_same_and_statistics_follow_the_target_even_behind_a_shut_gate():
+def test_scores_weigh_the_same_and_statistics_follow_every_forward_of_the_target():
     batch = {"source": images(0), "target": jax.tree.map(lambda maps: np.concatenate([maps, 255 - maps]), images(1))}
-    method = make("dtn", update_above=1.0)
+    method = make("dtn", update_above=0.5)
     state = stubborn(jax.jit(lambda key: method.init(key, batch))(jax.random.key(0)))
-    after, metrics = jax.jit(method.train_step)(state, batch)
+    step = jax.jit(method.train_step)
+    after, metrics = step(state, batch)
     # Four scores of the source and eight of the target.
     assert metrics["loss/discriminator"] == pytest.approx((ON_SOURCE + 2 * ON_TARGET) / 3, rel=1e-6)
     assert metrics["discriminator/accuracy"] == pytest.approx(1 / 3)
     for name, moves in (("segmenter", True), ("source_segmenter", False)):
         assert equal(after.model_state[name], state.model_state[name]) != moves
         assert equal(after.params[name], state.params[name])
+    # One forward behind a shut gate, two behind an open one. The first layer's statistics meet no dropout.
+    opened, metrics = step(stubborn(state, answer=TARGET), batch)
+    assert metrics["discriminator/accuracy"] == pytest.approx(2 / 3)
+    first, once, twice = (s.model_state["segmenter"]["batch_stats"]["bn1"]["mean"] for s in (state, after, opened))
+    np.testing.assert_allclose(twice, first + 1.9 * (once - first), rtol=1e-4, atol=1e-6)
 
 
 def test_maps_of_any_size_are_judged_pixel_by_pixel():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from uda_jax.networks.convolution import convolve
+from uda_jax.networks.convolution import convolve, small_conv
 from uda_jax.networks.kernels import dilated_conv, max_pool, plain_conv, project_then_shift, residual_relu
 
 
@@ -26,6 +26,29 @@ def assert_same_gradients(one, other, *arguments):
 
     compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3)
     jax.tree.map(compare, run(one, *arguments), run(other, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "stride", "padding", "few_channels"),
+    [
+        ((2, 3, 4, 5), 4, 1, 1, False),  # a result smaller than its kernel
+        ((2, 12, 9, 2), 5, 1, 0, True),
+        ((2, 9, 12, 3), 4, 2, 1, True),
+    ],
+)
+def test_patches_of_small_maps(shape, size, stride, padding, few_channels):
+    pads, strides = [(padding, padding)] * 2, (stride, stride)
+    numbers = lax.conv_dimension_numbers(shape, (size, size, shape[-1], 4), ("NHWC", "HWIO", "NHWC"))
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=numbers)
+
+    def ours(x, kernel):
+        return small_conv(x, kernel, strides, pads, few_channels=few_channels, dimension_numbers=numbers)
+
+    x, kernel = random(0, *shape), random(1, size, size, shape[-1], 4)
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x, kernel))
+    assert_same_gradients(plain, ours, x, kernel)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

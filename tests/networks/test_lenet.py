@@ -122,6 +122,19 @@ def test_counts(name, channels, convolutions, norms):
     assert hash(network) == hash(networks.build(name, 10))
 
 
+def test_in_grey_equal_channels_count_once():
+    """Three equal channels are the one channel of the released code, in its start and in its rate."""
+    network, variables = network_and_variables("lenet")
+    grey = networks.build("lenet", 10, grey=True)
+    shapes = jax.eval_shape(grey.init, jax.random.key(0), jnp.zeros((1, 28, 28, 3)))
+    assert shapes["params"]["conv1"]["kernel"].shape == (5, 5, 1, 20)
+    ours, theirs = (jax.jit(n.apply)(variables, x) for n, x in ((grey, jnp.tile(GREY, 3)), (network, GREY)))
+    np.testing.assert_allclose(ours["logits"], theirs["logits"], rtol=1e-5, atol=1e-5)
+    colours = jnp.concatenate([GREY, 0 * GREY, -GREY], axis=-1)
+    dark, black = (jax.jit(grey.apply)(variables, x) for x in (colours, 0 * colours))
+    np.testing.assert_allclose(dark["logits"], black["logits"], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["lenet", "dtn"])
 def test_start(name):
     params = start(name)["params"]

@@ -56,6 +56,19 @@ def test_golden_files_are_there():
     assert len(FILES) >= 2
 
 
+@pytest.mark.parametrize("name", ["translator", "refiner"])
+def test_in_grey_one_channel_is_seen_and_drawn(name):
+    network = networks.build(name, 1, width=4, blocks=1, grey=True)
+    variables = jax.jit(network.init)(jax.random.key(1), IMAGES)
+    assert variables["params"]["conv1"]["kernel"].shape[2] == 1 + 2  # the mean, and the two further channels
+    run = jax.jit(network.apply)
+    drawn = run(variables, IMAGES)
+    assert drawn.shape == (2, 16, 24, 3) and np.ptp(drawn, axis=-1).max() == 0 and np.ptp(drawn) > 0
+    other = IMAGES.at[..., :3].set(IMAGES[..., :3].mean(-1, keepdims=True))
+    np.testing.assert_allclose(drawn, run(variables, other), atol=1e-5)
+    assert np.abs(drawn - run(variables, IMAGES.at[..., 4].set(0))).max() > 1e-6
+
+
 def test_transposed_convolution_by_hand():
     kernel = jnp.arange(1.0, 10.0).reshape(3, 3, 1, 1)  # rows 1 2 3, 4 5 6, 7 8 9
     one = transposed_convolve(jnp.ones((1, 1, 1, 1)), kernel)

@@ -41,6 +41,15 @@ def test_drawn_images_are_normalised_like_stored_ones(convention):
     np.testing.assert_allclose(slope[0, 0, 0], scale[convention], rtol=1e-5)
 
 
+def test_pixels_of_drawn_images_are_those_that_were_stored():
+    stored = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    pixels = ops.to_pixels(ops.normalise(stored, "tanh"))
+    assert pixels.dtype == jnp.uint8
+    np.testing.assert_array_equal(pixels, stored)
+    beyond = jnp.array([-1.5, -1.0, 0.0, 1.0, 1.5]).reshape(1, 1, 5, 1)
+    np.testing.assert_array_equal(ops.to_pixels(beyond).ravel(), [0, 0, 128, 255, 255])
+
+
 def test_golden_advent():
     golden = np.load(GOLDEN / "preprocess.npz")
     result = ops.normalise(golden["resized_rgb"][None], "caffe_bgr")

@@ -29,7 +29,7 @@ def ranking(**fields):
 
 
 def test_kinds_are_found_by_file():
-    assert kinds.names() == ["rank", "train"]
+    assert kinds.names() == ["rank", "train", "translate"]
     assert kinds.get("rank", "config") is Rank and not Rank.TRAINS and kinds.get("train", "config").TRAINS
 
 
@@ -175,15 +175,15 @@ def test_domains_of_lists_that_will_be_empty_are_left_out(tiny_experiment, fract
 
 
 def test_files_of_earlier_stages_are_found_in_the_workdir(tiny_experiment, tmp_path):
-    easy = dataclasses.replace(
-        tiny_experiment.data["target"], names_file=str(RANK.easy), labels_from=str(RANK.pseudo_labels)
-    )
+    named = {"names_file": str(RANK.easy), "labels_from": str(RANK.pseudo_labels), "images_from": str(RANK.translated)}
+    easy = dataclasses.replace(tiny_experiment.data["target"], **named)
     last = StageConfig(method={"name": "intrada"}, data={"source": easy})
     *_, last = stages.recipe(
         with_stages(tiny_experiment, first=StageConfig(), rank=ranking(), last=last), num_classes=3
     )
     found, files = last.domains_in(Workdir(tmp_path))["source"], Workdir(tmp_path).stage("rank")
     assert (found.names_file, found.labels_from) == (str(files.easy), str(files.pseudo_labels))
+    assert found.images_from == str(files.translated) and stages.needs_workdir(easy)
 
 
 def test_files_of_earlier_stages_are_found_in_every_part_of_a_mixture(tiny_experiment, tmp_path):

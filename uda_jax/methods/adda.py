@@ -94,17 +94,20 @@ class Adda(base.SegmentationMethod):
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration: first the discriminator, then the segmenter against the discriminator as it is now.
 
-        Both networks run in training mode, dropout included, each once: the updated discriminator classifies the scores
-        that it has learnt from. Its accuracy, which decides whether the segmenter is updated, is that before its own
-        update. A shut gate leaves the segmenter and its optimiser's state as they were, but for batch statistics.
+        Both networks run in training mode, dropout included. The updated discriminator classifies scores of a second
+        forward of the target, with other dropout masks than those that it has learnt from. Its accuracy, which decides
+        whether the segmenter is updated, is that before its own update. A shut gate leaves the segmenter and its
+        optimiser's state as they were, but for the batch statistics of the first forward.
         CyCADA's code ends the training after an epoch without an update; a stage has a fixed number of steps instead
         and logs "segmenter/update_share", the share of its batches so far that updated the segmenter.
         """
         constant, adapting = state.params["source_segmenter"], state.params["segmenter"]
-        scores_s, _ = self._scores(state, "source_segmenter", constant, batch["source"]["image"])
-        scores_t, pull, model_state = jax.vjp(
-            lambda params: self._scores(state, "segmenter", params, batch["target"]["image"]), adapting, has_aux=True
-        )
+        statistics = state.model_state["segmenter"]
+        images_s, images_t = batch["source"]["image"], batch["target"]["image"]
+        keys = [dropout_key(state, forward) for forward in range(3)]
+        scores_s, _ = self._scores(constant, state.model_state["source_segmenter"], images_s, keys[0])
+        scores_t, statistics = self._scores(adapting, statistics, images_t, keys[1])
+
         # D, on the scores of both domains.
         discriminator_loss = jax.value_and_grad(self._discriminator_loss, has_aux=True)
         (loss, accuracy), gradient = discriminator_loss(state.params["discriminator"], scores_s, scores_t)
@@ -112,24 +115,28 @@ class Adda(base.SegmentationMethod):
         players = self.players
         state, found = update_player(state, "discriminator", players["discriminator"], {"discriminator": gradient})
         metrics |= found
+        state = state.replace(model_state=state.model_state | {"segmenter": statistics})
 
         # G_t, if D is good enough to adapt against.
-        loss, to_scores = jax.value_and_grad(self._adversarial_loss)(scores_t, state.params["discriminator"])
+        def adversarial_loss(params: Any) -> tuple[jax.Array, Any]:
+            scores, after = self._scores(params, statistics, images_t, keys[2])
+            return self._adversarial_loss(scores, state.params["discriminator"]), after
+
+        (loss, after), gradient = jax.value_and_grad(adversarial_loss, has_aux=True)(adapting)
         metrics |= {"loss/adversarial": loss, "loss/total": loss}
-        gradient, updates = {"segmenter": pull(to_scores)[0]}, state.extra["updates"]
-        moved, found = update_player(state, "segmenter", players["segmenter"], gradient, updates)
+        updates = state.extra["updates"]
+        moved, found = update_player(state, "segmenter", players["segmenter"], {"segmenter": gradient}, updates)
+        moved = moved.replace(model_state=state.model_state | {"segmenter": after})
         metrics |= found
         enough = accuracy > self.update_above
         state = jax.tree.map(lambda new, old: jnp.where(enough, new, old), moved, state)
         updates = updates + enough
-        state = state.replace(step=state.step + 1, extra={"updates": updates})
-        metrics["segmenter/update_share"] = updates / state.step
-        return state.replace(model_state=state.model_state | {"segmenter": model_state}), metrics
+        metrics["segmenter/update_share"] = updates / (state.step + 1)
+        return state.replace(step=state.step + 1, extra={"updates": updates}), metrics
 
-    def _scores(self, state: base.TrainState, name: str, params: Any, images: jax.Array) -> tuple[jax.Array, Any]:
-        """Returns the scores `[B, h, w, C]` of one of the two networks in training mode, and its next statistics."""
-        key = dropout_key(state, ("source_segmenter", "segmenter").index(name))
-        outputs, model_state = self.forward(params, state.model_state[name], images, key=key)
+    def _scores(self, params: Any, model_state: Any, images: jax.Array, key: jax.Array) -> tuple[jax.Array, Any]:
+        """Returns the scores `[B, h, w, C]` of a network in training mode, and its next statistics."""
+        outputs, model_state = self.forward(params, model_state, images, key=key)
         return outputs["logits"], model_state
 
     def _discriminator_loss(self, params: Any, source: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:

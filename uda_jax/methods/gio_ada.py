@@ -265,8 +265,8 @@ class GIOAda(base.SegmentationMethod):
         """Returns the source's images and what G_img makes of them, uint8 RGB [B, H, W, 3]; nothing without it."""
         if self.input_level == "none":
             return {}
-        pixels = jnp.round(ops.from_tanh(self.translate(state.params, batch["source"])))
-        return {"source": batch["source"]["image"], "translated": jnp.clip(pixels, 0, 255).astype(jnp.uint8)}
+        translated = ops.to_pixels(self.translate(state.params, batch["source"]))
+        return {"source": batch["source"]["image"], "translated": translated}
 
     def translate(self, params: Mapping[str, Any], source: Mapping[str, jax.Array]) -> jax.Array:
         """Returns x~_s, float RGB [B, H, W, 3] in [-1, 1], for a batch of the source."""

@@ -12,6 +12,7 @@ from uda_jax.networks.kernels import (
     dilated_conv,
     element_products,
     interleaved_products,
+    patch_products,
     plain_conv,
     project,
     project_then_shift,
@@ -71,6 +72,34 @@ class Conv(ConvParameters):
         kernel, bias = super().__call__(x.shape[-1])
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation, self.padding)
         return y if bias is None else y + bias.astype(self.dtype)
+
+
+def small_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    *,
+    few_channels: bool = False,
+    **options: Any,
+) -> jax.Array:
+    """Computes a `flax.linen.Conv` as its field `conv_general_dilated`, on the CPU for small maps in a form of its own.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[k, l, C, D]`.
+      strides, padding: of rows and columns, as Flax gives them.
+      few_channels: whether the CPU's form serves, too, where the result is as large as the kernel, or larger.
+      **options: the further arguments of `lax.conv_general_dilated`.
+    """
+    sides = (
+        (n + sum(pad) - size) // step + 1
+        for n, size, step, pad in zip(x.shape[1:3], kernel.shape[:2], strides, padding, strict=True)
+    )
+    smaller = any(side < size for side, size in zip(sides, kernel.shape[:2], strict=True))
+    if jax.default_backend() == "cpu" and (smaller or few_channels):
+        return patch_products(x, kernel, strides, padding)
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
 def uniform_fan_in(fan_in: int) -> Initialiser:

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from uda_jax.errors import UserError
 from uda_jax.networks.base import Entry, Options
-from uda_jax.networks.convolution import Conv, uniform_fan_in
+from uda_jax.networks.convolution import Conv, small_conv, uniform_fan_in
 from uda_jax.networks.translators import NORMAL, instance_norm
 from uda_jax.schema import config_field
 
@@ -88,7 +88,8 @@ class PatchDiscriminator(nn.Module):
         o = self.options
 
         def conv(features, stride, name):
-            return nn.Conv(features, (4, 4), stride, 1, kernel_init=NORMAL, dtype=o.dtype, name=name)
+            options = {"kernel_init": NORMAL, "dtype": o.dtype, "conv_general_dilated": small_conv}
+            return nn.Conv(features, (4, 4), stride, 1, name=name, **options)
 
         x = nn.leaky_relu(conv(o.width, 2, "conv1")(images), 0.2)
         for i, stride in ((2, 2), (3, 2), (4, 1)):

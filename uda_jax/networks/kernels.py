@@ -64,6 +64,36 @@ def _dilated_conv_backward(dilation: int, saved: tuple, cotangent: jax.Array) ->
 dilated_conv.defvjp(_dilated_conv_forward, _dilated_conv_backward)
 
 
+def patch_products(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> jax.Array:
+    """Computes a convolution as one matrix product of the patches under the kernel, laid out side by side.
+
+    On the CPU this form trains several times as fast as XLA's where the result is smaller than the kernel, for whose
+    gradients XLA has only a naive loop, and where there are few input channels, such as those of small grey pictures.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[k, l, C, D]`.
+      strides, padding: of rows and columns, the padding before and after.
+
+    Returns:
+      `[B, h, w, D]`.
+    """
+    rows, columns, channels, features = kernel.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = (
+        (n - size) // step + 1 for n, size, step in zip(x.shape[1:3], (rows, columns), strides, strict=True)
+    )
+    ends = strides[0] * (height - 1) + 1, strides[1] * (width - 1) + 1
+    parts = [
+        x[:, row : row + ends[0] : strides[0], column : column + ends[1] : strides[1]]
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return project(jnp.concatenate(parts, axis=-1), kernel.reshape(rows * columns * channels, features))
+
+
 def project(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """Returns `x` `[B, H, W, C]` times `matrix` `[C, D]`.
 

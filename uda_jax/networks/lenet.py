@@ -6,6 +6,7 @@ channel, not in PyTorch's.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,11 @@ from flax import linen as nn
 from uda_jax.errors import UserError
 from uda_jax.networks.base import Entry, Options, patterns
 from uda_jax.networks.batch_norm import BatchNorm
+from uda_jax.networks.convolution import small_conv
 from uda_jax.networks.kernels import max_pool
+from uda_jax.schema import config_field
 
+FEW_CHANNELS_CONV = functools.partial(small_conv, few_channels=True)
 XAVIER = nn.initializers.xavier_normal()
 
 # Two unpadded 5x5 convolutions, each followed by a halving, leave one pixel of 16.
@@ -23,8 +27,17 @@ LENET_SMALLEST = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class DigitOptions(Options):
-    """What `networks.build` accepts for "lenet" and "dtn"."""
+class DTNOptions(Options):
+    """What `networks.build` accepts for "dtn"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeNetOptions(Options):
+    """What `networks.build` accepts for "lenet"."""
+
+    grey: bool = config_field(
+        False, "Whether it sees the mean of the image's channels alone, as CyCADA's LeNet sees grey digits."
+    )
 
 
 class LeNet(nn.Module):
@@ -35,17 +48,18 @@ class LeNet(nn.Module):
 
     Attributes:
       num_classes: channels of the logits.
-      options: the type.
+      options: whether images are seen in grey, and the type.
     """
 
     num_classes: int
-    options: DigitOptions = DigitOptions()
+    options: LeNetOptions = LeNetOptions()
 
     def setup(self):
         """Names the layers; each creates its parameters when first called."""
         dtype = self.options.dtype
-        self.conv1 = nn.Conv(20, (5, 5), padding=0, kernel_init=XAVIER, dtype=dtype)
-        self.conv2 = nn.Conv(50, (5, 5), padding=0, kernel_init=XAVIER, dtype=dtype)
+        options = {"padding": 0, "kernel_init": XAVIER, "dtype": dtype, "conv_general_dilated": FEW_CHANNELS_CONV}
+        self.conv1 = nn.Conv(20, (5, 5), **options)
+        self.conv2 = nn.Conv(50, (5, 5), **options)
         self.channel_dropout = nn.Dropout(0.5, broadcast_dims=(1, 2))
         self.fc1 = nn.Dense(500, kernel_init=XAVIER, dtype=dtype)
         self.feature_dropout = nn.Dropout(0.5)
@@ -71,7 +85,8 @@ class LeNet(nn.Module):
                 f"network.lenet: expected images of at least {LENET_SMALLEST}x{LENET_SMALLEST} pixels, "
                 f"got {height}x{width}; enlarge the size of the data"
             )
-        x = nn.relu(max_pool(self.conv1(images), 2, 2))
+        x = jnp.mean(images, axis=-1, keepdims=True) if self.options.grey else images
+        x = nn.relu(max_pool(self.conv1(x), 2, 2))
         x = self.channel_dropout(self.conv2(x), deterministic=not train)
         x = nn.relu(max_pool(x, 2, 2))
         features = self.fc1(_flatten(x)).astype(jnp.float32)
@@ -95,7 +110,7 @@ class DTN(nn.Module):
     """
 
     num_classes: int
-    options: DigitOptions = DigitOptions()
+    options: DTNOptions = DTNOptions()
 
     def setup(self):
         """Names the layers; each creates its parameters when first called."""
@@ -146,6 +161,6 @@ def _flatten(x: jax.Array) -> jax.Array:
 
 
 NETWORKS = {
-    "lenet": Entry(LeNet, DigitOptions, layers=patterns(("conv1/", "conv2/", "fc1/"))),
-    "dtn": Entry(DTN, DigitOptions, layers=patterns(("(conv|bn)1/", "(conv|bn)2/", "(conv|bn)3/", "(fc1|bn4)/"))),
+    "lenet": Entry(LeNet, LeNetOptions, layers=patterns(("conv1/", "conv2/", "fc1/"))),
+    "dtn": Entry(DTN, DTNOptions, layers=patterns(("(conv|bn)1/", "(conv|bn)2/", "(conv|bn)3/", "(fc1|bn4)/"))),
 }

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from uda_jax.networks.base import Entry
 from uda_jax.networks.convolution import FLOAT32
-from uda_jax.networks.translators import TranslatorOptions
+from uda_jax.networks.translators import TranslatorOptions, as_image, seen
 
 
 class RefinerBlock(nn.Module):
@@ -54,11 +54,12 @@ class Refiner(nn.Module):
           float32 RGB images `[B, H, W, 3]` in [-1, 1].
         """
         o = self.options
-        x = nn.relu(_conv(o.width, 3, "conv1", o.dtype)(x))
+        x = nn.relu(_conv(o.width, 3, "conv1", o.dtype)(seen(x, o)))
         block_class = nn.remat(RefinerBlock) if o.remat else RefinerBlock
         for i in range(o.blocks):
             x = block_class(o.dtype, name=f"block_{i}")(x)
-        return jnp.tanh(_conv(3, 1, "output", o.dtype)(x).astype(jnp.float32))
+        drawn = _conv(1 if o.grey else 3, 1, "output", o.dtype)(x)
+        return as_image(jnp.tanh(drawn.astype(jnp.float32)))
 
 
 def _conv(features: int, size: int, name: str, dtype: Any) -> nn.Conv:

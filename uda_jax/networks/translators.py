@@ -33,6 +33,9 @@ class TranslatorOptions(Options):
     width: int = config_field(64, "Channels of the first layer; a translator's blocks have four times as many.", low=1)
     blocks: int = config_field(9, "Residual blocks, a translator's at a quarter of the image's size.", low=1)
     remat: bool = config_field(False, "Whether blocks recompute their activations in the backward pass to save memory.")
+    grey: bool = config_field(
+        False, "Whether it sees the mean of the image's channels, and draws one in place of three equal ones."
+    )
 
 
 class TransposedConv(nn.Module):
@@ -123,6 +126,7 @@ class Translator(nn.Module):
         """
         _check_size(x)
         o = self.options
+        x = seen(x, o)
         x = nn.relu(instance_norm(ImageConv(o.width, 7, grouped_convolve, o.dtype, name="conv1")(reflect(x, 3))))
         for i in (1, 2):
             x = nn.relu(instance_norm(_conv(2**i * o.width, 3, f"down_{i}", o.dtype, strides=2, padding=1)(x)))
@@ -131,7 +135,20 @@ class Translator(nn.Module):
             x = block_class(o.dtype, name=f"block_{i}")(x)
         for i in (1, 2):
             x = nn.relu(instance_norm(TransposedConv(4 // 2**i * o.width, o.dtype, name=f"up_{i}")(x)))
-        return jnp.tanh(ImageConv(3, 7, output_convolve, o.dtype, name="output")(reflect(x, 3)))
+        drawn = ImageConv(1 if o.grey else 3, 7, output_convolve, o.dtype, name="output")(reflect(x, 3))
+        return as_image(jnp.tanh(drawn))
+
+
+def seen(x: jax.Array, options: TranslatorOptions) -> jax.Array:
+    """Returns what a translator sees of `[B, H, W, C]`: in grey, the mean of the first three channels, and the rest."""
+    if not options.grey:
+        return x
+    return jnp.concatenate([jnp.mean(x[..., :3], axis=-1, keepdims=True), x[..., 3:]], axis=-1)
+
+
+def as_image(drawn: jax.Array) -> jax.Array:
+    """Returns an image of three channels `[B, H, W, 3]`, equal ones for a drawn map of one."""
+    return jnp.broadcast_to(drawn, (*drawn.shape[:3], 3))
 
 
 def _conv(features: int, size: int, name: str, dtype: Any, **options: Any) -> nn.Conv:

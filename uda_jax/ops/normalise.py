@@ -42,3 +42,8 @@ def normalise(images: jax.Array, convention: str) -> jax.Array:
 def from_tanh(images: jax.Array) -> jax.Array:
     """Undoes `normalise` by "tanh": float images in -1..1, as a translator draws them, on the scale of 0 to 255."""
     return (images + 1.0) * 127.5
+
+
+def to_pixels(images: jax.Array) -> jax.Array:
+    """Returns what a translator drew, float RGB `[B, H, W, 3]` in -1..1, as uint8 images, rounded and clipped."""
+    return jnp.clip(jnp.round(from_tanh(images)), 0, 255).astype(jnp.uint8)

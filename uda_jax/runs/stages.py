@@ -28,6 +28,8 @@ from uda_jax.schema import from_mapping
 
 # In a domain of a stage, the folder of the run: what an earlier stage wrote is only found there.
 WORKDIR = "{workdir}"
+# The fields of a domain that may name such files.
+_WRITTEN_EARLIER = ("names_file", "labels_from", "images_from")
 
 
 class Stopped(Exception):
@@ -276,11 +278,11 @@ def needs_workdir(domain: Domain) -> bool:
 
 
 def _late_fields(domain: Domain) -> list[str]:
-    return [name for name in ("names_file", "labels_from") if WORKDIR in (getattr(domain, name) or "")]
+    return [name for name in _WRITTEN_EARLIER if WORKDIR in (getattr(domain, name) or "")]
 
 
 def _before_the_run(domain: Domain) -> Domain:
-    """Returns a domain without the lists and labels that earlier stages of the run are still to write."""
+    """Returns a domain without the lists, labels and images that earlier stages of the run are still to write."""
     late = _late_fields(domain)
     fields = tuple(field for field in domain.fields if field != "label" or "labels_from" not in late)
     mix = domain.mix and {name: _before_the_run(member) for name, member in domain.mix.items()}

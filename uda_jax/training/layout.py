@@ -22,6 +22,7 @@ class StageFiles:
       scores: the frames' scores as far as a ranking has come.
       pseudo_labels: folder of the labels that were predicted, `<frame name>.png`.
       easiest, hardest: folders of pictures of a few ranked frames.
+      translated: folder of the images that were translated, `<frame name>.png`.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -39,6 +40,7 @@ class StageFiles:
         self.scores = self.path / "scores.jsonl"
         self.pseudo_labels = self.path / "pseudo_labels"
         self.easiest, self.hardest = self.path / "easiest", self.path / "hardest"
+        self.translated = self.path / "translated"
 
 
 class RunFiles:

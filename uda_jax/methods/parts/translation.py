@@ -31,12 +31,13 @@ class Translator:
     width: int = config_field(64, "Channels of its first layer.", low=1)
     blocks: int = config_field(9, "Residual blocks; SimGAN has 4.", low=1)
     remat: bool = config_field(False, "Recompute its blocks' activations in the backward pass to save memory.")
+    grey: bool = config_field(False, "Whether it sees and draws grey images, three equal channels.")
     optimiser: Optimiser = config_field(CYCLEGAN_ADAM, "Its optimiser.")
 
     def build(self, precision: str) -> nn.Module:
         """Returns the Flax module, which takes its channels from its input."""
-        options = {"width": self.width, "blocks": self.blocks, "remat": self.remat, "dtype": compute_dtype(precision)}
-        return networks.build(self.name, 1, **options)
+        options = {name: getattr(self, name) for name in ("width", "blocks", "remat", "grey")}
+        return networks.build(self.name, 1, dtype=compute_dtype(precision), **options)
 
 
 class ImageDiscriminator(NamedTuple):

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import jax
+from jax.experimental import multihost_utils
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -39,3 +42,9 @@ class Kind:
     def empty_lists(self) -> tuple[str, ...]:
         """Returns the file names of its lists of frames that will be empty; domains that read one are left out."""
         return ()
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process of the run has come here; `name` tells one such place from another."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -24,7 +24,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from uda_jax import losses, ops
 from uda_jax.data.io import atomic, json_lines
@@ -34,7 +33,7 @@ from uda_jax.errors import UserError
 from uda_jax.methods.parts.forward import update_statistics
 from uda_jax.report import pictures
 from uda_jax.runs import states
-from uda_jax.runs.kinds.base import Kind
+from uda_jax.runs.kinds.base import Kind, wait_for_all
 from uda_jax.runs.stages import Context, Stage, Stopped
 from uda_jax.runs.workdir import Workdir
 from uda_jax.schema import config_field
@@ -162,7 +161,7 @@ class _Ranking:
             if self.context.stop():
                 raise Stopped(f"stopped while ranking in stage {self.stage.name}; the same command goes on from there")
         # Nobody reads the labels before every process has written its own.
-        _wait_for_all("ranked")
+        wait_for_all("ranked")
         frames = _records(self.files)
         easy, hard = ops.split_by_score(np.array([frame["score"] for frame in frames]), self.section.fraction)
         if self.context.first_process:
@@ -224,7 +223,7 @@ class _Ranking:
             done += 1
         # The last batch is padded: it is complete with fewer frames, and then nothing is left to do.
         first = len(batches) if done == len(batches.dataset) else done // self.section.batch_size
-        _wait_for_all("counted")  # Each process counts before any goes on writing.
+        wait_for_all("counted")  # Each process counts before any goes on writing.
         if jax.process_index() == 0:
             json_lines.write(self.files.scores, _records(self.files)[: first * self.section.batch_size])
         return batches.since(first)
@@ -265,10 +264,10 @@ class _Ranking:
         """Saves what the network makes of some frames, for the report."""
         if not names:
             return
-        _wait_for_all("listed")
+        wait_for_all("listed")
         if jax.process_index() == 0:
             atomic.write(folder / "names.txt", "".join(f"{name}\n" for name in names))
-        _wait_for_all("names written")
+        wait_for_all("names written")
         few = dataclasses.replace(self.domain, names_file=str(folder / "names.txt"), count=None)
         batches = self._batches(few, jax.device_count())
         for batch, found in self._predictions(batches, None):
@@ -299,8 +298,3 @@ def _records(files: StageFiles) -> list[dict[str, Any]]:
 
 def _label_file(files: StageFiles, name: str) -> Path:
     return files.pseudo_labels / f"{name}.png"
-
-
-def _wait_for_all(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
