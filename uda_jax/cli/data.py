@@ -54,12 +54,13 @@ def _datasets(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from uda_jax.data.checks import check
+    from uda_jax.data.checks.splits import available_splits
     from uda_jax.errors import printable
 
     name, root, splits, passed = options.dataset, options.root, options.split, {}
     given = _dataset_options(options.option)
     if not splits:
-        splits, passed = check.available_splits(name, root, options.label_space, given)
+        splits, passed = available_splits(name, root, options.label_space, given)
     if options.fix_list and len(splits) > 1:
         raise UserError(f"--fix-list: a list belongs to one split; add --split, one of {', '.join(splits)}")
     if absent := [split for split, reason in passed.items() if ": no folder " in reason]:

@@ -335,8 +335,8 @@ def _settings(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _comparable(one: Group, other: Group) -> bool:
-    keys = ((group.benchmark, group.family, group.column, group.rows[0].get("selection")) for group in (one, other))
-    return next(keys) == next(keys)
+    key = lambda group: (group.benchmark, group.family, group.column, group.rows[0].get("selection"))  # noqa: E731
+    return key(one) == key(other)
 
 
 def _is_error(column: str) -> bool:

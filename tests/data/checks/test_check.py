@@ -10,7 +10,8 @@ from PIL import Image
 from uda_jax.cli import main
 from uda_jax.data.base import Dataset
 from uda_jax.data.checks import check, inspection
-from uda_jax.data.checks.check import available_splits, check_dataset, default_label_space
+from uda_jax.data.checks.check import check_dataset
+from uda_jax.data.checks.splits import available_splits, default_label_space
 from uda_jax.data.pipeline.domains import Domain, open_domain
 from uda_jax.errors import UserError
 

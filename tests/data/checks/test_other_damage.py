@@ -18,7 +18,8 @@ from more_layouts import MORE_LAYOUTS
 
 from uda_jax.data import get_dataset
 from uda_jax.data.base import Dataset
-from uda_jax.data.checks.check import check_dataset, default_label_space
+from uda_jax.data.checks.check import check_dataset
+from uda_jax.data.checks.splits import default_label_space
 from uda_jax.data.pipeline.domains import Domain, open_domain
 from uda_jax.errors import UserError
 

@@ -11,7 +11,6 @@ for the `names_file` of a domain. A *note* is worth knowing and may be meant.
 import collections
 import contextlib
 import dataclasses
-import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from uda_jax.data import known_splits, open_dataset, published_counts, reader
+from uda_jax.data import open_dataset, published_counts
 from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.checks import inspection
 from uda_jax.data.checks.inspection import LISTED, Finding, Range
 from uda_jax.data.checks.label_files import Stored, class_notes, palette_notes
+from uda_jax.data.checks.splits import default_label_space
 from uda_jax.data.io.archives import Problem, Tree
 from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
@@ -149,44 +149,6 @@ def check_dataset(
             builder.add(index, finding)
             bar.update()
     return builder.report(split, published_counts(name).get(split))
-
-
-def available_splits(
-    name: str,
-    root: str | os.PathLike | None,
-    label_space: str | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> tuple[list[str], dict[str, str]]:
-    """Returns the splits to check of a folder, and why others are skipped over.
-
-    A split whose frames other splits hold already is left out without a word. A data set that is not read from files
-    gives its first split alone.
-
-    Returns:
-      Names of splits, at least one, and {split: reason}.
-    """
-    known = list(known_splits(name))
-    if root is None:
-        return known[:1], {}
-    images, skipped = {}, {}
-    for split in known:
-        try:
-            dataset = open_dataset(name, root, split, label_space or default_label_space(name), **(options or {}))
-        except UserError as error:
-            skipped[split] = str(error)
-        else:
-            images[split] = {dataset.files(k).get("image", (split, k)) for k in range(len(dataset))}
-    kept, seen = set(), set()
-    for split in sorted(images, key=lambda split: -len(images[split])):
-        if not images[split] or not images[split] <= seen:
-            kept.add(split)
-            seen |= images[split]
-    return ([split for split in known if split in kept], skipped) if kept else (known[:1], {})
-
-
-def default_label_space(name: str) -> str:
-    """Returns the label space that a data set takes if none is named."""
-    return inspect.signature(reader(name)).parameters["label_space"].default
 
 
 class _ReportBuilder:
