@@ -1,7 +1,4 @@
-"""Result rows: reading, checking, grouping over seeds, and README's tables.
-
-A row says how one run ended; `rows.KEYS` lists what it holds.
-"""
+"""Result rows, which say how runs ended: reading, checking, grouping over seeds, and README's tables."""
 
 import dataclasses
 import json
