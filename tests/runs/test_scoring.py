@@ -213,7 +213,7 @@ def test_a_choice_without_anything_to_choose_by_is_refused_before_anything_is_wr
     with pytest.raises(UserError, match="^config.train.evaluate_every: expected .* above 0, since .*selection chooses"):
         train.run(once, tmp_path / "run", results.Invocation())
     blind = dataclasses.replace(FAR, fields=("image",))
-    with pytest.raises(UserError, match=r"^config.evaluation.final: expected labels to choose .* selection=last"):
+    with pytest.raises(UserError, match=r"^config.evaluation.final: expected labels to choose .*selection=last"):
         run(tmp_path, final=blind, unlabelled=True, selection="best_on_target_val")
     with pytest.raises(UserError, match=r"config.evaluation.joint: expected 'none', since no frame of .*final.far"):
         run(tmp_path, final={"near": NEAR, "far": blind}, unlabelled=True, joint="mean")
