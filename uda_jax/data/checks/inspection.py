@@ -106,23 +106,8 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
             notes[NO_CLASS] = "label"
         elif example["label"].size > 1 and np.count_nonzero(pixels) == 1:
             notes[ONE_CLASS] = "label"
-    for field, spec in MAPS.items():
-        if spec.unit is not None and field in example:
-            values = example[field]
-            if not np.isfinite(values).all() or (values < 0).any():
-                problems.setdefault(
-                    field, f"{where[field]}: {field} holds negative or infinite values; replace the file"
-                )
-                continue
-            valid = values[values > 0]
-            low, high = (float(valid.min()), float(valid.max())) if valid.size else (np.inf, -np.inf)
-            ranges[field] = Range(low, high, valid.size, values.size)
-            if not valid.size:
-                notes[NO_VALUE.format(field)] = field
-            elif valid.size > 1 and low == high:
-                notes[ONE_VALUE.format(field)] = field
-            if valid.size and spec.unit == "m" and (low > _FAR or high < _NEAR):
-                notes[ODD_UNIT.format(field)] = field
+    for field in (field for field, spec in MAPS.items() if spec.unit is not None and field in example):
+        ranges[field] = _look_at_values(field, example[field], where[field], problems, notes)
     if "image" in example and _is_plain(example["image"]):
         notes[ONE_COLOUR] = "image"
     sizes = {field: np.shape(example[field])[:2] for field in MAPS if field in example}
@@ -132,7 +117,25 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
     distances = [field for field in sizes if MAPS[field].may_differ_in_size]
     if not problems and (odd := [field for field in distances if sizes[field] != sizes.get("image", sizes[field])]):
         notes[OTHER_DEPTH_SIZE] = odd[0]
-    return Finding(problems, notes, kinds, sizes, pixels, ranges, stored)
+    return Finding(problems, notes, kinds, sizes, pixels, {k: v for k, v in ranges.items() if v}, stored)
+
+
+def _look_at_values(
+    field: str, values: np.ndarray, where: str, problems: dict[str, str], notes: dict[str, str]
+) -> Range | None:
+    """Returns the range of a map's values, and adds what is odd about them; None if they cannot be."""
+    if not np.isfinite(values).all() or (values < 0).any():
+        problems.setdefault(field, f"{where}: {field} holds negative or infinite values; replace the file")
+        return None
+    valid = values[values > 0]
+    low, high = (float(valid.min()), float(valid.max())) if valid.size else (np.inf, -np.inf)
+    if not valid.size:
+        notes[NO_VALUE.format(field)] = field
+    elif valid.size > 1 and low == high:
+        notes[ONE_VALUE.format(field)] = field
+    if valid.size and MAPS[field].unit == "m" and (low > _FAR or high < _NEAR):
+        notes[ODD_UNIT.format(field)] = field
+    return Range(low, high, valid.size, values.size)
 
 
 def _decoded(

@@ -124,11 +124,8 @@ def prepare(
     positions = _positions(opened, dataset, names_file)
     fields = _fields(opened, fields)
     require_sound(opened if names_file is None else Selection(opened, positions), dataset, fields)
-    settings = {
-        **{"dataset": dataset, "options": plain(source.options), "size": plain(size)},
-        **(rules if size else dict.fromkeys(rules)),
-    }
-    settings |= {"recode": recode, "fields": list(fields)}
+    settings = {"dataset": dataset, "options": plain(source.options), "size": plain(size)}
+    settings |= (rules if size else dict.fromkeys(rules)) | {"recode": recode, "fields": list(fields)}
     encoder = Encoder(opened, fields, size, transforms.Resampling(image_resampling, disparity_resampling), fit, recode)
     folder = Path(out).expanduser()
     with atomic.locked(folder, "--out", "uda prepare"):
