@@ -119,10 +119,10 @@ def get_config(setting: str = "streets") -> ConfigDict:
     inter = config.experiment(config.load(f"{recipe.inter}:{base}{variant}"))
     label = "/".join(filter(None, ("intrada", setting.partition(",")[2])))
     experiment = benchmarks.get(base, label, ("source", "target"))
-    if name == SEVERAL_TARGETS:
-        inter, experiment = _several_targets(inter), _several_targets(experiment)
     if recipe.translated:
         inter = translated.with_translated_source(inter)
+    if name == SEVERAL_TARGETS:
+        inter, experiment = _several_targets(inter), _several_targets(experiment)
     steps = experiment.train.steps if published else max(1, round(INTRA_SHARE * experiment.train.steps))
     inter_steps = PUBLISHED_INTER_STEPS if published else experiment.train.steps - steps
     start_from = {"segmenter": "inter"} if (recipe.from_inter or not published) and not recipe.from_weights else None
@@ -224,7 +224,7 @@ def settings_of(variant: str) -> list[str]:
     """Returns the settings that a variant has: those that its first stage has."""
     recipe = VARIANTS[variant]
     if recipe.translated:
-        return list(translated.FOLDERS)
+        return [*translated.FOLDERS, SEVERAL_TARGETS]
     first = importlib.import_module(f"uda_jax.configs.{recipe.inter}")
     theirs = getattr(first, "SETTINGS", benchmarks.SETTINGS)
     # Several targets are a setting of this file's own.

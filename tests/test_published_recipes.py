@@ -179,7 +179,7 @@ def test_only_the_first_stages_source_is_translated(reference, folder):
 
 @pytest.mark.parametrize("reference", ["intrada:smoke,translated", "dada:streets,translated"])
 def test_a_source_without_a_translated_copy_has_no_such_variant(reference):
-    with pytest.raises(UserError, match="--config: unknown variant 'translated'"):
+    with pytest.raises(UserError, match="--config: variant 'translated': expected a benchmark"):
         config.load(reference)
 
 

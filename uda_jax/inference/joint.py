@@ -34,15 +34,16 @@ def mean_of(summaries: Sequence[Summary]) -> dict[str, Any]:
     """Returns the mean of each figure over the splits.
 
     A figure that a split lacks is None, since a mean over the others would be of other data. Classes are an exception:
-    one that is neither labelled nor predicted in a split has no IoU there, and its mean is that of the other splits.
+    one that is neither labelled nor predicted in a split has no IoU or Dice there, and its mean is that of the other splits.
     """
     found = {}
     for group in ("miou", "metrics"):
         names = [name for name in summaries[0][group] if all(name in each[group] for each in summaries)]
         found[group] = {name: _mean([each[group][name] for each in summaries]) for name in names}
-    classes = dict.fromkeys(name for each in summaries for name in each["iou"])
-    values = {name: [each["iou"].get(name) for each in summaries] for name in classes}
-    found["iou"] = {name: _mean([value for value in own if value is not None]) for name, own in values.items()}
+    for group in ("iou", "dice"):
+        classes = dict.fromkeys(name for each in summaries for name in each[group])
+        values = {name: [each[group].get(name) for each in summaries] for name in classes}
+        found[group] = {name: _mean([value for value in own if value is not None]) for name, own in values.items()}
     return found | {"pixel_accuracy": _mean([each["pixel_accuracy"] for each in summaries])}
 
 

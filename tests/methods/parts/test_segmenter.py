@@ -31,7 +31,7 @@ def method_of(reference, *words):
 def test_fields_are_the_networks_own():
     shared = {"name", "input_norm", "align_corners"}
     heads = {"aspp_branches", "aspp_bias", "head_init"}
-    assert fields(Segmenter(name="lenet")) == shared
+    assert fields(Segmenter(name="lenet")) == shared | {"grey"}
     assert fields(Segmenter(name="deeplab_v2_vgg16")) == shared | heads | {"encoder_init", "width"}
     resnet = {"encoder_init", "encoder_style", "bn_mode", "width", "output_stride", "remat"}
     assert fields(SMALL) == shared | heads | resnet | {"multi_level"}
@@ -78,7 +78,10 @@ def test_another_name_keeps_what_differs_from_the_old_defaults():
             "m.multi_levl: unknown field of 'dada_resnet14'; known: align_corners",
         ),
         ({"name": "deeplab_v2_resnet14", "multilevel": True}, "m.multilevel: unknown field of 'deeplab_v2_resnet14'; "),
-        ({"name": "lenet", "width": 4}, "m.width: unknown field of 'lenet'; known: align_corners, input_norm, name"),
+        (
+            {"name": "lenet", "width": 4},
+            "m.width: unknown field of 'lenet'; known: align_corners, grey, input_norm, name",
+        ),
         ({"name": "deeplab_v2_resnet14", "width": 0}, "m.width: expected an integer >= 1, got 0"),
         ({"width": "4"}, "m.width: expected an integer, got '4'"),
         ({"dtype": "bfloat16"}, "m.dtype: unknown field of 'deeplab_v2_resnet101'"),

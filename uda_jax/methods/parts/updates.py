@@ -108,7 +108,7 @@ def update_player(
     params = player.of(state.params)
     updates, opt_state = player.transformation(params).update(player.of(gradients), state.opt_state[name], params)
     metrics = {
-        f"norm/{name}": optax.tree.norm(player.of(gradients)),
+        f"norm/{name}": _norm(player.of(gradients)),
         f"update_norm/{name}": _norm(updates),
         f"learning_rate/{name}": player.learning_rate(state.step if batches is None else batches),
     }
