@@ -34,7 +34,7 @@ def mean_of(summaries: Sequence[Summary]) -> dict[str, Any]:
     """Returns the mean of each figure over the splits.
 
     A figure that a split lacks is None, since a mean over the others would be of other data. Classes are an exception:
-    one that is neither labelled nor predicted in a split has no IoU or Dice there, and its mean is that of the other splits.
+    one that is neither labelled nor predicted in a split has no IoU or Dice there, and its mean is that of the others.
     """
     found = {}
     for group in ("miou", "metrics"):
