@@ -54,7 +54,8 @@ def test_depths_are_summed_too_and_what_one_split_lacks_is_left_out():
 
 
 def test_a_figure_that_a_split_lacks_has_no_mean():
-    of = lambda **changes: {"miou": {"19": 0.5}, "metrics": {}, "iou": {}, "pixel_accuracy": 0.5} | changes  # noqa: E731
+    plain = {"miou": {"19": 0.5}, "metrics": {}, "iou": {}, "dice": {}, "pixel_accuracy": 0.5}
+    of = lambda **changes: plain | changes  # noqa: E731
     found = mean_of([of(metrics={"rmse": 2.0}), of(miou={"19": None}, metrics={"rmse": 4.0}, pixel_accuracy=None)])
     assert found["miou"] == {"19": None} and found["pixel_accuracy"] is None and found["metrics"] == {"rmse": 3.0}
     assert mean_of([of(), of(miou={"16": 0.4})])["miou"] == {}

@@ -294,6 +294,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(make_folder, tmp_path):
     assert [state[0] for state in states] == ["1", "2", "3", "4", "5"] and {state[2] for state in states} == {"False"}
     with pytest.raises(UserError, match=r"split 'train' is not finished; run the same 'uda prepare' again$"):
         get_dataset("folder", tmp_path / "out", "train")
+    # What a process leaves that is killed between writing a file and giving it its name.
+    for name in ("unfinished-train.json", "manifest.json"):
+        (tmp_path / "out" / f".{name}.4711-0123abcd").write_text("{")
     summary = command.prepare("folder", root, tmp_path / "out", shard_bytes=1, workers=1)
     assert summary.shards == 40 and 0 < summary.written < 40 - 15
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")

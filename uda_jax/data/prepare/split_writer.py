@@ -1,6 +1,7 @@
 """Writing one split into a prepared folder: what is there already, what is missing, and the files that record it."""
 
 import contextlib
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -69,8 +70,10 @@ class SplitWriter:
         self._journal = journal(tfds_split(split), folder)
         self._manifest = read_manifest(folder) or {"format": FORMAT, **settings, "splits": {}}
         self._check_folder()
-        for partial in folder.glob(f".{self._stem()}*"):
-            partial.unlink()
+        # The folder is locked: what is half-written there was left by a process that was killed.
+        for name in (self._stem(), f"{self._journal.name}.", f"{MANIFEST}."):
+            for partial in folder.glob(f".{glob.escape(name)}*"):
+                partial.unlink()
         names = json.dumps([encoder.dataset.name(position) for position in positions])
         progress = self._earlier(hashlib.sha256(names.encode()).hexdigest(), len(positions))
         if progress["frames_per_shard"] is None:
