@@ -84,7 +84,7 @@ def _settings(tflops: float) -> int:
     width = max(len(setting.reference) for setting in found)
     show(
         "Hours are an estimate, as none of these settings has been timed: three forwards' operations per image, on a\n"
-        f"device that sustains {tflops:g} TFLOP/s. Two CPU cores sustain 0.2; give yours with --tflops.\n"
+        f"device that sustains {tflops:g} TFLOP/s. Two cores of AMD EPYC sustain 0.27; give yours with --tflops.\n"
     )
     show(f"{'setting':{width}}  {'steps':>7}  {'hours':>5}  paper's figure, percent; weights")
     for setting in found:

@@ -107,26 +107,26 @@ class Cycada(base.SegmentationMethod):
             "segmenter": self.player("segmenter", optimiser=self.optimiser, schedule=constant),
         }
         optimiser = self.image_discriminator.optimiser
-        judges = self.player(IMAGE_DISCRIMINATOR, BACK_DISCRIMINATOR, optimiser=optimiser)
-        return generators, {IMAGE_DISCRIMINATOR: judges}
+        both = self.player(IMAGE_DISCRIMINATOR, BACK_DISCRIMINATOR, optimiser=optimiser)
+        return generators, {IMAGE_DISCRIMINATOR: both}
 
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
         """Returns the first state, with empty pools of images."""
         variables = {"segmenter": self.initial_segmenter(key, example_batch)}
         sizes = {name: example_batch[name]["image"].shape[1:3] for name in ("source", "target")}
         module = self.translator.build(self.precision)
-        judge = self._discriminator.module
+        discriminator = self._discriminator.module
         # Key 0 is the segmenter's.
         networks = ((TRANSLATOR, module, "source"), (BACK_TRANSLATOR, module, "target"))
-        networks += ((IMAGE_DISCRIMINATOR, judge, "target"), (BACK_DISCRIMINATOR, judge, "source"))
+        networks += ((IMAGE_DISCRIMINATOR, discriminator, "target"), (BACK_DISCRIMINATOR, discriminator, "source"))
         for number, (name, network, domain) in enumerate(networks, start=1):
             variables[name] = network.init(jax.random.fold_in(key, number), jnp.zeros((1, *sizes[domain], 3)))
-        generators, judges = self.players()
+        generators, discriminators = self.players()
         pools = {}
         if self.image_pool:
             pools = {"translated": ops.empty_pool(self.image_pool, sizes["source"])}
             pools["back"] = ops.empty_pool(self.image_pool, sizes["target"])
-        return initial_state(key, variables, {**generators, **judges}, extra=pools)
+        return initial_state(key, variables, {**generators, **discriminators}, extra=pools)
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration: G, F and C against constant discriminators, then these on what was drawn, old or new."""
@@ -138,9 +138,11 @@ class Cycada(base.SegmentationMethod):
             cycle = jnp.mean(jnp.abs(back(drawn.translated) - source)) + jnp.mean(jnp.abs(there(drawn.back) - target))
             losses = {
                 "adversarial_image": self.image_weight
-                * self._discriminator.adversarial_loss(_judge(params, IMAGE_DISCRIMINATOR), drawn.translated),
+                * self._discriminator.adversarial_loss(
+                    _discriminator_params(params, IMAGE_DISCRIMINATOR), drawn.translated
+                ),
                 "adversarial_back": self.back_weight
-                * self._discriminator.adversarial_loss(_judge(params, BACK_DISCRIMINATOR), drawn.back),
+                * self._discriminator.adversarial_loss(_discriminator_params(params, BACK_DISCRIMINATOR), drawn.back),
                 "cycle": self.cycle_weight * cycle,
             }
             learnt, statistics = self._classifier_losses(params, state, batch["source"])
@@ -150,14 +152,14 @@ class Cycada(base.SegmentationMethod):
                 enough = jax.lax.stop_gradient(learnt["segmentation"]) < self.semantic_below
                 terms = self._semantic_losses(params, state, drawn, batch)
                 losses |= {name: self.semantic_weight * enough * value for name, value in terms.items()}
-            shown, pools = self._exchange(state, drawn)
-            return GeneratorLosses(losses, shown, {"segmenter": statistics}, pools)
+            inputs, pools = self._exchange(state, drawn)
+            return GeneratorLosses(losses, inputs, {"segmenter": statistics}, pools)
 
-        def discriminator_loss(params, shown: Images) -> DiscriminatorLosses:
+        def discriminator_loss(params, inputs: Images) -> DiscriminatorLosses:
             losses, metrics = {}, {}
-            judged = ((IMAGE_DISCRIMINATOR, shown.translated, target), (BACK_DISCRIMINATOR, shown.back, source))
-            for name, images, real in judged:
-                loss, share = self._discriminator.discriminator_loss(_judge(params, name), images, real)
+            pairs = ((IMAGE_DISCRIMINATOR, inputs.translated, target), (BACK_DISCRIMINATOR, inputs.back, source))
+            for name, images, real in pairs:
+                loss, share = self._discriminator.discriminator_loss(_discriminator_params(params, name), images, real)
                 losses[name], metrics[f"{name}/accuracy"] = loss, share
             return DiscriminatorLosses(losses, metrics)
 
@@ -210,17 +212,17 @@ class Cycada(base.SegmentationMethod):
         return {"semantic": losses["segmentation"], "semantic_back": back}
 
     def _exchange(self, state: base.TrainState, drawn: Images) -> tuple[Images, dict[str, Any]]:
-        """Returns what the discriminators shall see, detached, and the pools after it."""
+        """Returns the discriminators' inputs, detached, and the pools after them."""
         drawn = jax.lax.stop_gradient(drawn)
-        shown, pools = {}, {}
+        inputs, pools = {}, {}
         for number, (name, images) in enumerate(drawn._asdict().items(), start=1):
             if name in state.extra:
                 key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), number)
-                shown[name], pools[name] = ops.exchange_with_pool(state.extra[name], images, key)
-        return drawn._replace(**shown), pools
+                inputs[name], pools[name] = ops.exchange_with_pool(state.extra[name], images, key)
+        return drawn._replace(**inputs), pools
 
 
-def _judge(params: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _discriminator_params(params: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Returns the parameters of one of the two discriminators where the section of image discriminators reads them."""
     return {IMAGE_DISCRIMINATOR: params[name]}
 
