@@ -19,6 +19,8 @@ def prepare_jax() -> None:
     # A user without a home, as in many containers, compiles anew.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "uda_jax" / "xla"))
+        # The programs that draw parameters take less than the second from which JAX keeps them.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def add_step(parser: argparse.ArgumentParser, default: str | None = "last") -> None:
