@@ -13,6 +13,7 @@ from grain import MapDataset
 
 from uda_jax import config
 from uda_jax.cli import main
+from uda_jax.config import StageConfig
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.methods.base import TrainState
@@ -253,3 +254,18 @@ def test_damage_is_one_line(copy, file, capsys):
     assert main(["inspect", str(copy.path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("uda: error: ") and f"{copy.path}/train/checkpoints/4: " in line and "delete it" in line
+
+
+def test_the_last_stage_with_a_checkpoint_is_opened(copy, tiny_experiment):
+    stages = {"first": StageConfig(method={"name": "advent", "objective": "entropy"}), "last": StageConfig()}
+    copy.prepare(dataclasses.replace(tiny_experiment, stages=stages, recipe=("first", "last")), SPACE)
+    (copy.path / "train").rename(copy.path / "first")
+    copy.stage("first").finished.write_text("{}")
+    assert inspection.open_snapshot(copy.path).stage == "first"
+    found = overview.gather(copy)
+    assert {name: (stage["finished"], len(stage["checkpoints"])) for name, stage in found["stages"].items()} == {
+        "first": (True, 2),
+        "last": (False, 0),
+    }
+    with pytest.raises(UserError, match="last: no checkpoint yet; train it first"):
+        overview.gather(copy, "last")
