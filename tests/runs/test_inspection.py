@@ -231,10 +231,12 @@ def test_a_run_without_a_checkpoint_is_told_of(tmp_path, tiny_experiment, capsys
     assert "train: no checkpoint yet; train it first" in capsys.readouterr().err
 
 
-def test_adamw_is_told_by_the_config(copy, tiny_experiment):
-    method = tiny_experiment.method | {"discriminator": {"optimiser": {"name": "adamw"}}}
+def test_adamw_is_told_by_the_config_of_a_method_that_is_not_installed(copy, tiny_experiment):
+    method = {"name": "absent_package.method", "discriminator": {"optimiser": {"name": "adamw"}}}
     copy.prepare(dataclasses.replace(tiny_experiment, method=method), SPACE)
-    assert overview.gather(copy)["checkpoint"]["players"]["discriminator"]["optimiser"] == "adamw"
+    checkpoint = overview.gather(copy)["checkpoint"]
+    assert checkpoint["method"] == "absent_package.method"
+    assert checkpoint["players"]["discriminator"]["optimiser"] == "adamw"
 
 
 def test_what_cannot_be_told_is_noted(copy, capsys):
@@ -242,8 +244,8 @@ def test_what_cannot_be_told_is_noted(copy, capsys):
     copy.result.write_text("[")
     assert main(["inspect", str(copy.path)]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "metrics.jsonl: no such file or folder; check the path; it holds the learning rates" in text
-    assert "note: " in text and "result.json" in text
+    assert "note: no learning rates: " in text and "metrics.jsonl: no such file or folder" in text
+    assert "result.json" in text
 
 
 @pytest.mark.parametrize("file", ["state/_METADATA", "config/metadata", "state/d"])

@@ -54,18 +54,23 @@ def _report(options: argparse.Namespace) -> int:
 
 def _inspect(options: argparse.Namespace) -> int:
     leave_accelerators_alone()
-    from uda_jax.runs import inspection, overview
     from uda_jax.runs.workdir import Workdir
 
-    workdir = Workdir(options.workdir)
-    found = overview.gather(workdir, options.stage, options.step)
-    full = options.full and found["checkpoint"] is not None
-    snapshot = inspection.open_snapshot(workdir, options.stage, options.step) if full else None
-    if options.json:
-        show(json.dumps(found | ({"arrays": overview.arrays(snapshot)} if full else {}), indent=1))
-    else:
-        show(overview.text(found) + (f"\n\n{overview.parameters(snapshot)}" if full else ""))
+    show(_inspected(Workdir(options.workdir), options))
     return 0
+
+
+def _inspected(workdir: Any, options: argparse.Namespace) -> str:
+    """Returns what `uda inspect` prints of a workdir."""
+    from uda_jax.runs import inspection, overview
+
+    found = overview.gather(workdir, options.stage, options.step)
+    snapshot = None
+    if options.full and found["checkpoint"] is not None:
+        snapshot = inspection.open_snapshot(workdir, options.stage, options.step)
+    if options.json:
+        return json.dumps(found | ({"arrays": overview.arrays(snapshot)} if snapshot else {}), indent=1)
+    return overview.text(found) + (f"\n\n{overview.parameters(snapshot)}" if snapshot else "")
 
 
 def _methods(options: argparse.Namespace) -> int:

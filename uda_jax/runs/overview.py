@@ -192,7 +192,7 @@ def _rates(snapshot: Snapshot, notes: list[str]) -> dict[str, dict[str, Any]]:
     try:
         rows = read_metrics(log)
     except OSError as error:
-        notes.append(f"{os_error_line(error, log)}; it holds the learning rates")
+        notes.append(f"no learning rates: {os_error_line(error, log)}")
         return {}
     for row in rows:
         if row["step"] <= snapshot.step:
