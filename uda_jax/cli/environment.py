@@ -23,6 +23,13 @@ def prepare_jax() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def leave_accelerators_alone() -> None:
+    """Keeps jax off accelerators, for a command that computes nothing: a training may be using them."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+
 def add_step(parser: argparse.ArgumentParser, default: str | None = "last") -> None:
     """Adds `--step`, which chooses among the checkpoints of a run's last stage; None = the one of its result row."""
     text = "checkpoint: last, best on the dev split, or a step that was kept"
