@@ -134,19 +134,20 @@ def test_kill_9_then_the_same_run_gives_the_same_bits(uninterrupted, tiny_config
     assert logged(workdir) == logged(uninterrupted[0])
 
 
-def test_sigterm_saves_and_exits_with_0(uninterrupted, tiny_config, tmp_path):
+def test_sigterm_saves_and_exits_with_the_status_asked_for(uninterrupted, tiny_config, tmp_path):
     """The same command goes on, also with another number of workers."""
     workdir, other = tmp_path / "stopped", tmp_path / "workers"
-    process = subprocess.Popen(command(tiny_config, workdir), stderr=subprocess.PIPE, text=True)
+    words = [*command(tiny_config, workdir), "--stopped-status", "75"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     lines = []
     for line in process.stderr:
         lines.append(line)
         if line.startswith("1/6"):
             process.terminate()
-    assert process.wait() == 0
+    assert process.wait() == 75
     assert "stopped at step" in lines[-1] and "the same command goes on from there" in lines[-1]
     shutil.copytree(workdir, other)
-    subprocess.run(command(tiny_config, workdir), check=True, capture_output=True)
+    subprocess.run(words, check=True, capture_output=True)  # Run to its end, the status is 0.
     assert_same_state(workdir, uninterrupted[0])
     run(config.experiment(config.load(tiny_config, ["--config.train.workers=1"])), other)
     assert_same_state(other, uninterrupted[0])

@@ -9,6 +9,7 @@ from typing import Any
 
 from uda_jax.cli.console import show
 from uda_jax.cli.environment import prepare_jax
+from uda_jax.errors import UserError
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -22,6 +23,13 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     train.add_argument("--coordinator", help="host:port of process 0 of several; auto on TPU pods and SLURM")
     train.add_argument("--num-processes", type=int, help="how many processes there are, unless auto")
     train.add_argument("--process-id", type=int, help="which one this is, from 0, unless auto")
+    train.add_argument(
+        "--stopped-status",
+        type=_exit_status,
+        default=0,
+        metavar="NUMBER",
+        help="exit status of a run that SIGTERM stopped before its end, by which a launcher tells (default 0)",
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -31,21 +39,59 @@ def _train(options: argparse.Namespace) -> int:
     from uda_jax import config
     from uda_jax.runs import results, train
 
-    if options.coordinator == "auto":
-        jax.distributed.initialize()
-    elif options.coordinator:
-        jax.distributed.initialize(options.coordinator, options.num_processes, options.process_id)
+    _join(options.coordinator, options.num_processes, options.process_id)
     experiment = config.experiment(config.load(options.config, options.overrides))
     command = "uda " + shlex.join(options.words)
     try:
         rows = train.run(experiment, options.workdir, results.Invocation(options.config, options.overrides, command))
     except train.Stopped as stopped:
         print(f"uda: {stopped}", file=sys.stderr)
-        return 0
+        return options.stopped_status
     if jax.process_index() == 0:
         nothing = f"{experiment.label}: trained; nothing to score on, see the predictions in {options.workdir}/pictures"
         show("\n".join(map(result_line, rows)) or nothing)
     return 0
+
+
+def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Makes this process one of several, if there is a coordinator.
+
+    Raises:
+      UserError: the options do not say, or nothing around this process says, which of how many it is.
+    """
+    import jax
+
+    if coordinator is None or coordinator == "auto":
+        given = {"--num-processes": processes, "--process-id": process}
+        for option, value in given.items():
+            if value is not None:
+                found = "no --coordinator" if coordinator is None else "--coordinator auto, which finds it"
+                raise UserError(f"{option} {value}: needs --coordinator host:port, got {found}")
+        if coordinator is None:
+            return
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise UserError(
+                "--coordinator auto: expected a SLURM step (srun), a Cloud TPU slice or MPI around this process, found "
+                f"none ({error}); leave it out for a single process, or give host:port, --num-processes and --process-id"
+            ) from error
+        return
+    host, colon, port = coordinator.rpartition(":")
+    if not (host and colon and port.isdecimal()):
+        raise UserError(f"--coordinator {coordinator}: expected host:port or auto, such as node1:12355")
+    if processes is None or process is None or not 0 <= process < processes:
+        raise UserError(
+            f"--coordinator {coordinator}: expected --num-processes and a --process-id from 0 below it, got "
+            f"{processes} and {process}"
+        )
+    jax.distributed.initialize(coordinator, processes, process)
+
+
+def _exit_status(word: str) -> int:
+    if word.isdecimal() and int(word) < 256:
+        return int(word)
+    raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 255, got '{word}'")
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -1,0 +1,37 @@
+"""What `uda train` is told about other processes, and its exit status."""
+
+import pytest
+
+from uda_jax.cli import main
+from uda_jax.cli.main import parsed
+
+TRAIN = ["train", "--config", "advent:smoke", "--workdir", "runs/advent"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--coordinator", "auto"], "expected a SLURM step (srun), a Cloud TPU slice or MPI around this process"),
+        (["--coordinator", "node1"], "--coordinator node1: expected host:port or auto"),
+        (["--coordinator", "node1:port"], "--coordinator node1:port: expected host:port or auto"),
+        (["--coordinator", "node1:12355"], "expected --num-processes and a --process-id from 0 below it, got None"),
+        (["--coordinator", "n:1", "--num-processes", "2", "--process-id", "2"], "below it, got 2 and 2"),
+        (["--coordinator", "auto", "--num-processes", "2"], "--num-processes 2: needs --coordinator host:port, got --c"),
+        (["--process-id", "0"], "--process-id 0: needs --coordinator host:port, got no --coordinator"),
+        (["--stopped-status", "256"], "expected a whole number from 0 to 255, got '256'"),
+        (["--stopped-status", "-1"], "argument --stopped-status"),
+    ],
+)
+def test_what_is_wrong_with_the_processes_is_one_line(words, message, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    for variable in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST", "JAX_COORDINATOR_ADDRESS"):
+        monkeypatch.delenv(variable, raising=False)
+    assert main([*TRAIN, *words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and message in lines[0], lines
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_run_exits_with_0_unless_told_otherwise():
+    assert parsed(TRAIN).stopped_status == 0
+    assert parsed([*TRAIN, "--stopped-status", "75"]).stopped_status == 75
