@@ -16,7 +16,10 @@ TRAIN = ["train", "--config", "advent:smoke", "--workdir", "runs/advent"]
         (["--coordinator", "node1:port"], "--coordinator node1:port: expected host:port or auto"),
         (["--coordinator", "node1:12355"], "expected --num-processes and a --process-id from 0 below it, got None"),
         (["--coordinator", "n:1", "--num-processes", "2", "--process-id", "2"], "below it, got 2 and 2"),
-        (["--coordinator", "auto", "--num-processes", "2"], "--num-processes 2: needs --coordinator host:port, got --c"),
+        (
+            ["--coordinator", "auto", "--num-processes", "2"],
+            "--num-processes 2: needs --coordinator host:port, got",
+        ),
         (["--process-id", "0"], "--process-id 0: needs --coordinator host:port, got no --coordinator"),
         (["--stopped-status", "256"], "expected a whole number from 0 to 255, got '256'"),
         (["--stopped-status", "-1"], "argument --stopped-status"),

@@ -48,7 +48,9 @@ case $end in
   *) echo "$end" > "$STUBS/states"; exit 143 ;;
 esac
 """
-GIT = 'for word; do case $word in --output=*) tar -czf "${word#*=}" -C "$2" pyproject.toml constraints-newest.txt ;; esac; done'
+GIT = """\
+for word; do case $word in --output=*) tar -czf "${word#*=}" -C "$2" pyproject.toml constraints-newest.txt ;; esac; done
+"""
 
 
 class Stubs:

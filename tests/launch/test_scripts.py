@@ -1,6 +1,8 @@
 """launch/gpu_host.sh and launch/slurm.sbatch, run by bash; and what holds for every file of launch/."""
 
+import contextlib
 import os
+import random
 import re
 import shlex
 import shutil
@@ -32,16 +34,26 @@ exit "$worst"
 # Stands for uda: joins the others as `uda train` does, says who it is, and ends as told.
 JOINS = f"""\
 #!{sys.executable}
-import sys
+import os, sys
 from uda_jax.cli.main import parsed
 from uda_jax.cli.training import _join
 options = parsed(sys.argv[1:])
 _join(options.coordinator, options.num_processes, options.process_id)
 import jax
-print(f"process {{jax.process_index()}} of {{jax.process_count()}}, workdir {{options.workdir}}", flush=True)
+line = f"process {{jax.process_index()}} of {{jax.process_count()}}, workdir {{options.workdir}}\\n"
+os.write(1, line.encode())  # In one piece, since both write into the same pipe.
 sys.exit(options.stopped_status)
 """
 ENDS = "#!/usr/bin/env bash\nexit ${ENDS:-0}\n"
+
+
+def free_job_number():
+    """Returns the number of a job whose port is free: JAX takes one from 61440 on by it."""
+    for number in random.sample(range(4096), 50):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", 61440 + number))
+            return str(number)
+    raise AssertionError("no free port was found")
 
 
 @pytest.fixture
@@ -53,11 +65,7 @@ def slurm(stubs):
         path = stubs.folder / "task"
         path.write_text(uda)
         path.chmod(0o755)
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            # JAX takes a port between 61440 and 65535 by the number of the job.
-            number = str(max(probe.getsockname()[1], 1) % 4096)
-        job = {"SLURM_JOB_ID": number, "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": str(tasks)}
+        job = {"SLURM_JOB_ID": free_job_number(), "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": str(tasks)}
         return stubs.run("slurm.sbatch", *words, UDA=str(path), JAX_PLATFORMS="cpu", **job, **variables)
 
     return run
@@ -161,6 +169,7 @@ def test_a_dry_run_of_the_job_runs_nothing(slurm, stubs):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(script):
     command = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert command, "shellcheck is missing; install the test extra"
     done = subprocess.run([command, script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

@@ -74,7 +74,7 @@ def _join(coordinator: str | None, processes: int | None, process: int | None) -
         except ValueError as error:
             raise UserError(
                 "--coordinator auto: expected a SLURM step (srun), a Cloud TPU slice or MPI around this process, found "
-                f"none ({error}); leave it out for a single process, or give host:port, --num-processes and --process-id"
+                f"none ({error}); leave it out for one process, or give host:port, --num-processes and --process-id"
             ) from error
         return
     host, colon, port = coordinator.rpartition(":")
