@@ -16,9 +16,9 @@ MEMORY=${MEMORY:-.9}                  # share of each GPU's memory taken at the 
 PREALLOCATE=${PREALLOCATE:-true}      # false: memory is taken as needed, for a GPU shared with others; it fragments
 AUTOTUNE=${AUTOTUNE:-4}               # 0 to 4: how thoroughly XLA tries convolution algorithms; 0 compiles fastest
 REPRODUCIBLE=${REPRODUCIBLE:-false}   # true: only deterministic kernels, slower; the same command gives the same bits
-MATMUL=${MATMUL:-}                    # products of float32: empty = JAX's choice, TF32 from Ampere on; float32 = all bits
 UDA=${UDA:-uda}                       # or .venv/bin/uda
-# bfloat16 is a field of the run and not of the machine: --config.train.precision=bf16 (weights stay float32).
+# Precision is a field of the run and not of the machine: --config.train.precision=bf16, for half the activations' memory
+# and the tensor cores; weights, statistics and losses stay float32. docs/running.md has what float32 means on a GPU.
 # ----
 
 # The library sets no flag of XLA. XLA ends a process that names one it does not know: these are known to jaxlib 0.10 to
@@ -38,9 +38,6 @@ environment=(
 if [[ -n $GPUS ]]; then
   environment+=(CUDA_VISIBLE_DEVICES="$GPUS")
 fi
-if [[ -n $MATMUL ]]; then
-  environment+=(JAX_DEFAULT_MATMUL_PRECISION="$MATMUL")
-fi
 
 dry_run=
 if [[ ${1:-} == --dry-run ]]; then
@@ -51,7 +48,8 @@ if (($# == 0)); then
   echo "launch/gpu_host.sh: expected the words of 'uda train', such as --config advent:streets --workdir runs/advent" >&2
   exit 2
 fi
-command=(env "${environment[@]}" "$UDA" train "$@")
+# JAX refuses MEM_FRACTION under its former name beside it.
+command=(env --unset=XLA_PYTHON_CLIENT_MEM_FRACTION "${environment[@]}" "$UDA" train "$@")
 if [[ -n $dry_run ]]; then
   printf '%q ' "${command[@]}"
   echo

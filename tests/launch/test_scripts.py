@@ -110,13 +110,13 @@ def test_the_directives_of_the_job_give_every_gpu_a_task():
 def environment_of(printed):
     """Returns the variables and the command of a line that a dry run printed."""
     words = shlex.split(printed)
-    assert words[0] == "env"
-    number = next(n for n, word in enumerate(words[1:], 1) if "=" not in word)
-    return dict(word.split("=", 1) for word in words[1:number]), words[number:]
+    assert words[:2] == ["env", "--unset=XLA_PYTHON_CLIENT_MEM_FRACTION"]
+    number = next(n for n, word in enumerate(words[2:], 2) if "=" not in word)
+    return dict(word.split("=", 1) for word in words[2:number]), words[number:]
 
 
 def test_gpu_host_runs_what_it_prints(stubs):
-    settings = {"GPUS": "0,1", "MEMORY": ".5", "MATMUL": "float32", "REPRODUCIBLE": "true", "XLA_FLAGS": "--mine=1"}
+    settings = {"GPUS": "0,1", "MEMORY": ".5", "REPRODUCIBLE": "true", "XLA_FLAGS": "--mine=1"}
     variables, command = environment_of(stubs.run("gpu_host.sh", "--dry-run", *WORDS, **settings).stdout)
     assert command == ["uda", "train", *WORDS]
     assert variables == {
@@ -126,7 +126,6 @@ def test_gpu_host_runs_what_it_prints(stubs):
         "XLA_FLAGS": "--mine=1 --xla_gpu_autotune_level=4 --xla_gpu_enable_latency_hiding_scheduler=true "
         "--xla_gpu_deterministic_ops=true",
         "CUDA_VISIBLE_DEVICES": "0,1",
-        "JAX_DEFAULT_MATMUL_PRECISION": "float32",
     }
     stubs.add("task", 'env; echo "words: $*"; exit 7\n', record=False)
     done = stubs.run("gpu_host.sh", *WORDS, UDA=str(stubs.folder / "task"), **settings)
@@ -136,20 +135,16 @@ def test_gpu_host_runs_what_it_prints(stubs):
 
 def test_the_flags_and_variables_of_gpu_host_are_known_to_this_jax(stubs):
     """XLA ends a process that names a flag it does not know, also where no GPU is."""
-    printed = stubs.run("gpu_host.sh", "--dry-run", *WORDS, REPRODUCIBLE="true", MATMUL="float32").stdout
-    variables, _ = environment_of(printed)
     code = (
-        "import jax, jaxlib.xla_client as client; jax.numpy.zeros(1).block_until_ready();"
-        "print(jax.config.jax_default_matmul_precision, client.generate_pjrt_gpu_plugin_options())"
+        "import jax, jaxlib.xla_client as client; jax.config.update('jax_platforms', 'cpu');"
+        "jax.numpy.zeros(1).block_until_ready(); options = client.generate_pjrt_gpu_plugin_options();"
+        "print(options['memory_fraction'], options['preallocate'])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **variables, "JAX_PLATFORMS": "cpu"},
-    )
+    stubs.add("task", f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}", record=False)
+    settings = {"UDA": str(stubs.folder / "task"), "REPRODUCIBLE": "true", "PREALLOCATE": "false"}
+    done = stubs.run("gpu_host.sh", *WORDS, XLA_PYTHON_CLIENT_MEM_FRACTION=".1", **settings)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("float32 ") and "0.9" in done.stdout
+    assert done.stdout == "0.9 False\n"
 
 
 @pytest.mark.parametrize("script", ["gpu_host.sh", "slurm.sbatch"])
