@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint table clean
+.PHONY: demo test newest lint table clean
 
 demo: $(VENV)/installed
 	$(BIN)/uda demo --workdir runs/demo
 
 test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The core of the tests with the newest JAX, where there is a Python for it.
+newest:
+	.ci/newest
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -34,4 +38,4 @@ $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) $(VENV)-newest runs build dist

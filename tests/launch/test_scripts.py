@@ -173,3 +173,18 @@ def test_every_file_is_named_by_the_page_of_its_folder():
     page = (LAUNCH / "README.md").read_text()
     files = [path.name for path in LAUNCH.iterdir() if path.is_file() and path.name != "README.md"]
     assert files and all(f"`{name}`" in page for name in files if name != "local.sh")
+
+
+def test_without_a_newer_python_the_newest_jax_is_skipped_with_the_reason(stubs):
+    """As with a shim of pyenv that has nothing behind it."""
+    stubs.add("bin/python3.13", "exit 127\n", record=False)
+    for tool in ("bash", "dirname"):
+        (stubs.folder / "bin" / tool).symlink_to(shutil.which(tool))
+    done = subprocess.run(
+        [shutil.which("bash"), ROOT / ".ci" / "newest"],
+        capture_output=True,
+        text=True,
+        env={"PATH": str(stubs.folder / "bin"), "PYENV_ROOT": str(stubs.folder), "STUBS": str(stubs.folder)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("newest JAX: skipped, no Python 3.12, 3.13 or 3.14 with venv on PATH or in pyenv")
