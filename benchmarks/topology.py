@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.provenance import provenance
-from benchmarks.topology_run import BATCH, COUNTS, SPLIT_FROM
+from benchmarks.topology_run import BATCH, COUNTS, SLOWER, SPLIT_FROM
 from uda_jax.data.io import atomic
 from uda_jax.training.logging import read_metrics
 
@@ -53,7 +53,7 @@ BOTH = ("replicated", "fsdp")
 
 
 def recipes() -> dict[str, str]:
-    """Returns for every method a packaged recipe on tiny frames: of its name, or that of fewest stages that trains it."""
+    """Returns a packaged recipe on tiny frames for every method: of its name, or the shortest that trains it."""
     from uda_jax import config, methods
     from uda_jax.config import settings
 
@@ -168,7 +168,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        pixels = f"{row['other_pixels']} of {row['pixels']}" if row["pixels"] else f"depth {row['depth_difference']:.1e}"
+        pixels = (
+            f"{row['other_pixels']} of {row['pixels']}" if row["pixels"] else f"depth {row['depth_difference']:.1e}"
+        )
         restored = row.get("restored", {})
         words = ", ".join(f"{name}: {found['other_pixels']} pixels elsewhere" for name, found in restored.items())
         lines.append(
@@ -201,9 +203,12 @@ def main() -> int:
     if options.workdir is None:
         shutil.rmtree(folder)
     origin = {**provenance("benchmarks.topology"), "date": datetime.date.today().isoformat()}
-    settings = {"steps": options.steps, "batch": BATCH, "split_from": SPLIT_FROM, "xla_flags": FLAGS}
+    settings = {"steps": options.steps, "batch": BATCH, "split_from": SPLIT_FROM, "learning_rates": SLOWER}
+    settings |= {"xla_flags": FLAGS}
     if options.output:
-        atomic.write(options.output, json.dumps({**origin, **settings, "failed": failed, "rows": rows}, indent=1) + "\n")
+        atomic.write(
+            options.output, json.dumps({**origin, **settings, "failed": failed, "rows": rows}, indent=1) + "\n"
+        )
     print(f"{origin['hardware']}, commit {origin['commit']}, {origin['date']}\n\n{table(rows)}")
     return 1 if failed else 0
 

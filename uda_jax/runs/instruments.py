@@ -94,7 +94,7 @@ def parameter_line(params: dict[str, Any]) -> str:
 
 
 def placement_lines(stage: str, state: Any) -> list[str]:
-    """Returns a line, "stage train: 12.0 of the state's 88.4 MB lie on each of 8 devices"; none where all of it does."""
+    """Returns a line, "stage train: 12.0 of the state's 88.4 MB lie on each of 8 devices"; none if all of it does."""
     own, whole = sharding.bytes_per_device(state), sum(x.nbytes for x in jax.tree.leaves(state))
     devices = jax.device_count()
     line = f"stage {stage}: {own / 1e6:.1f} of the state's {whole / 1e6:.1f} MB lie on each of {devices} devices"
