@@ -108,8 +108,9 @@ assert len(large) == 4  # the parameters, both moments of Adam, the teacher
 for array in large:
     assert {shard.data.shape for shard in array.addressable_shards} == {(64, 16)}
 assert sharding.bytes_per_device(split) < 0.2 * sharding.bytes_per_device(whole)
-assert placement_lines("train", whole) == []
-assert placement_lines("train", split) == ["stage train: 0.0 of the state's 0.1 MB lie on each of 8 devices"]
+assert placement_lines("train", whole, "replicated") == []
+(line,) = placement_lines("train", split, "fsdp")
+assert line == "stage train: 0.0 of the state's 0.1 MB lie on each of 8 devices", line
 
 # The same checksums, wherever the arrays lie.
 host = jax.tree.map(np.asarray, split.params)
@@ -156,6 +157,10 @@ def placed(*arrays):
     return [jax.make_array_from_process_local_data(place, array[rows]) for array in arrays]
 
 assert first_not_finite(placed(good, good)) is None
+# As weights of a file are placed: every process has all of them.
+(mine,) = {shard.data.shape for shard in jax.device_put(good, place).addressable_shards}
+assert mine == (2, 4)
+np.testing.assert_array_equal(sharding.on_host(jax.device_put(good, place)), good)
 assert first_not_finite(placed(good, spoilt(7, np.inf))) == ("1", np.inf)
 # The first array counts, whichever process holds it.
 assert first_not_finite(placed(spoilt(6, -np.inf), spoilt(0, np.inf))) == ("0", -np.inf)

@@ -93,12 +93,13 @@ def parameter_line(params: dict[str, Any]) -> str:
     return f"{sum(counts.values()):,} parameters: {networks}"
 
 
-def placement_lines(stage: str, state: Any) -> list[str]:
-    """Returns a line, "stage train: 12.0 of the state's 88.4 MB lie on each of 8 devices"; none if all of it does."""
-    own, whole = sharding.bytes_per_device(state), sum(x.nbytes for x in jax.tree.leaves(state))
+def placement_lines(stage: str, state: Any, kind: str) -> list[str]:
+    """Returns a line, "stage train: 12.0 of the state's 88.4 MB lie on each of 8 devices", if it is to be split."""
     devices = jax.device_count()
-    line = f"stage {stage}: {own / 1e6:.1f} of the state's {whole / 1e6:.1f} MB lie on each of {devices} devices"
-    return [] if own == whole else [line]
+    if kind == sharding.REPLICATED or devices == 1:
+        return []
+    own, whole = sharding.bytes_per_device(state), sum(x.nbytes for x in jax.tree.leaves(state))
+    return [f"stage {stage}: {own / 1e6:.1f} of the state's {whole / 1e6:.1f} MB lie on each of {devices} devices"]
 
 
 def parameter_table(params: dict[str, Any]) -> str:

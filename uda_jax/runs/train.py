@@ -166,7 +166,7 @@ class StageRun:
         self.start, self.seconds_before, self.best = self.checkpoints.latest_step() or 0, 0.0, None
         self.first_row: dict[str, float] | None = {}
         self.state = self._restored() if self.start else self._initial(workdir)
-        _print_notes(instruments.placement_lines(stage.name, self.state), context)
+        _print_notes(instruments.placement_lines(stage.name, self.state, train_config.sharding), context)
         step = precision.at_precision(stage.method, stage.method.train_step)
         self.train_step = instruments.TrainStep(step, self.state, context.mesh)
         self.profile = instruments.Profile(train_config.profiled_steps, self.files.profile)
