@@ -126,6 +126,10 @@ assert found[0] == "params/net/large" and np.isnan(found[1]), found
 # Other functions of a split state take its whole arrays.
 predict = sharding.compiled(lambda state, images: jnp.sum(images @ state.params["net"]["large"]), mesh)
 np.testing.assert_allclose(predict(split, on_device), predict(whole, on_device), rtol=1e-4)
+def scaled(state, images, *, size):
+    return images @ state.params["net"]["large"] * size
+alone = jax.jit(sharding.gathering(scaled, mesh), static_argnames="size")(split, batch[:3], size=2)
+np.testing.assert_allclose(alone, 2 * batch[:3] @ host["net"]["large"], rtol=1e-4, atol=1e-5)
 kept = sharding.compiled(lambda state, images: state, mesh, jax.tree.map(lambda x: x.sharding, split))(split, on_device)
 assert jax.tree.map(lambda x: x.sharding, kept) == jax.tree.map(lambda x: x.sharding, split)
 """
@@ -139,7 +143,10 @@ def test_a_split_state_stays_split_and_steps_as_a_whole_one():
 AGREE = """
 import sys, jax, numpy as np
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from jax.experimental import multihost_utils
 from uda_jax.runs import checksums
+from uda_jax.runs.checkpoints import Checkpoints, write_arrays
+from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
 from uda_jax.training.guard import first_not_finite
 mesh = sharding.data_mesh()
@@ -166,14 +173,26 @@ assert first_not_finite(placed(good, spoilt(7, np.inf))) == ("1", np.inf)
 assert first_not_finite(placed(spoilt(6, -np.inf), spoilt(0, np.inf))) == ("0", -np.inf)
 assert first_not_finite(placed(spoilt(0, -np.inf), spoilt(6, np.inf))) == ("0", -np.inf)
 assert checksums.table(placed(good, spoilt(7, 2.0))) == checksums.table([good, spoilt(7, 2.0)])
+
+# Networks that never learn are written split, and read back whole or split.
+frozen = {"anchor": placed(good)[0]}
+files = Workdir(sys.argv[3]).stage("train")
+write_arrays(files.frozen, frozen, replace=True)
+multihost_utils.sync_global_devices("written")
+checkpoints = Checkpoints(files)
+for where in (place, sharding.replicated(mesh)):
+    found = checkpoints.restore_frozen(sharding.abstract(frozen, where))["anchor"]
+    assert found.sharding == where
+    np.testing.assert_array_equal(sharding.on_host(found), good)
+checkpoints.close()
 """
 
 
-def test_processes_agree_on_what_is_not_finite():
+def test_processes_share_what_they_hold_parts_of(tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    finish(*(start(AGREE, 2, address, str(process)) for process in range(2)))
+    finish(*(start(AGREE, 2, address, str(process), str(tmp_path / "run")) for process in range(2)))
 
 
 def test_host_arrays_and_parts_of_numpy_arrays_are_themselves():
