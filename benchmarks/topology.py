@@ -31,9 +31,12 @@ from benchmarks.topology_run import BATCH, COUNTS, SLOWER, SPLIT_FROM
 from uda_jax.data.io import atomic
 from uda_jax.training.logging import read_metrics
 
-RESULTS = Path(__file__).parent / "results" / "topology.json"
 # Compiled without LLVM's optimisations, which would take most of the time; all rows alike.
 FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+
+
+# Seconds after which processes are given up.
+PATIENCE = 1800
 
 
 class Topology(NamedTuple):
@@ -69,7 +72,30 @@ def recipes() -> dict[str, str]:
 
 
 def launch(topology: Topology, words: Sequence[str], log: Path) -> None:
-    """Runs `benchmarks.topology_run` in all processes of a topology; raises RuntimeError if one of them fails."""
+    """Runs `benchmarks.topology_run` in all processes of a topology, again if they missed each other.
+
+    On a busy machine one process may still compile when the other has waited for half a minute to connect, which is as
+    long as Gloo waits. The second time what was compiled is cached.
+
+    Raises:
+      RuntimeError: one of the processes fails, or none ends.
+    """
+    for last in (False, True):
+        ends = attempt(topology, words, log)
+        if not any(ends.values()):
+            return
+        texts = {file: file.read_text()[-3000:] for file in ends}
+        if last or not any("Gloo context initialization failed" in text for text in texts.values()):
+            about = "\n".join(f"{file}: {ends[file]}\n{text}" for file, text in texts.items() if ends[file])
+            raise RuntimeError(f"{topology}: {' '.join(words)} failed\n{about}")
+        print(f"{topology}: the processes missed each other, once more", file=sys.stderr, flush=True)
+        # A run goes on with what it finds, but what is half written tells nothing.
+        for workdir in log.parent.glob(f"{log.name}-*"):
+            shutil.rmtree(workdir, ignore_errors=True)
+
+
+def attempt(topology: Topology, words: Sequence[str], log: Path) -> dict[Path, int]:
+    """Returns how each process ended, by its log; when one fails the others are stopped."""
     environment = dict(os.environ)
     environment["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count={topology.devices}"
     environment["JAX_PLATFORMS"] = "cpu"
@@ -79,15 +105,23 @@ def launch(topology: Topology, words: Sequence[str], log: Path) -> None:
             probe.bind(("localhost", 0))
             command += ["--coordinator", f"localhost:{probe.getsockname()[1]}"]
         command += ["--processes", str(topology.processes), "--process"]
-    processes = []
+    processes = {}
     for k in range(topology.processes):
-        with log.with_suffix(f".{k}.log").open("w") as file:
-            own = [*command, str(k)] if topology.processes > 1 else command
-            processes.append(subprocess.Popen(own, env=environment, stdout=file, stderr=subprocess.STDOUT))
-    codes = [process.wait() for process in processes]
-    if any(codes):
-        end = log.with_suffix(f".{next(k for k, code in enumerate(codes) if code)}.log").read_text()[-2000:]
-        raise RuntimeError(f"{topology}: {' '.join(words)} ended with {codes}\n{end}")
+        file = log.with_name(f"{log.name}.{k}.log")
+        own = [*command, str(k)] if topology.processes > 1 else command
+        with file.open("w") as stream:
+            processes[file] = subprocess.Popen(own, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+    began = time.monotonic()
+    while any(process.poll() is None for process in processes.values()):
+        failed = any(process.poll() for process in processes.values())
+        # A process that failed may wait for the others before it ends, and they for it.
+        failed |= any("Gloo context initialization failed" in file.read_text() for file in processes)
+        if failed or time.monotonic() - began > PATIENCE:
+            time.sleep(5)
+            for process in processes.values():
+                process.kill()
+        time.sleep(0.5)
+    return {file: process.returncode for file, process in processes.items()}
 
 
 def losses(workdir: Path) -> dict[str, list[float]]:
@@ -180,6 +214,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def kept(file: Path | None, methods: Sequence[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of other methods that a file holds from an earlier call with the same settings."""
+    found = json.loads(file.read_text()) if file and file.exists() else {"rows": []}
+    if any(found.get(name) != value for name, value in settings.items()):
+        return []
+    return [row for row in found["rows"] if row["method"] not in methods]
+
+
 def main() -> int:
     """Runs method by method, with progress on stderr, and prints the table."""
     known = recipes()
@@ -187,28 +229,28 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", choices=list(known), default=list(known), metavar="METHOD")
     parser.add_argument("--steps", type=int, default=10, help="of every stage that trains")
     parser.add_argument("--workdir", type=Path, help="where the runs are kept; by default they are deleted")
-    parser.add_argument("--output", type=Path, help=f"JSON file to write, too, such as {RESULTS.name}")
+    parser.add_argument("--output", type=Path, help="JSON file to write, too; rows of others stay")
     options = parser.parse_args()
     folder = options.workdir or Path(tempfile.mkdtemp(prefix="topology-"))
     folder.mkdir(parents=True, exist_ok=True)
-    rows, failed = [], {}
+    origin = {**provenance("benchmarks.topology"), "date": datetime.date.today().isoformat()}
+    settings = {"steps": options.steps, "batch": BATCH, "split_from": SPLIT_FROM, "learning_rates": SLOWER}
+    settings |= {"xla_flags": FLAGS}
+    rows, failed = kept(options.output, options.methods, settings), {}
     for method in options.methods:
         print(f"{method}: {known[method]}", file=sys.stderr, flush=True)
         try:
-            rows += measure(method, known[method], folder, options.steps)
+            found = measure(method, known[method], folder, options.steps)
+            rows += [row | {"commit": origin["commit"]} for row in found]
             print(table(rows[-4:]), file=sys.stderr, flush=True)
+            if options.output:
+                rows.sort(key=lambda row: row["method"])
+                atomic.write(options.output, json.dumps({**origin, **settings, "rows": rows}, indent=1) + "\n")
         except RuntimeError as error:
             failed[method] = str(error)
             print(error, file=sys.stderr, flush=True)
     if options.workdir is None:
         shutil.rmtree(folder)
-    origin = {**provenance("benchmarks.topology"), "date": datetime.date.today().isoformat()}
-    settings = {"steps": options.steps, "batch": BATCH, "split_from": SPLIT_FROM, "learning_rates": SLOWER}
-    settings |= {"xla_flags": FLAGS}
-    if options.output:
-        atomic.write(
-            options.output, json.dumps({**origin, **settings, "failed": failed, "rows": rows}, indent=1) + "\n"
-        )
     print(f"{origin['hardware']}, commit {origin['commit']}, {origin['date']}\n\n{table(rows)}")
     return 1 if failed else 0
 
