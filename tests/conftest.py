@@ -8,6 +8,8 @@ from pathlib import Path
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "uda_jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "xla-tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Golden numbers are those of float32, which GPUs and TPUs only compute if they are told to.
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 # Tiny networks take longer to compile than to run: without LLVM's optimisations and with the older code generator for
 # fused loops a training step compiles in a third of the time. XLA ends a process that names a flag it does not know,
 # so the second is given only to a jaxlib that was seen to have it.

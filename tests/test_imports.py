@@ -25,7 +25,7 @@ ALLOWED = {
     "methods": BASE | {"losses", "networks", "ops", "training"},
     "report": BASE | {"data", "training"},
     "configs": BASE | {"config", "data", "methods", "networks", "runs", "training"},
-    "config": BASE | {"configs", "data", "inference.options", "methods"},
+    "config": BASE | {"configs", "data", "inference.options", "methods", "training.precision", "training.sharding"},
     "inference": BASE | {"config", "data", "losses", "methods", "ops", "report", "training", "weights"},
     "runs": BASE
     | {"config", "data", "inference", "losses", "methods", "networks", "ops", "report", "training", "weights"},

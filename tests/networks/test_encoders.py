@@ -79,7 +79,11 @@ def test_every_segmenter_encodes_with_its_own_parameters(name, filled):
     [
         ("resnet18", {}, "encoder 'resnet18' is unknown; did you mean 'resnet1"),
         ("deeplab_v2_vgg16", {}, "encoder 'deeplab_v2_vgg16' is unknown; known: resnet101, resnet14, resnet50, vgg16"),
-        ("vgg16", {"bn_mode": "frozen"}, "encoder.vgg16.bn_mode: unknown field; known: dtype, encoder_init, width"),
+        (
+            "vgg16",
+            {"bn_mode": "frozen"},
+            "encoder.vgg16.bn_mode: unknown field; known: dtype, encoder_init, remat, width",
+        ),
         ("resnet14", {"aspp_branches": 4}, "encoder.resnet14.aspp_branches: unknown field"),
     ],
 )

@@ -26,12 +26,9 @@ class Shows:
 def draw(tmp_path):
     def run(method, *, write=True):
         mesh = sharding.data_mesh()
-        split, replicated = sharding.split_over_batch(mesh), sharding.replicated(mesh)
-        drawn = Illustrator(
-            method, tmp_path / "illustrations", PALETTE, batch_sharding=split, replicated=replicated, write=write
-        )
+        drawn = Illustrator(method, tmp_path / "illustrations", PALETTE, mesh, write=write)
         images = np.arange(jax.device_count() * 4 * 8 * 8 * 3, dtype=np.uint8).reshape(-1, 8, 8, 3)
-        batch = sharding.to_global({"source": {"image": images}}, split)
+        batch = sharding.to_global({"source": {"image": images}}, sharding.split_over_batch(mesh))
         return images, drawn.draw(np.uint8(3), batch)
 
     return run

@@ -14,8 +14,9 @@ from uda_jax.runs.workdir import Workdir, check_space, difference
 
 RECIPE = config.to_plain(config.experiment(config.load("intrada:smoke")))
 # What a resumed run may be given otherwise.
-FREE = {("train", name) for name in ("log_every", "workers", "keep_latest", "profile")} | {("evaluation", "pictures")}
-FREE |= {("stages", "inter", *field) for field in FREE if field[0] == "train"}
+FREE = {("train", name) for name in ("log_every", "workers", "keep_latest", "profile", "sharding", "split_from")}
+FREE |= {("method", "segmenter", "remat"), ("evaluation", "pictures")}
+FREE |= {("stages", "inter", *field) for field in FREE if field[0] != "evaluation"}
 
 
 def leaves(value, path=()):

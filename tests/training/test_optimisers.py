@@ -14,7 +14,6 @@ from uda_jax.errors import UserError
 from uda_jax.schema import from_mapping
 from uda_jax.training import optimisers, schedules
 from uda_jax.training.optimisers import Optimiser, Rule, adam, adamw, sgd
-from uda_jax.training.precision import compute_dtype
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.load("adaptsegnet-ass/optimizer.npz")
@@ -346,9 +345,3 @@ def test_the_state_is_kept_by_group():
     params = segmenter_params()
     assert set(optimisers.build(sgd(), CONSTANT, params).init(params).inner_states) == {"frozen", "head", "backbone"}
     assert set(optimisers.build(adam(), CONSTANT, params).init(params).inner_states) == {"all"}
-
-
-def test_precision_names():
-    assert compute_dtype("fp32") == jnp.float32 and compute_dtype("bf16") == jnp.bfloat16
-    with pytest.raises(ValueError, match="expected one of fp32, bf16, got 'fp16'"):
-        compute_dtype("fp16")

@@ -72,6 +72,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     from uda_jax import config
     from uda_jax.inference import predict, scores
+    from uda_jax.training import sharding
 
     stored = _experiment(options)
     which, names = _splits(stored.evaluation, options)
@@ -81,7 +82,10 @@ def _predict(options: argparse.Namespace) -> int:
     section = config.with_overrides(stored, words, ("evaluation.inference", *rules), "the predictions").evaluation
     method, state, space = _open(options, others, section.inference.average)
     # As the run was scored, so that a picture shows what its figures count.
-    composed = jax.jit(scores.Composed(method, section.inference).predict, static_argnames="size")
+    composed = scores.Composed(method, section.inference).predict
+    if not sharding.is_whole(state):
+        composed = sharding.gathering(composed, sharding.data_mesh())
+    composed = jax.jit(composed, static_argnames="size")
 
     def run(images, size):
         maps = composed(state, images, size=size)

@@ -32,7 +32,7 @@ def evaluation_step(method: Any, section: Evaluation, mesh: jax.sharding.Mesh) -
     Args:
       method: gives `predict`.
       section: how scores are made from the method's own.
-      mesh: the device mesh.
+      mesh: the device mesh, over which the state may be split.
 
     Returns:
       step(state, batch) -> replicated arrays, as far as the method predicts what they need: "confusion" int32 [C, C]
@@ -41,7 +41,6 @@ def evaluation_step(method: Any, section: Evaluation, mesh: jax.sharding.Mesh) -
       "label" or "depth" or both.
     """
     predict = scores.Composed(method, section.inference).predict
-    replicated = sharding.replicated(mesh)
 
     def step(state: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         sizes = {name: batch[name].shape[1:3] for name in _REFERENCES if name in batch}
@@ -61,7 +60,7 @@ def evaluation_step(method: Any, section: Evaluation, mesh: jax.sharding.Mesh) -
             found["depth"] = depth.row_sums(maps["depth"][..., 0], batch["depth"])
         return found
 
-    return jax.jit(step, in_shardings=(replicated, sharding.split_over_batch(mesh)), out_shardings=replicated)
+    return sharding.compiled(step, mesh)
 
 
 class Evaluator:

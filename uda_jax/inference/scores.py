@@ -19,6 +19,7 @@ from uda_jax import ops
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.inference.options import Inference
+from uda_jax.training.precision import at_precision
 
 Size = tuple[int, int]
 Maps = dict[str, jax.Array]
@@ -37,7 +38,7 @@ def compose(method: Any, state: Any, section: Inference) -> Predict:
       method, state: the method's `predict` and what it takes first.
       section: the config section.
     """
-    predict = functools.partial(method.predict, state)
+    predict = functools.partial(at_precision(method, method.predict), state)
     if dataclasses.replace(section, average=Inference().average) == Inference():
         return predict
     predict = averaged(predict, section.average)
@@ -189,7 +190,8 @@ class Ensemble:
     def predict(self, states: Sequence[Any], images: jax.Array, size: Size) -> Maps:
         """Returns what `Method.predict` does, of uint8 RGB images [B, H, W, 3]; one state per member."""
         pairs = zip(self._methods, states, strict=True)
-        members = [averaged(functools.partial(method.predict, state), self._average) for method, state in pairs]
+        own = (functools.partial(at_precision(method, method.predict), state) for method, state in pairs)
+        members = [averaged(predict, self._average) for predict in own]
         return logits(ensemble(members), self._average)(images, size)
 
 

@@ -15,6 +15,7 @@ from uda_jax.methods.parts.state import Batch, Metrics, Pairs, TrainState
 from uda_jax.methods.parts.updates import Player
 from uda_jax.schema import config_field
 from uda_jax.training.optimisers import Optimiser
+from uda_jax.training.precision import PRECISION_TEXT, PRECISIONS
 from uda_jax.training.schedules import Schedule
 
 __all__ = ["Batch", "Method", "Metrics", "Pairs", "SegmentationMethod", "Segmenter", "TrainState"]
@@ -53,7 +54,7 @@ class SegmentationMethod:
     PREDICTION_FIELDS: ClassVar[tuple[str, ...]] = ()
 
     num_classes: int = config_field(19, "Classes of the head.", low=2)
-    precision: str = config_field("fp32", "Compute type of the networks.", choices=("fp32", "bf16"))
+    precision: str = config_field("fp32", PRECISION_TEXT, choices=PRECISIONS)
     accumulation: int = config_field(1, "Batches whose gradients are averaged into one update.", low=1)
     segmenter: Segmenter = config_field(Segmenter(), "The segmentation network.")
     schedule: Schedule = config_field(Schedule(), "Decay of all learning rates.")

@@ -30,6 +30,31 @@ class Options:
         return ()
 
 
+# What an encoder's field `remat` may hold; runs of earlier versions have False or True, for none or all.
+Remat = tuple[str | bool, ...] | str | bool
+_ALL = "all"
+
+
+def remat_field(stages: Sequence[str]) -> Any:
+    """Declares which of an encoder's stages recompute their activations; an unknown one is refused by its name.
+
+    Args:
+      stages: the names of all of them, as the encoder's maps have them.
+    """
+    return config_field(
+        (),
+        "Stages of the encoder that recompute their activations in the backward pass to save memory, such as "
+        f"('{stages[-2]}', '{stages[-1]}'), or 'all'; the results are the same.",
+        choices=(_ALL, *stages, True, False),
+    )
+
+
+def rematted(remat: Remat, stages: Sequence[str]) -> tuple[str, ...]:
+    """Returns the stages, of all of an encoder's, that a field declared by `remat_field` names."""
+    named = remat if isinstance(remat, (tuple, list)) else (remat,)
+    return tuple(stage for stage in stages if any(name in named for name in (stage, _ALL, True)))
+
+
 class Entry(NamedTuple):
     """One network that a file offers, in its table NETWORKS or, for an encoder, ENCODERS.
 

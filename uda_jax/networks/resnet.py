@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks import initialisers
-from uda_jax.networks.base import Entry, Options, collected, patterns
+from uda_jax.networks.base import Entry, Options, Remat, collected, patterns, remat_field, rematted
 from uda_jax.networks.batch_norm import BatchNorm
 from uda_jax.networks.convolution import Conv
 from uda_jax.networks.kernels import max_pool, residual_relu
@@ -24,6 +24,8 @@ from uda_jax.schema import config_field
 BLOCKS = {"resnet101": (3, 4, 23, 3), "resnet50": (3, 4, 6, 3), "resnet14": (1, 1, 1, 1)}
 # For layer-wise decay a stage is a layer.
 LAYERS = ("(conv|bn)1/", "layer1_", "layer2_", "layer3_", "layer4_")
+# Names of the maps, and of the parts whose activations may be recomputed.
+STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 EXPANSION = 4
 STRIDES = (1, 2, 1, 1)
 DILATIONS = (1, 1, 2, 4)
@@ -61,7 +63,7 @@ class ResNetOptions(Options):
     output_stride: int = config_field(
         8, "Pixels of the image per pixel of the logits; 4 keeps the stem's pool at stride 1.", choices=(4, 8)
     )
-    remat: bool = config_field(False, "Whether blocks recompute their activations in the backward pass to save memory.")
+    remat: Remat = remat_field(STAGES)
 
 
 class Bottleneck(nn.Module):
@@ -118,7 +120,7 @@ class ResNet(nn.Module):
       kernel_init: "normal" N(0, 0.01^2), as the references before they load weights, "he" (fan-in normal), which
         trains from scratch, or "uniform", PyTorch's default.
       bn_mode: see `BatchNorm.mode`.
-      remat: recompute each block's activations in the backward pass instead of keeping them.
+      remat: which of `STAGES` recompute their activations in the backward pass instead of keeping them, block by block.
       dtype: type of the computation; parameters and statistics stay float32.
       style: "caffe" strides in a block's first 1x1 convolution, pools the stem in ceil mode and dilates a stage from
         its first block on. "torchvision", which its ImageNet weights need, strides in the 3x3 convolution, pools in
@@ -130,7 +132,7 @@ class ResNet(nn.Module):
     pool_stride: int = 2
     kernel_init: str = "normal"
     bn_mode: str = "batch"
-    remat: bool = False
+    remat: Remat = ()
     dtype: Any = jnp.float32
     style: str = "caffe"
 
@@ -152,15 +154,20 @@ class ResNet(nn.Module):
         Raises:
           UserError: an unknown name in `collect`.
         """
-        init = INITIALISERS[self.kernel_init]
-        x = Conv(self.width, 7, stride=2, padding=3, kernel_init=init, dtype=self.dtype, name="conv1")(images)
-        x = nn.relu(BatchNorm(self.bn_mode, self.dtype, name="bn1")(x, train))
-        caffe = self.style == "caffe"
-        maps = {"stem": (x := max_pool(x, 3, self.pool_stride, padding=1, ceil_mode=caffe))}
-        block_class = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
+        init, caffe, recomputed = INITIALISERS[self.kernel_init], self.style == "caffe", rematted(self.remat, STAGES)
+
+        def stem(module: nn.Module, x: jax.Array) -> jax.Array:
+            del module  # Its parts become this module's as they are called.
+            x = Conv(self.width, 7, stride=2, padding=3, kernel_init=init, dtype=self.dtype, name="conv1")(x)
+            x = nn.relu(BatchNorm(self.bn_mode, self.dtype, name="bn1")(x, train))
+            return max_pool(x, 3, self.pool_stride, padding=1, ceil_mode=caffe)
+
+        maps = {"stem": (x := (nn.remat(stem) if "stem" in recomputed else stem)(self, images))}
         first_dilations = DILATIONS if caffe else (1, *DILATIONS[:-1])
         stages = zip(self.blocks, STRIDES, DILATIONS, first_dilations, strict=True)
         for stage, (count, stride, dilation, first_dilation) in enumerate(stages, 1):
+            again = f"layer{stage}" in recomputed
+            block_class = nn.remat(Bottleneck, static_argnums=(2,)) if again else Bottleneck
             for block in range(count):
                 x = block_class(
                     planes=self.width * 2 ** (stage - 1),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uda_jax.networks.base import Entry, Options, collected, patterns
+from uda_jax.networks.base import Entry, Options, Remat, collected, patterns, remat_field, rematted
 from uda_jax.networks.convolution import Conv
 from uda_jax.networks.deeplab import DEPTH_ACTIVATIONS, DepthHeadOptions, HeadOptions, build_classifier
 from uda_jax.networks.kernels import max_pool
@@ -24,6 +24,8 @@ LAYERS = (*(f"conv{stage}_" for stage in range(1, 6)), "fc6/", "fc7/")
 
 # Convolutions, dilation and whether a pool follows, by stage; stage s has 2^(s-1) times the width, at most 8 times.
 STAGES = ((2, 1, True), (2, 1, True), (3, 1, True), (3, 1, False), (3, 2, False))
+# Names of the maps, and of the parts whose activations may be recomputed.
+NAMES = (*(f"stage{stage}" for stage in range(1, len(STAGES) + 1)), "fc6", "fc7")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,7 @@ class EncoderOptions(Options):
     width: int = config_field(
         64, "Channels of the first stage; the stages have 1, 2, 4, 8 and 8, fc6 and fc7 16 times.", low=1
     )
+    remat: Remat = remat_field(NAMES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +55,13 @@ class VGG16(nn.Module):
     Attributes:
       width: channels of the first stage.
       kernel_init: see `EncoderOptions.encoder_init`.
+      remat: which of `NAMES` recompute their activations in the backward pass instead of keeping them.
       dtype: type of the computation; parameters stay float32.
     """
 
     width: int = 64
     kernel_init: str = "he"
+    remat: Remat = ()
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -78,6 +83,7 @@ class VGG16(nn.Module):
           UserError: an unknown name in `collect`.
         """
         del train
+        recomputed = rematted(self.remat, NAMES)
 
         def conv(x, factor, dilation, name):
             y = Conv(
@@ -92,21 +98,29 @@ class VGG16(nn.Module):
             )(x)
             return nn.relu(y)
 
+        def run(name, x, factor, dilation, names):
+            def convs(module, x):
+                del module  # The convolutions become this module's as they are called.
+                for each in names:
+                    x = conv(x, factor, dilation, each)
+                return x
+
+            return (nn.remat(convs) if name in recomputed else convs)(self, x)
+
         x, maps = images, {}
         for stage, (count, dilation, pooled) in enumerate(STAGES, 1):
-            for i in range(count):
-                x = conv(x, min(2 ** (stage - 1), 8), dilation, f"conv{stage}_{i + 1}")
-            maps[f"stage{stage}"] = x
+            names = [f"conv{stage}_{i + 1}" for i in range(count)]
+            maps[f"stage{stage}"] = x = run(f"stage{stage}", x, min(2 ** (stage - 1), 8), dilation, names)
             if pooled:
                 x = max_pool(x, 2, 2)
-        maps["fc6"] = conv(x, 16, 4, "fc6")
-        maps["fc7"] = conv(maps["fc6"], 16, 4, "fc7")
+        for name in ("fc6", "fc7"):
+            maps[name] = x = run(name, x, 16, 4, [name])
         return collected(maps, collect, "vgg16")
 
 
 def build_encoder(options: EncoderOptions) -> VGG16:
     """Returns a VGG-16, named by the attribute that it is assigned to."""
-    return VGG16(options.width, options.encoder_init, options.dtype)
+    return VGG16(options.width, options.encoder_init, options.remat, options.dtype)
 
 
 class DeepLabVGG16(nn.Module):

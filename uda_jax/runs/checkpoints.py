@@ -74,8 +74,8 @@ class Checkpoints:
         learning = state.replace(frozen={})
         about = {"format": FORMAT, "experiment": identity.experiment, "classes": list(identity.classes)}
         about |= {"stage": self._files.path.name, "step": step, "position": iterator.get_state()}
-        # The first process writes the file.
-        arrays = checksums.table(learning) if jax.process_index() == 0 else {}
+        # The first process writes the file, but arrays that are split over processes take all of them to be read.
+        arrays = checksums.table(learning)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(learning),
             data=grain.checkpoint.CheckpointSave(iterator),
@@ -287,9 +287,10 @@ def write_arrays(folder: Path, arrays: dict[str, Any], *, replace: bool = False)
     """
     with disk_errors(folder), ocp.StandardCheckpointer() as writer:
         writer.save(Path(folder).resolve(), arrays, force=replace)
+    table = checksums.table(arrays)
     if jax.process_index() == 0:
         checksums.seal_files(folder)
-        sealed = checksums.sealed({"arrays": checksums.table(arrays)})
+        sealed = checksums.sealed({"arrays": table})
         atomic.write(_table_file(folder), json.dumps(sealed, indent=1) + "\n")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
+from uda_jax.training import sharding
 from uda_jax.training.guard import first_not_finite
 
 # Checksums are computed outside of the interpreter's lock.
@@ -35,7 +36,7 @@ def table(tree: Any) -> Table:
     """Returns the checksums of all arrays of a tree.
 
     Args:
-      tree: arrays of NumPy, or of JAX that lie whole on this process's devices.
+      tree: arrays of NumPy or JAX; where some are split over several processes, every process has to call this.
 
     Returns:
       {"params/segmenter/...": [type, shape, CRC-32 of the bytes]}, of values that JSON can hold.
@@ -156,8 +157,16 @@ def _file_checksum(file: Path) -> int:
 
 
 def _checksums(leaves: Sequence[Any]) -> list[int]:
+    # Processes bring split arrays together in one order, and one at a time: the whole state may not fit.
+    sums = {k: _checksum(leaf) for k, leaf in enumerate(leaves) if not sharding.is_local(leaf)}
+    local = [k for k in range(len(leaves)) if k not in sums]
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda leaf: zlib.crc32(_bytes(leaf)), leaves))
+        sums |= zip(local, pool.map(_checksum, [leaves[k] for k in local]), strict=True)
+    return [sums[k] for k in range(len(leaves))]
+
+
+def _checksum(leaf: Any) -> int:
+    return zlib.crc32(_bytes(leaf))
 
 
 def _bytes(leaf: Any) -> memoryview:
@@ -168,6 +177,4 @@ def _on_host(leaf: Any) -> np.ndarray:
     """Returns an array as NumPy's; of a typed PRNG key its data. Of replicated arrays this process's copy is read."""
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        leaf = leaf.addressable_data(0)
-    return np.asarray(leaf)
+    return sharding.on_host(leaf)

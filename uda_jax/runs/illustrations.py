@@ -9,6 +9,8 @@ import numpy as np
 from uda_jax.data.io import atomic
 from uda_jax.methods.parts.state import ILLUSTRATED_IMAGES, Pairs
 from uda_jax.report import pictures
+from uda_jax.training import sharding
+from uda_jax.training.precision import at_precision
 
 
 class Illustrator:
@@ -18,7 +20,7 @@ class Illustrator:
       method: a method, with or without illustrations.
       folder: the pictures of the last call lie in its `<name>/<i>.png`.
       palette: uint8 [C, 3], the classes' colours.
-      batch_sharding, replicated: of batches, and of the state and everything that is drawn.
+      mesh: the device mesh, over which batches are split.
       write: whether this process writes the files (the first one does).
     """
 
@@ -27,15 +29,14 @@ class Illustrator:
         method: Any,
         folder: Path,
         palette: np.ndarray,
+        mesh: jax.sharding.Mesh,
         *,
-        batch_sharding: jax.sharding.Sharding,
-        replicated: jax.sharding.Sharding,
         write: bool,
     ):
         self._folder, self._palette, self._write = folder, palette, write
         self._compute = None
         if function := getattr(method, "illustrate", None):
-            self._compute = jax.jit(function, in_shardings=(replicated, batch_sharding), out_shardings=replicated)
+            self._compute = sharding.compiled(at_precision(method, function), mesh)
 
     def draw(self, state: Any, batch: Any) -> dict[str, np.ndarray]:
         """Draws a batch and writes the pictures; every process has to call it.

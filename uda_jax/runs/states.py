@@ -31,7 +31,7 @@ def initial(
     log: Callable | None = None,
     identity: Identity | None = None,
 ) -> Any:
-    """Returns the state before a stage's first step, replicated over the mesh.
+    """Returns the state before a stage's first step, placed over the mesh as `config.train.sharding` says.
 
     Args:
       stage: a stage that trains, or that starts from files of weights.
@@ -41,26 +41,28 @@ def initial(
       log: called with one text per file of weights, if given.
       identity: of the run that checkpoints of earlier stages must belong to; None = any run.
     """
-    fresh = initialise(stage.initialise, jax.random.key(seed), sharding.replicated(mesh))
+    placed = placement(stage, mesh).of(shapes(stage))
+    fresh = initialise(stage.initialise, jax.random.key(seed), placed)
     state = initial_weights.start(fresh, stage, log)
     for network, start_from in stage.start_from.items():
-        found = _stored_network(workdir, start_from, _network(state, network), identity)
+        like, place = _network(state, network), placement(stage, mesh)
+        found = _stored_network(workdir, start_from, like, place, identity)
         state = _with_network(state, network, found)
     return state
 
 
 def check_initial(recipe: Sequence[Stage]) -> None:
     """Raises a UserError if first weights do not fit, a file's or an earlier stage's, before anything is written."""
-    shapes = {}
+    found = {}
     # A stage that does not train has no state of its own, but the network of one that does, or of a file.
     for stage in (stage for stage in recipe if stage.kind.TRAINS or not stage.start_from):
         files = any(init.path for init in stage.init_from.values())
         if files or len(recipe) > 1:
-            shapes[stage.name] = state = jax.eval_shape(stage.initialise, jax.random.key(0))
+            found[stage.name] = state = shapes(stage)
         if files:
             initial_weights.start(state, stage)
         for network, start_from in stage.start_from.items():
-            _check_start(network, stage, state, start_from, shapes[start_from.stage.name])
+            _check_start(network, stage, state, start_from, found[start_from.stage.name])
 
 
 def load(
@@ -70,7 +72,7 @@ def load(
     step: str | int = "last",
     identity: Identity | None = None,
 ) -> Any:
-    """Returns the state of one of a stage's checkpoints, replicated over the mesh.
+    """Returns the state of one of a stage's checkpoints, placed over the mesh as `config.train.sharding` says.
 
     Args:
       stage: a stage that trains.
@@ -87,9 +89,19 @@ def load(
         return checkpoints.restore(step, abstract(stage, mesh), identity=identity)
 
 
+def shapes(stage: Stage) -> Any:
+    """Returns the shapes and types of a stage's state."""
+    return jax.eval_shape(stage.initialise, jax.random.key(0))
+
+
+def placement(stage: Stage, mesh: jax.sharding.Mesh) -> sharding.Placement:
+    """Returns where the arrays of a stage's state lie."""
+    return sharding.Placement(mesh, stage.train.sharding, stage.train.split_from)
+
+
 def abstract(stage: Stage, mesh: jax.sharding.Mesh) -> Any:
-    """Returns the shapes and types of a stage's state, replicated over the mesh: what checkpoints are restored to."""
-    return sharding.abstract(jax.eval_shape(stage.initialise, jax.random.key(0)), sharding.replicated(mesh))
+    """Returns the shapes, types and places of a stage's state: what checkpoints are restored to, whoever wrote them."""
+    return placement(stage, mesh).abstract(shapes(stage))
 
 
 def restore(
@@ -150,15 +162,14 @@ def _with_network(state: Any, name: str, found: dict[str, Any]) -> Any:
 
 
 def _stored_network(
-    workdir: Workdir, start_from: StartFrom, like: dict[str, Any], identity: Identity | None
+    workdir: Workdir, start_from: StartFrom, like: dict[str, Any], place: sharding.Placement, identity: Identity | None
 ) -> dict[str, Any]:
     """Reads a network of an earlier stage, from a checkpoint or, if it never learnt, from beside them."""
-    placement = jax.tree.leaves(like)[0].sharding
-    shapes = jax.eval_shape(start_from.stage.initialise, jax.random.key(0))
+    frozen = shapes(start_from.stage).frozen
     with _opened(start_from.stage, workdir) as checkpoints:
-        if start_from.network in shapes.frozen:
-            return checkpoints.restore_frozen(sharding.abstract(shapes.frozen, placement))[start_from.network]
-        target = {part: {start_from.network: tree} for part, tree in sharding.abstract(like, placement).items()}
+        if start_from.network in frozen:
+            return checkpoints.restore_frozen(place.abstract(frozen))[start_from.network]
+        target = {part: {start_from.network: tree} for part, tree in place.abstract(like).items()}
         found = checkpoints.restore_networks(checkpoints.resolve(start_from.step), target, identity=identity)
     return {part: found[part][start_from.network] for part in like}
 

@@ -30,7 +30,7 @@ from uda_jax.runs.illustrations import Illustrator
 from uda_jax.runs.label_watch import LabelWatch
 from uda_jax.runs.stages import Context, Stage, Stopped, needs_workdir
 from uda_jax.runs.workdir import Workdir, check_space, read_json
-from uda_jax.training import sharding
+from uda_jax.training import precision, sharding
 from uda_jax.training.guard import Guard
 from uda_jax.training.logging import MetricWriter, ProgressLine
 from uda_jax.training.metrics import METRICS
@@ -156,7 +156,6 @@ class StageRun:
     def __init__(self, stage: Stage, workdir: Workdir, context: Context):
         self.stage, self.context, self.files = stage, context, workdir.stage(stage.name)
         train_config, active = stage.train, context.first_process
-        self.replicated = sharding.replicated(context.mesh)
         self.split = sharding.split_over_batch(context.mesh)
         self.headline = METRICS[context.experiment.evaluation.headline]
         self.domains = stage.domains_in(workdir)
@@ -167,7 +166,9 @@ class StageRun:
         self.start, self.seconds_before, self.best = self.checkpoints.latest_step() or 0, 0.0, None
         self.first_row: dict[str, float] | None = {}
         self.state = self._restored() if self.start else self._initial(workdir)
-        self.train_step = instruments.TrainStep(stage.method.train_step, self.replicated, self.split)
+        _print_notes(instruments.placement_lines(stage.name, self.state, train_config.sharding), context)
+        step = precision.at_precision(stage.method, stage.method.train_step)
+        self.train_step = instruments.TrainStep(step, self.state, context.mesh)
         self.profile = instruments.Profile(train_config.profiled_steps, self.files.profile)
         self.writer = MetricWriter(self.files.path, stage=stage.name, active=active)
         self.writer.resume_at(self.start)
@@ -175,14 +176,8 @@ class StageRun:
         self.progress = ProgressLine(train_config.steps, images, first_step=self.start, active=active)
         self.labels = LabelWatch(self.domains, train_config.batch_size, train_config.log_every)
         self.guard = Guard(self._frame_name, self.files.nonfinite, write=active)
-        self.illustrator = Illustrator(
-            stage.method,
-            self.files.illustrations,
-            context.palette,
-            batch_sharding=self.split,
-            replicated=self.replicated,
-            write=active,
-        )
+        folder = self.files.illustrations
+        self.illustrator = Illustrator(stage.method, folder, context.palette, context.mesh, write=active)
         self.began = time.monotonic()
 
     def _restored(self) -> Any:

@@ -18,13 +18,17 @@ from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.training.layout import RunFiles
 
-# Fields that may differ between runs that continue each other: they change what is logged, not what is learnt.
+# Fields that may differ between runs that continue each other: they change what is logged, or where arrays lie and how
+# long, not what is learnt.
 FREE_FIELDS = frozenset(
     (
         ("train", "log_every"),
         ("train", "workers"),
         ("train", "keep_latest"),
         ("train", "profile"),
+        ("train", "sharding"),
+        ("train", "split_from"),
+        ("method", "segmenter", "remat"),
         ("evaluation", "pictures"),
     )
 )

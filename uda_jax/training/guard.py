@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from uda_jax.errors import UserError
+from uda_jax.training import sharding
 
 
 class NonFiniteLoss(UserError):
@@ -57,7 +59,7 @@ class Guard:
         """Looks at the state after the last step, which metrics do not: they tell of the losses before its update.
 
         Args:
-          state: arrays that lie whole on this process's devices; it is about to be scored or saved.
+          state: arrays; it is about to be scored or saved. Every process has to call this.
 
         Raises:
           NonFiniteLoss: a value is not finite; as `check`, with the array in place of the term.
@@ -81,18 +83,36 @@ class Guard:
 def first_not_finite(tree: Any) -> tuple[str, float] | None:
     """Returns the path of the first array with an infinite or NaN value, and that value; None if all are finite.
 
+    Each process looks at what its own devices hold. Of arrays that lie on several processes' devices all of them return
+    the same, and all have to call this.
+
     Args:
-      tree: arrays of NumPy, or of JAX that lie whole on this process's devices.
+      tree: arrays of NumPy or JAX.
     """
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        if not jax.numpy.issubdtype(leaf.dtype, np.inexact) or leaf.size == 0:
-            continue
-        array = np.asarray(leaf if not isinstance(leaf, jax.Array) else leaf.addressable_data(0))
-        # Both carry NaN through, and unlike np.isfinite they take no memory of the array's size.
-        for value in (float(array.min()), float(array.max())):
-            if not np.isfinite(value):
-                return jax.tree_util.keystr(path, simple=True, separator="/"), value
-    return None
+    leaves = jax.tree.leaves_with_path(tree)
+    found = next(((k, value) for k, (_, leaf) in enumerate(leaves) if (value := _not_finite(leaf)) is not None), None)
+    if any(isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for _, leaf in leaves):
+        found = _first_of_all(found, len(leaves))
+    if found is None:
+        return None
+    return jax.tree_util.keystr(leaves[found[0]][0], simple=True, separator="/"), found[1]
+
+
+def _not_finite(leaf: Any) -> float | None:
+    """Returns a value of an array that is not finite, of what this process's devices hold; None if there is none."""
+    if not jax.numpy.issubdtype(leaf.dtype, np.inexact) or leaf.size == 0:
+        return None
+    # Both carry NaN through, and unlike np.isfinite they take no memory of the array's size.
+    extremes = (float(extreme) for part in sharding.own_parts(leaf) for extreme in (part.min(), part.max()))
+    return next((value for value in extremes if not np.isfinite(value)), None)
+
+
+def _first_of_all(found: tuple[int, float] | None, count: int) -> tuple[int, float] | None:
+    """Returns which of `count` arrays some process found first, and the value there."""
+    position, value = found or (count, 0.0)
+    positions, values = multihost_utils.process_allgather((np.int32(position), np.float32(value)))
+    process = int(np.argmin(positions))
+    return None if positions[process] == count else (int(positions[process]), float(values[process]))
 
 
 def _terms_first(name: str) -> tuple[bool, bool, str]:

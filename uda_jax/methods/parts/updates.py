@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from uda_jax.methods.parts.state import Metrics, TrainState
-from uda_jax.training import optimisers
+from uda_jax.training import optimisers, sharding
 from uda_jax.training.optimisers import Optimiser
 from uda_jax.training.schedules import Schedule
 
@@ -105,10 +105,10 @@ def update_player(
       The new state and {"norm/<name>": global norm of the gradients, "update_norm/<name>": that of what is added
       to the parameters, "learning_rate/<name>": the base rate}.
     """
-    params = player.of(state.params)
-    updates, opt_state = player.transformation(params).update(player.of(gradients), state.opt_state[name], params)
+    params, gradients = player.of(state.params), sharding.added_up(player.of(gradients))
+    updates, opt_state = player.transformation(params).update(gradients, state.opt_state[name], params)
     metrics = {
-        f"norm/{name}": _norm(player.of(gradients)),
+        f"norm/{name}": _norm(gradients),
         f"update_norm/{name}": _norm(updates),
         f"learning_rate/{name}": player.learning_rate(state.step if batches is None else batches),
     }

@@ -39,6 +39,7 @@ from uda_jax.runs.workdir import Workdir
 from uda_jax.schema import config_field
 from uda_jax.training import sharding
 from uda_jax.training.layout import StageFiles
+from uda_jax.training.precision import at_precision
 
 # Training classes 3, 4, 5, 6, 7, 9, 12, 14, 15, 16 and 17 of the released code.
 RARE_CLASSES = (
@@ -178,12 +179,9 @@ class _Ranking:
 
     def _with_target_statistics(self, batches: streams.EvaluationBatches) -> Any:
         """Returns the state with running averages over the target's frames, from one pass over them."""
-        replicated, split = sharding.replicated(self.mesh), sharding.split_over_batch(self.mesh)
-        step = jax.jit(
-            functools.partial(update_statistics, self.method),
-            in_shardings=(replicated, split),
-            out_shardings=replicated,
-        )
+        update = at_precision(self.method, functools.partial(update_statistics, self.method))
+        places, split = jax.tree.map(lambda x: x.sharding, self.state), sharding.split_over_batch(self.mesh)
+        step = sharding.compiled(update, self.mesh, places)
         # The last batch may be padded with frames that are none.
         state = self.state
         for batch in itertools.islice(batches, max(1, len(batches.dataset) // self.section.batch_size)):
@@ -208,7 +206,7 @@ class _Ranking:
             }
 
         replicated, split = sharding.replicated(self.mesh), sharding.split_over_batch(self.mesh)
-        score = jax.jit(score, in_shardings=(replicated, split), out_shardings=replicated)
+        score = sharding.compiled(at_precision(method, score), self.mesh)
         for batch in batches:
             found = score(self.state, sharding.to_global(batch["image"], split))
             indices = sharding.to_global(batch["index"], split)

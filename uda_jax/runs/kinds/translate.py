@@ -28,6 +28,7 @@ from uda_jax.runs.stages import Context, Stage, Stopped
 from uda_jax.runs.workdir import Workdir
 from uda_jax.schema import config_field
 from uda_jax.training import sharding
+from uda_jax.training.precision import at_precision
 
 PATH = "config.data.source"
 
@@ -69,12 +70,9 @@ class Translate(Kind):
         method, mesh = start_from.stage.method, context.mesh
         state = states.load(start_from.stage, workdir, mesh, start_from.step, context.identity)
         params = {TRANSLATOR: state.params[start_from.network]}
-        replicated, split = sharding.replicated(mesh), sharding.split_over_batch(mesh)
-        translate = jax.jit(
-            lambda params, maps: (ops.to_pixels(method.translate(params, maps)), maps["index"]),
-            in_shardings=(replicated, split),
-            out_shardings=replicated,
-        )
+        split = sharding.split_over_batch(mesh)
+        draw = lambda params, maps: (ops.to_pixels(method.translate(params, maps)), maps["index"])  # noqa: E731
+        translate = sharding.compiled(at_precision(method, draw), mesh)
         batches = self._unfinished(_one_pass(stage.domains_in(workdir)["source"]), folder)
         for batch in batches:
             images, indices = jax.device_get(translate(params, sharding.to_global(batch, split)))
