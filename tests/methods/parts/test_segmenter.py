@@ -32,7 +32,7 @@ def test_fields_are_the_networks_own():
     shared = {"name", "input_norm", "align_corners"}
     heads = {"aspp_branches", "aspp_bias", "head_init"}
     assert fields(Segmenter(name="lenet")) == shared | {"grey"}
-    assert fields(Segmenter(name="deeplab_v2_vgg16")) == shared | heads | {"encoder_init", "width"}
+    assert fields(Segmenter(name="deeplab_v2_vgg16")) == shared | heads | {"encoder_init", "remat", "width"}
     resnet = {"encoder_init", "encoder_style", "bn_mode", "width", "output_stride", "remat"}
     assert fields(SMALL) == shared | heads | resnet | {"multi_level"}
     assert fields(Segmenter(name="corda_resnet50")) == shared | heads | resnet | {"initial_head"}
@@ -122,7 +122,7 @@ def test_fields_left_out_take_the_outer_fields_default():
 def test_mapping_round_trip():
     assert to_dict(SMALL)["width"] == 4 and from_mapping(Segmenter, to_dict(SMALL)) == SMALL
     flat = config.as_config(SMALL)
-    assert set(flat.keys()) == fields(SMALL) and (flat.width, flat.multi_level, flat.remat) == (4, True, False)
+    assert set(flat.keys()) == fields(SMALL) and (flat.width, flat.multi_level, flat.remat) == (4, True, ())
     assert from_mapping(Segmenter, json.loads(json.dumps(flat.to_dict()))) == SMALL
 
 
