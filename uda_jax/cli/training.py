@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from uda_jax.cli import outcome
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import prepare_jax
+from uda_jax.cli.environment import at_least, prepare_jax
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -22,26 +23,36 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     train.add_argument("--coordinator", help="host:port of process 0 of several; auto on TPU pods and SLURM")
     train.add_argument("--num-processes", type=int, help="how many processes there are, unless auto")
     train.add_argument("--process-id", type=int, help="which one this is, from 0, unless auto")
+    text = "seconds until all of several processes must have come (default: 300)"
+    train.add_argument("--start-timeout", type=at_least(1), default=300, help=text)
 
 
 def _train(options: argparse.Namespace) -> int:
     prepare_jax()
+    from uda_jax.runs import processes, rendezvous, signals
+
+    place = rendezvous.place(options.coordinator, options.num_processes, options.process_id, options.start_timeout)
+    stop = signals.Stop(end=processes.end)
+    try:
+        with stop.handled():
+            if place is None:
+                return _trained(options, stop)
+            with processes.joined(place, stop, outcome.line_of):
+                return _trained(options, stop)
+    except signals.Stopped as stopped:
+        print(f"uda: {stopped}", file=sys.stderr)
+        return 0
+
+
+def _trained(options: argparse.Namespace, stop: Any) -> int:
     import jax
 
     from uda_jax import config
     from uda_jax.runs import results, train
 
-    if options.coordinator == "auto":
-        jax.distributed.initialize()
-    elif options.coordinator:
-        jax.distributed.initialize(options.coordinator, options.num_processes, options.process_id)
     experiment = config.experiment(config.load(options.config, options.overrides))
-    command = "uda " + shlex.join(options.words)
-    try:
-        rows = train.run(experiment, options.workdir, results.Invocation(options.config, options.overrides, command))
-    except train.Stopped as stopped:
-        print(f"uda: {stopped}", file=sys.stderr)
-        return 0
+    how = results.Invocation(options.config, options.overrides, "uda " + shlex.join(options.words))
+    rows = train.run(experiment, options.workdir, how, stop)
     if jax.process_index() == 0:
         nothing = f"{experiment.label}: trained; nothing to score on, see the predictions in {options.workdir}/pictures"
         show("\n".join(map(result_line, rows)) or nothing)
@@ -50,6 +61,18 @@ def _train(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     prepare_jax()
+    from uda_jax.runs import processes, signals
+
+    stop = signals.Stop(end=processes.end)
+    try:
+        with stop.handled():
+            return _demonstrated(options, stop)
+    except signals.Stopped as stopped:
+        print(f"uda: {stopped}", file=sys.stderr)
+        return 0
+
+
+def _demonstrated(options: argparse.Namespace, stop: Any) -> int:
     from uda_jax import config, report
     from uda_jax.runs import results, train
     from uda_jax.runs.workdir import Workdir
@@ -60,11 +83,7 @@ def _demo(options: argparse.Namespace) -> int:
         folder = options.workdir / experiment.label
         command = f"uda train --config {reference} --workdir {folder}"
         print(f"demo: {command}", file=sys.stderr)
-        try:
-            rows = train.run(experiment, folder, results.Invocation(reference, (), command))
-        except train.Stopped as stopped:
-            print(f"uda: {stopped}", file=sys.stderr)
-            return 0
+        rows = train.run(experiment, folder, results.Invocation(reference, (), command), stop)
         show("\n".join(map(result_line, rows)))
         folders.append(folder)
     page = report.write(folders, options.workdir / "report.html")
