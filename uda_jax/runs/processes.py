@@ -201,7 +201,7 @@ class Link:
 
     async def _other(self) -> None:
         address = self._place.address
-        reader, writer = await self._wait(self._dial(), lambda: f"process 0 of {self._place.count} at {address}")
+        reader, writer = await self._wait(_dial(*address), lambda: f"process 0 of {self._place.count} at {address}")
         writer.write(_line(process=self._place.index, count=self._place.count))
         # The first one says itself who is missing, and then hangs up.
         waiting = asyncio.wait_for(reader.readline(), self._place.timeout + _NOTE)
@@ -216,13 +216,6 @@ class Link:
         self._service.set_result(found["service"])
         self._keep(self._listen(0, reader))
         self._keep(self._beat())
-
-    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        while True:
-            try:
-                return await asyncio.open_connection(self._place.address.host, self._place.address.port)
-            except OSError:
-                await asyncio.sleep(_RETRY)
 
     async def _listen(self, other: int, reader: asyncio.StreamReader) -> None:
         """Hears another process until it says no more."""
@@ -309,7 +302,7 @@ class Link:
         """Returns a port of this machine behind which JAX's service is reached, and which stays open without it."""
 
         async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            there_reader, there = await asyncio.open_connection(self._place.address.host, service)
+            there_reader, there = await _dial(self._place.address.host, service)
             self._keep(_pump(there_reader, writer, close=False))
             await _pump(reader, there, close=True)
 
@@ -339,6 +332,15 @@ class Link:
 
         with contextlib.suppress(TimeoutError, OSError):
             asyncio.run_coroutine_threadsafe(say(), self._loop).result(timeout=2)
+
+
+async def _dial(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connects to an address as soon as somebody listens there."""
+    while True:
+        try:
+            return await asyncio.open_connection(host, port)
+        except OSError:
+            await asyncio.sleep(_RETRY)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, close: bool) -> None:
