@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from uda_jax.errors import UserError, printable
+from uda_jax.runs.relay import Relay, dial
 from uda_jax.runs.rendezvous import Place, free_port
 from uda_jax.runs.signals import Leave, Stop, Stopped, chosen
 
@@ -27,7 +28,6 @@ FAILED = 1  # exit status of a process whose others failed or are gone
 _BEAT = 5.0  # seconds between two signs of life
 _SILENCE = 45.0  # seconds without one after which a process is gone: its machine or the network, as ends are noticed
 _NOTE = 10.0  # seconds of waiting for others at the start after which it says so
-_RETRY = 0.3  # seconds between two attempts to reach the first process
 _SOON = 0.3  # seconds for the end of another process to be noticed
 _OWN_FAILURE = 3.0  # seconds in which this process may find by itself what another one failed of
 _SERVICE = 60  # seconds for JAX to connect processes that are all there
@@ -99,6 +99,7 @@ class Link:
         self._refused: str | None = None
         self._service: asyncio.Future[int] = self._loop.create_future()
         self._kept: list[Any] = []  # servers and tasks, which asyncio itself does not keep
+        self._relay = Relay()
 
     def connect(self) -> None:
         """Returns once all processes are there; `service` then says where JAX's service is to be or is.
@@ -109,11 +110,12 @@ class Link:
         threading.Thread(target=self._loop.run_forever, name="processes", daemon=True).start()
         self._call(self._first() if self._place.index == 0 else self._other())
 
-    def service(self) -> tuple[str, dict[str, Any]]:
-        """Returns the address at which this process reaches JAX's service, and further arguments for JAX."""
-        if self._place.index == 0:
-            return f"localhost:{self._service.result()}", {}
-        return f"localhost:{self._call(self._relay(self._service.result()))}", {}
+    def service(self) -> str:
+        """Returns the address at which this process reaches JAX's service."""
+        port = self._service.result()
+        if self._place.index:
+            port = self._call(self._relay.listen(self._place.address.host, port))
+        return f"localhost:{port}"
 
     def ask(self, number: int) -> None:
         """Tells the first process that this one was asked to stop, by the signal of that number."""
@@ -144,8 +146,8 @@ class Link:
             server = await asyncio.start_server(self._welcome, None, address.port)
         except OSError as error:
             raise UserError(
-                f"--coordinator {address}: cannot listen there ({error.strerror}); name a free port, the same for all "
-                "processes"
+                f"--coordinator {address}: cannot listen there ({os.strerror(error.errno)}); name a free port, the "
+                "same for all processes"
             ) from None
         self._kept.append(server)
         if missing:
@@ -201,7 +203,7 @@ class Link:
 
     async def _other(self) -> None:
         address = self._place.address
-        reader, writer = await self._wait(_dial(*address), lambda: f"process 0 of {self._place.count} at {address}")
+        reader, writer = await self._wait(dial(*address), lambda: f"process 0 of {self._place.count} at {address}")
         writer.write(_line(process=self._place.index, count=self._place.count))
         # The first one says itself who is missing, and then hangs up.
         waiting = asyncio.wait_for(reader.readline(), self._place.timeout + _NOTE)
@@ -210,8 +212,9 @@ class Link:
             found = json.loads(answer) if answer else {"refused": "process 0 has ended before all had come"}
         except (ValueError, OSError, TimeoutError):
             found = {"refused": f"--coordinator {address}: something else than process 0 of this run listens there"}
-        if "refused" in found:
-            raise UserError(found["refused"])
+        if "service" not in found:
+            why = found.get("refused") or f"process 0 has failed ({found.get('failed', 'stopped')})"
+            raise UserError(why)
         self._others[0] = writer
         self._service.set_result(found["service"])
         self._keep(self._listen(0, reader))
@@ -298,18 +301,6 @@ class Link:
                 if time.monotonic() - when > _SILENCE:
                     self._lost(other)
 
-    async def _relay(self, service: int) -> int:
-        """Returns a port of this machine behind which JAX's service is reached, and which stays open without it."""
-
-        async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            there_reader, there = await _dial(self._place.address.host, service)
-            self._keep(_pump(there_reader, writer, close=False))
-            await _pump(reader, there, close=True)
-
-        server = await asyncio.start_server(join, "localhost", 0)
-        self._kept.append(server)
-        return server.sockets[0].getsockname()[1]
-
     def _send(self, **message: Any) -> None:
         for other, writer in self._others.items():
             if other not in self._done or "failed" in message:
@@ -334,25 +325,6 @@ class Link:
             asyncio.run_coroutine_threadsafe(say(), self._loop).result(timeout=2)
 
 
-async def _dial(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connects to an address as soon as somebody listens there."""
-    while True:
-        try:
-            return await asyncio.open_connection(host, port)
-        except OSError:
-            await asyncio.sleep(_RETRY)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, close: bool) -> None:
-    """Hands on what comes until no more comes; then closes the other end, if it is to know."""
-    with contextlib.suppress(OSError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    if close:
-        writer.close()
-
-
 def _line(**message: Any) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
@@ -360,16 +332,14 @@ def _line(**message: Any) -> bytes:
 def _initialise(place: Place, link: Link) -> None:
     """Starts JAX's own service, whose handler of SIGTERM and quick timeouts would be in the way."""
     jax.config.update("jax_enable_preemption_service", False)
-    address, more = link.service()
     try:
         jax.distributed.initialize(
-            address,
+            link.service(),
             place.count,
             place.index,
             local_device_ids=place.local_device_ids,
             initialization_timeout=_SERVICE,
             heartbeat_timeout_seconds=_HEARTBEAT,
-            **more,
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--coordinator {place.address}: JAX cannot connect ({' '.join(str(error).split())})") from None

@@ -8,7 +8,7 @@ Running the same command again goes on where it stopped, bit for bit; `workdir` 
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,17 @@ import numpy as np
 from uda_jax import config
 from uda_jax.config import Experiment
 from uda_jax.data.io import atomic
-from uda_jax.data.pipeline import domains, examples, streams
-from uda_jax.errors import UserError
+from uda_jax.data.pipeline import domains, streams
 from uda_jax.inference import label_check
 from uda_jax.inference.evaluate import protocols
-from uda_jax.report.rows import KEYS
-from uda_jax.runs import fingerprints, initial_weights, instruments, results, scoring, stages, states
+from uda_jax.runs import fingerprints, first_look, initial_weights, instruments, results, scoring, stages, states
 from uda_jax.runs.checkpoints import Checkpoints, state_bytes
 from uda_jax.runs.illustrations import Illustrator
 from uda_jax.runs.label_watch import LabelWatch
 from uda_jax.runs.signals import Stop, Stopped
 from uda_jax.runs.stages import Context, Stage, needs_workdir
 from uda_jax.runs.unscored import Unscored
-from uda_jax.runs.workdir import Workdir, check_space, read_json
+from uda_jax.runs.workdir import Workdir, check_space
 from uda_jax.training import sharding
 from uda_jax.training.guard import Guard
 from uda_jax.training.logging import MetricWriter, ProgressLine
@@ -74,7 +72,7 @@ def run(
         # What finished stages were trained on is not read again; whether a score is still that of its data is asked.
         unfinished = [stage for stage in recipe if not workdir.stage(stage.name).finished.exists()]
         if not workdir.result.exists():
-            _check_data(recipe[-1], unfinished, context)
+            first_look.check_data(recipe[-1], unfinished, context)
         # A folder that is there already need not be a run's; one that is has passed this.
         if not workdir.config.exists():
             initial_weights.check_classes(recipe, space.names)
@@ -89,46 +87,8 @@ def run(
                 workdir.prepare(experiment, space, found)
             stage_results = stages.run_recipe(recipe, workdir, context)
             if workdir.result.exists():
-                return _stored_rows(workdir)
+                return first_look.stored_rows(workdir)
             return scoring.score_final(recipe[-1], workdir, context, list(stage_results.values()), invocation)
-
-
-def _check_data(last: Stage, unfinished: Sequence[Stage], context: Context) -> None:
-    """Refuses frames that fit no batch and labels that teach or score nothing, and prints notes on others."""
-    notes = scoring.check_references(last, context)
-    seen, section = [], context.experiment.evaluation
-    splits = {section.path("final", name): domain for name, domain in section.splits("final").items()}
-    labelled = {path: domain for path, domain in splits.items() if "label" in domain.fields}
-    notes += [note for path, domain in splits.items() for note in domains.passed_over(domain, path)]
-    for stage in unfinished:
-        ready = {name: domain for name, domain in stage.domains.items() if not needs_workdir(domain)}
-        ready = {name: domain for name, domain in ready.items() if stage.kind.TRAINS and domain not in seen}
-        seen += ready.values()
-        for name, domain in ready.items():
-            # Whatever is wrong with it would show once the workdir is written, and its cure is another config.
-            examples.training_examples(domain, f"config.data.{name}", name)
-            notes += domains.passed_over(domain, f"config.data.{name}")
-        notes += label_check.check_domains(ready)
-        labelled |= {
-            f"config.data.{name}": domain for name, domain in ready.items() if label_check.teaches(name, domain)
-        }
-    notes += label_check.compare_palettes(labelled)
-    _print_notes(notes, context)
-
-
-def _print_notes(notes: Sequence[str], context: Context) -> None:
-    for note in notes if context.first_process else ():
-        print(note, file=sys.stderr)
-
-
-def _stored_rows(workdir: Workdir) -> list[dict[str, Any]]:
-    """Returns the rows of a run that is finished; raises a UserError if their file is damaged."""
-    remedy = "delete it and rerun the same command, which scores the last state again"
-    rows = read_json(workdir.result, remedy)
-    required = {name for name, key in KEYS.items() if key.required}
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and required <= row.keys() for row in rows):
-        raise UserError(f"{workdir.result}: expected result rows, found other things; {remedy}")
-    return rows
 
 
 def train_stage(stage: Stage, workdir: Workdir, context: Context) -> dict[str, Any]:
@@ -170,7 +130,7 @@ class StageRun:
         self.headline = METRICS[context.experiment.evaluation.headline]
         self.domains = stage.domains_in(workdir)
         late = {name: self.domains[name] for name, domain in stage.domains.items() if needs_workdir(domain)}
-        _print_notes(label_check.check_domains(late), context)
+        first_look.print_notes(label_check.check_domains(late), context)
         self.iterator = _stream(self.domains, train_config, context.experiment.seed)
         self.checkpoints = Checkpoints(self.files, keep_latest=train_config.keep_latest)
         self.unscored, self.stop = Unscored(self.files), context.guard
