@@ -37,9 +37,8 @@ def main() -> None:
     seconds = whole.finish()
     if whole.statuses() != [0] * PROCESSES:
         raise SystemExit(f"the undisturbed run failed: {whole.lines()}")
-    print(
-        f"undisturbed: {seconds:.0f} s\n\n| signal | to process | after, s | while | both ended after, s | statuses | lines | rerun |"
-    )
+    columns = ("signal", "to process", "after, s", "while", "both ended after, s", "statuses", "lines", "rerun")
+    print(f"undisturbed: {seconds:.0f} s\n\n| {' | '.join(columns)} |")
     print("| --- | ---: | ---: | --- | ---: | --- | --- | --- |", flush=True)
     moments = random.Random(options.seed)
     for number in (signal.SIGTERM, signal.SIGKILL):

@@ -302,10 +302,9 @@ class Link:
                     self._lost(other)
 
     def _send(self, **message: Any) -> None:
-        for other, writer in self._others.items():
-            if other not in self._done or "failed" in message:
-                with contextlib.suppress(OSError, RuntimeError):
-                    writer.write(_line(**message))
+        for writer in self._others.values():
+            with contextlib.suppress(OSError, RuntimeError):
+                writer.write(_line(**message))
 
     def _keep(self, work: Coroutine) -> None:
         self._kept.append(self._loop.create_task(work))
