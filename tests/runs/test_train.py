@@ -1,12 +1,14 @@
 """The loop: resuming bit for bit, stopping, guarding, finishing; one compilation per stage."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from PIL import Image
 
 from uda_jax import config
 from uda_jax.data.labels import label_spaces
-from uda_jax.data.pipeline import domains
+from uda_jax.data.pipeline import domains, streams
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import protocols
 from uda_jax.report.rows import KEYS
@@ -271,6 +273,25 @@ def test_a_run_that_is_stopped_while_it_scores_goes_on_with_the_score(uninterrup
     run(tiny_experiment, workdir.path)
     assert not unscored.exists() and logged(workdir.path) == logged(uninterrupted[0])
     assert_same_state(workdir.path, uninterrupted[0])
+
+
+def test_a_run_that_waits_for_data_is_stopped_there(uninterrupted, tiny_experiment, tmp_path, monkeypatch):
+    batches = itertools.count(1)
+    take = streams.TrainStream.__next__
+
+    def take_or_wait(stream):
+        if next(batches) == 4:
+            signal.raise_signal(signal.SIGTERM)
+            threading.Event().wait(20)
+        return take(stream)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streams.TrainStream, "__next__", take_or_wait)
+        with pytest.raises(train.Stopped, match="^stopped at step 3 of stage train; the same command goes on"):
+            run(tiny_experiment, tmp_path / "run")
+    run(tiny_experiment, tmp_path / "run")
+    assert logged(tmp_path / "run") == logged(uninterrupted[0])
+    assert_same_state(tmp_path / "run", uninterrupted[0])
 
 
 def test_an_unreadable_checkpoint_is_named(uninterrupted, tiny_experiment, tmp_path):
