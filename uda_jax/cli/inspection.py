@@ -2,12 +2,13 @@
 
 import argparse
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import add_step
+from uda_jax.cli.environment import add_step, leave_accelerators_alone
 from uda_jax.errors import UserError
 
 # In float32, sustained: about what a good desktop GPU of today may do.
@@ -21,10 +22,11 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     report.add_argument("--output", type=Path, default=Path("runs/report.html"))
     report.add_argument("--markdown", action="store_true", help="print README's tables instead")
 
-    inspect = command("inspect", _inspect, "list the networks, parameters and sizes of a run's checkpoints")
+    inspect = command("inspect", _inspect, "tell what a run's checkpoint holds: networks, norms, optimisers, scores")
     inspect.add_argument("workdir", type=Path, help="folder of the run")
     inspect.add_argument("--stage", help="whose checkpoint; by default the last stage's that has one")
     inspect.add_argument("--full", action="store_true", help="also every parameter with its shape and type")
+    inspect.add_argument("--json", action="store_true", help="the same for programs; with --full every array")
     add_step(inspect)
 
     methods = command("methods", _methods, "list the methods and the packaged configs")
@@ -51,11 +53,24 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from uda_jax.runs import inspection
+    leave_accelerators_alone()
     from uda_jax.runs.workdir import Workdir
 
-    show(inspection.describe(Workdir(options.workdir), options.stage, options.step, full=options.full))
+    show(_inspected(Workdir(options.workdir), options))
     return 0
+
+
+def _inspected(workdir: Any, options: argparse.Namespace) -> str:
+    """Returns what `uda inspect` prints of a workdir."""
+    from uda_jax.runs import inspection, overview
+
+    found = overview.gather(workdir, options.stage, options.step)
+    snapshot = None
+    if options.full and found["checkpoint"] is not None:
+        snapshot = inspection.open_snapshot(workdir, options.stage, options.step)
+    if options.json:
+        return json.dumps(found | ({"arrays": overview.arrays(snapshot)} if snapshot else {}), indent=1)
+    return overview.text(found) + (f"\n\n{overview.parameters(snapshot)}" if snapshot else "")
 
 
 def _methods(options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """Checkpoints through Orbax: the state, the data iterator and the config, in one folder per step.
 
 Networks that never learn lie beside them, once. Whatever is read back is compared with the checksums that were written
-with it. The library's only door to Orbax, so that a move to its next interface changes this file alone.
+with it. With `stored_arrays` the library's only door to Orbax, so that a move to its next interface changes no other.
 """
 
 import json
@@ -12,14 +12,13 @@ from typing import Any
 
 import grain
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from uda_jax.config import FORMAT, check_format
 from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
-from uda_jax.runs import checksums
+from uda_jax.runs import checksums, stored_arrays
 from uda_jax.runs.checkpoint_errors import DELETE, disk_errors, unreadable_errors
 from uda_jax.runs.workdir import Identity, difference
 from uda_jax.training.layout import StageFiles
@@ -107,9 +106,12 @@ class Checkpoints:
         Raises:
           UserError: a score was damaged, so that another step would be the best.
         """
-        for step in self.all_steps():
-            self._stored(step)
+        self.scores()
         return self._manager.best_step()
+
+    def scores(self) -> dict[int, float | None]:
+        """Returns the score on dev of each checkpoint that is kept, None where it had none; raises as `best_step`."""
+        return {step: self._stored(step)["score"] for step in self.all_steps()}
 
     def resolve(self, step: str | int) -> int:
         """Returns the step that "last", "best" or a number names; raises UserError if it is not kept."""
@@ -190,12 +192,30 @@ class Checkpoints:
 
     def shapes(self, step: int) -> dict[str, Any]:
         """Returns the tree of a stored state, frozen networks included, with the shape and the type of each array."""
-        found = {}
-        for name, folder in (("", self._folder / str(step) / "state"), ("frozen", self._files.frozen)):
-            if folder.exists():
-                with unreadable_errors(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                    tree = reader.metadata(folder.resolve()).item_metadata.tree
-                found |= {name: tree} if name else tree
+        folder = self._folder / str(step)
+        found = stored_arrays.shapes(folder / "state", DELETE, named=folder)
+        if self._files.frozen.exists():
+            found = found | {"frozen": stored_arrays.shapes(self._files.frozen, _TRAIN_STAGE_ANEW)}
+        return found
+
+    def read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads parts of a state as NumPy arrays, whatever devices wrote them and whatever there are now.
+
+        The rest of the files is neither read nor checked, as `restore_networks` does before a network is used.
+
+        Args:
+          step: which checkpoint.
+          wanted: parts of the tree that `shapes` returns, such as {"params": {"segmenter": ...}}.
+
+        Raises:
+          UserError: what is read is damaged or not finite, or another version wrote it.
+        """
+        folder, learning = self._folder / str(step), {k: v for k, v in wanted.items() if k != "frozen"}
+        stored = self._stored(step)["arrays"]
+        found = stored_arrays.read(folder / "state", learning, stored, DELETE, named=folder) if learning else {}
+        if wanted.get("frozen"):
+            table = _stored_table(self._files.frozen, _TRAIN_STAGE_ANEW)
+            found["frozen"] = stored_arrays.read(self._files.frozen, wanted["frozen"], table, _TRAIN_STAGE_ANEW)
         return found
 
     def reached_preemption(self, step: int) -> bool:
@@ -281,14 +301,7 @@ def read_arrays(folder: Path) -> dict[str, Any]:
       UserError: the folder cannot be read, is damaged, or holds arrays that are not finite.
     """
     stored = _stored_table(Path(folder), _CONVERT_AGAIN)
-    with (
-        unreadable_errors(Path(folder), _CONVERT_AGAIN),
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
-    ):
-        shapes = reader.metadata(Path(folder).resolve()).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-        found = reader.restore(Path(folder).resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    checksums.check(found, stored, str(folder), _CONVERT_AGAIN)
+    found = stored_arrays.read(Path(folder), stored_arrays.shapes(Path(folder), _CONVERT_AGAIN), stored, _CONVERT_AGAIN)
     checksums.check_files(Path(folder), _CONVERT_AGAIN)
     if len(jax.tree.leaves(found)) != len(stored):
         raise UserError(f"{folder}: damaged: some of its {len(stored)} arrays are not there; {_CONVERT_AGAIN}")
