@@ -130,8 +130,14 @@ class Link:
         self._say(failed=line)
 
     def leave(self, status: int, line: str) -> None:
-        """Says goodbye and ends the process; the first one prints the line, which is the same in all."""
-        self._say(bye=True)
+        """Ends the process; the first one prints the line, which is the same in all.
+
+        The others are told goodbye, or, if this one does not wait for the point that all leave at, that it is gone.
+        """
+        if self._stop.at_a_point and self._stop.unfinished:
+            self._say(failed="ended at once by Ctrl-C")
+        else:
+            self._say(bye=True)
         end(status, None if self._place.index else line)
 
     def is_failing(self, seconds: float) -> bool:
@@ -248,11 +254,10 @@ class Link:
             self._failed(message.get("who", other), message["failed"])
 
     def _ask(self, number: int) -> None:
-        if self._place.index:
-            if self._others:
-                self._send(stop=number)
-            else:
-                self._stop.decide(number, *chosen([self._stop.position()]))
+        if not self._service.done():  # Not all have come yet, and none has begun.
+            self._stop.decide(number, *chosen([self._stop.position()]))
+        elif self._place.index:
+            self._send(stop=number)
         elif self._asked is None:
             self._asked = number
             self._positions = {0: self._stop.position()}

@@ -12,6 +12,7 @@ A signal is noticed in a thread, whatever the main thread does: while XLA compil
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -95,6 +96,11 @@ class Stop:
         """Whether all processes leave at the same point of a protected block, where they can save their state."""
         return self._target is not None
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the run is in a protected block."""
+        return self._phase % 2 == 1
+
     def leaving(self, where: str = "") -> BaseException:
         """Returns what to raise in order to stop: Stopped, or KeyboardInterrupt for Ctrl-C, with the line to print."""
         return (KeyboardInterrupt if self._asked == signal.SIGINT else Stopped)(_MESSAGE.format(where or self.doing))
@@ -165,8 +171,12 @@ class Stop:
             self._changed.notify_all()
         if leave:
             self._interrupt()
-        if self._leave and self._end is not None:
+        if self._end is None:
+            return
+        if self._leave:
             threading.Thread(target=self._end_if_stuck, daemon=True).start()
+        elif number == signal.SIGINT:
+            print("uda: stops after this step; Ctrl-C again loses what is not saved", file=sys.stderr, flush=True)
 
     def ask(self, number: int) -> None:
         """Asks the run to stop, as a signal does."""
