@@ -41,8 +41,8 @@ def main() -> None:
     print(f"undisturbed: {seconds:.0f} s\n\n| {' | '.join(columns)} |")
     print("| --- | ---: | ---: | --- | ---: | --- | --- | --- |", flush=True)
     moments = random.Random(options.seed)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for trial in range(options.trials):
+    for trial in range(options.trials):
+        for number in (signal.SIGTERM, signal.SIGKILL):
             run = _Run(options.config, options.workdir / f"{number.name}-{trial}", overrides)
             victim, moment = moments.randrange(PROCESSES), moments.uniform(0.05, 0.95) * seconds
             run.start()

@@ -30,6 +30,11 @@ class Ends:
         return sorted(self.lines)
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(processes, "_NOTE", 0.5)
+
+
 @pytest.fixture
 def ends(monkeypatch):
     monkeypatch.setattr(processes, "_OWN_FAILURE", 0.01)
@@ -98,7 +103,7 @@ def test_different_ideas_of_how_many_there_are_end_both():
 
 
 def test_a_number_that_is_taken_ends_all():
-    *_, errors = connected(*places(3, indices=[0, 1, 1]))
+    *_, errors = connected(*places(3, indices=[0, 1, 1], timeout=1))
     assert all(isinstance(error, UserError) for error in errors)
     assert any("--process-id 1 is taken" in str(error) for error in errors[1:])
 
