@@ -8,6 +8,7 @@ own service gets another port, which the others reach through a relay of their o
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
 import sys
@@ -38,15 +39,13 @@ _HEARTBEAT = 100  # seconds after which JAX's own service gives up a process, wh
 def joined(place: Place, stop: Stop, line_of: Callable[[BaseException], str | None]) -> Iterator[None]:
     """Runs the block in one of several processes; they all end when one of them fails.
 
-    Unless the block ends normally, the process ends here: JAX would else wait for the others at its exit.
+    Unless the block ends normally, the process ends here, with one line, also if the others do not come or do not fit:
+    JAX would wait for them at its exit.
 
     Args:
       place: which process this is.
       stop: of this process, from now on of all of them.
       line_of: returns the line for an error that needs no traceback, or None.
-
-    Raises:
-      UserError: the others do not come, or do not fit.
     """
     link = Link(place, stop)
     stop.share(link.ask, link.leave)
@@ -132,9 +131,9 @@ class Link:
     def leave(self, status: int, line: str) -> None:
         """Ends the process; the first one prints the line, which is the same in all.
 
-        The others are told goodbye, or, if this one does not wait for the point that all leave at, that it is gone.
+        The others are told goodbye, or, if this one does not wait for the place that all leave at, that it is gone.
         """
-        if self._stop.at_a_point and self._stop.unfinished:
+        if not self._stop.agreed or (self._stop.at_a_point and self._stop.unfinished):
             self._say(failed="ended at once by Ctrl-C")
         else:
             self._say(bye=True)
@@ -250,7 +249,7 @@ class Link:
             self._stop.decide(*message["leave"])
         elif "bye" in message:
             self._done.add(other)
-        elif "failed" in message:
+        elif "failed" in message and message.get("who") != self._place.index:
             self._failed(message.get("who", other), message["failed"])
 
     def _ask(self, number: int) -> None:
@@ -335,15 +334,17 @@ def _line(**message: Any) -> bytes:
 
 def _initialise(place: Place, link: Link) -> None:
     """Starts JAX's own service, whose handler of SIGTERM and quick timeouts would be in the way."""
-    jax.config.update("jax_enable_preemption_service", False)
+    with contextlib.suppress(AttributeError):  # as long as there is one
+        jax.config.update("jax_enable_preemption_service", False)
+    known = inspect.signature(jax.distributed.initialize).parameters
+    times = {"initialization_timeout": _SERVICE, "heartbeat_timeout_seconds": _HEARTBEAT}
     try:
         jax.distributed.initialize(
             link.service(),
             place.count,
             place.index,
             local_device_ids=place.local_device_ids,
-            initialization_timeout=_SERVICE,
-            heartbeat_timeout_seconds=_HEARTBEAT,
+            **{name: seconds for name, seconds in times.items() if name in known},
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--coordinator {place.address}: JAX cannot connect ({' '.join(str(error).split())})") from None

@@ -97,6 +97,11 @@ class Stop:
         return self._target is not None
 
     @property
+    def agreed(self) -> bool:
+        """Whether it is decided where to leave."""
+        return self._asked is not None
+
+    @property
     def unfinished(self) -> bool:
         """Whether the run is in a protected block."""
         return self._phase % 2 == 1
