@@ -20,7 +20,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     report = command("report", _report, "write one HTML page and report.json for finished runs")
     report.add_argument("workdirs", nargs="+", type=Path, help="run folders; with --markdown also result files")
     report.add_argument("--output", type=Path, default=Path("runs/report.html"))
-    report.add_argument("--markdown", action="store_true", help="print README's tables instead")
+    report.add_argument("--markdown", action="store_true", help="print tables in Markdown instead")
 
     inspect = command("inspect", _inspect, "tell what a run's checkpoint holds: networks, norms, optimisers, scores")
     inspect.add_argument("workdir", type=Path, help="folder of the run")
