@@ -11,16 +11,9 @@ TRAIN = ["train", "--config", "advent:smoke", "--workdir", "runs/advent"]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--coordinator", "auto"], "expected a SLURM step (srun), a Cloud TPU slice or MPI around this process"),
-        (["--coordinator", "node1"], "--coordinator node1: expected host:port or auto"),
-        (["--coordinator", "node1:port"], "--coordinator node1:port: expected host:port or auto"),
-        (["--coordinator", "node1:12355"], "expected --num-processes and a --process-id from 0 below it, got None"),
-        (["--coordinator", "n:1", "--num-processes", "2", "--process-id", "2"], "below it, got 2 and 2"),
-        (
-            ["--coordinator", "auto", "--num-processes", "2"],
-            "--num-processes 2: needs --coordinator host:port, got",
-        ),
-        (["--process-id", "0"], "--process-id 0: needs --coordinator host:port, got no --coordinator"),
+        (["--coordinator", "auto"], "--coordinator auto: found no TPU pod, SLURM or other cluster that JAX knows"),
+        (["--coordinator", "node1"], "--coordinator: expected host:port, such as 10.0.0.1:12345, or auto, got 'node1'"),
+        (["--process-id", "0"], "--process-id: expected --coordinator as well, got none"),
         (["--stopped-status", "256"], "expected a whole number from 0 to 255, got '256'"),
         (["--stopped-status", "-1"], "argument --stopped-status"),
     ],

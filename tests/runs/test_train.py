@@ -1,12 +1,14 @@
 """The loop: resuming bit for bit, stopping, guarding, finishing; one compilation per stage."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from PIL import Image
 
 from uda_jax import config
 from uda_jax.data.labels import label_spaces
-from uda_jax.data.pipeline import domains
+from uda_jax.data.pipeline import domains, streams
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import protocols
 from uda_jax.report.rows import KEYS
@@ -259,17 +261,38 @@ def test_a_run_does_not_go_on_over_other_frames(uninterrupted, tiny_experiment, 
         run(experiment, workdir)
 
 
-def test_an_interrupt_that_was_lost_in_a_callback_is_raised_at_the_next_step():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it switched off
-    try:
-        with train._stop_on_signals() as stop:
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-            with pytest.raises(KeyboardInterrupt):  # what the block above swallowed
-                stop()
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_a_run_that_is_stopped_while_it_scores_goes_on_with_the_score(uninterrupted, tiny_experiment, tmp_path):
+    # One point before the first stage and two in each of three steps; the next is the first batch that is scored.
+    stop, asked = train.Stop(), iter([False] * 7 + [True])
+    point = stop.point
+    stop.point = lambda: (next(asked, False) and stop.ask(signal.SIGTERM), point())[1]
+    workdir = Workdir(tmp_path / "run")
+    with pytest.raises(train.Stopped, match="^stopped while scoring step 3 of stage train; the same command goes on"):
+        train.run(tiny_experiment, workdir.path, results.Invocation(), stop)
+    unscored = workdir.stage("train").unscored
+    assert [path.name for path in unscored.iterdir()] == ["3"]
+    run(tiny_experiment, workdir.path)
+    assert not unscored.exists() and logged(workdir.path) == logged(uninterrupted[0])
+    assert_same_state(workdir.path, uninterrupted[0])
+
+
+def test_a_run_that_waits_for_data_is_stopped_there(uninterrupted, tiny_experiment, tmp_path, monkeypatch):
+    batches = itertools.count(1)
+    take = streams.TrainStream.__next__
+
+    def take_or_wait(stream):
+        if next(batches) == 4:
+            signal.raise_signal(signal.SIGTERM)
+            threading.Event().wait(20)
+        return take(stream)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streams.TrainStream, "__next__", take_or_wait)
+        with pytest.raises(train.Stopped, match="^stopped at step 3 of stage train; the same command goes on"):
+            run(tiny_experiment, tmp_path / "run")
+    run(tiny_experiment, tmp_path / "run")
+    assert logged(tmp_path / "run") == logged(uninterrupted[0])
+    assert_same_state(tmp_path / "run", uninterrupted[0])
 
 
 def test_an_unreadable_checkpoint_is_named(uninterrupted, tiny_experiment, tmp_path):

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from uda_jax.cli import configs, console, data, inference, inspection, training, weights
-from uda_jax.errors import UserError, os_error_line
+from uda_jax.cli import configs, console, data, inference, inspection, outcome, training, weights
+from uda_jax.errors import UserError
 
 USER_ERROR = 2
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
@@ -36,27 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What is left in the buffer would fail where nothing can catch it.
         console.flush()
         return status
-    except UserError as error:
-        line = str(error)
-    except KeyboardInterrupt:
-        console.report("interrupted; the same command goes on or starts again")
+    except KeyboardInterrupt as interrupt:
+        console.report(str(interrupt) or "interrupted; the same command goes on or starts again")
         return INTERRUPTED
-    except BrokenPipeError as error:
-        if console.reader_is_gone():
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and console.reader_is_gone():
             console.silence()
             return READER_GONE
-        line = os_error_line(error)
-    except OSError as error:
-        line = os_error_line(error)
-    except UnicodeError as error:
-        line = _not_text(error)
-    except MemoryError:
-        line = "out of memory; use smaller batches, fewer workers or smaller images"
-    except RuntimeError as error:
-        # What XLA raises for a device's memory has no type of its own.
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        line = outcome.line_of(error)
+        if line is None:
             raise
-        line = f"out of memory on the device; use smaller batches or smaller images ({str(error).splitlines()[0]})"
     console.report(f"error: {line}")
     return USER_ERROR
 
@@ -90,14 +79,6 @@ def _check_overrides(words: Sequence[str]) -> None:
             raise UserError(
                 f"{word}: expected an option after it, got '{following}'; for a value with spaces, {remedy}"
             )
-
-
-def _not_text(error: UnicodeError) -> str:
-    """Returns the line for a text file of other bytes than UTF-8, or for a name that is no text."""
-    if isinstance(error, UnicodeDecodeError):
-        near = error.object[max(0, error.start - 20) : error.end + 20]
-        return f"a text file is not in UTF-8, near {near!r}; save it as UTF-8"
-    return f"a name cannot be written as text ({error}); rename the file"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from uda_jax.cli import outcome
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import prepare_jax
-from uda_jax.errors import UserError
+from uda_jax.cli.environment import at_least, prepare_jax
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -23,6 +23,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     train.add_argument("--coordinator", help="host:port of process 0 of several; auto on TPU pods and SLURM")
     train.add_argument("--num-processes", type=int, help="how many processes there are, unless auto")
     train.add_argument("--process-id", type=int, help="which one this is, from 0, unless auto")
+    text = "seconds until all of several processes must have come (default: 300)"
+    train.add_argument("--start-timeout", type=at_least(1), default=300, help=text)
     train.add_argument(
         "--stopped-status",
         type=_exit_status,
@@ -34,58 +36,34 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     prepare_jax()
+    from uda_jax.runs import processes, rendezvous, signals
+
+    place = rendezvous.place(options.coordinator, options.num_processes, options.process_id, options.start_timeout)
+    stop = signals.Stop(end=processes.end, stopped_status=options.stopped_status)
+    try:
+        with stop.handled():
+            if place is None:
+                return _trained(options, stop)
+            with processes.joined(place, stop, outcome.line_of):
+                return _trained(options, stop)
+    except signals.Stopped as stopped:
+        print(f"uda: {stopped}", file=sys.stderr)
+        return options.stopped_status
+
+
+def _trained(options: argparse.Namespace, stop: Any) -> int:
     import jax
 
     from uda_jax import config
     from uda_jax.runs import results, train
 
-    _join(options.coordinator, options.num_processes, options.process_id)
     experiment = config.experiment(config.load(options.config, options.overrides))
-    command = "uda " + shlex.join(options.words)
-    try:
-        rows = train.run(experiment, options.workdir, results.Invocation(options.config, options.overrides, command))
-    except train.Stopped as stopped:
-        print(f"uda: {stopped}", file=sys.stderr)
-        return options.stopped_status
+    how = results.Invocation(options.config, options.overrides, "uda " + shlex.join(options.words))
+    rows = train.run(experiment, options.workdir, how, stop)
     if jax.process_index() == 0:
         nothing = f"{experiment.label}: trained; nothing to score on, see the predictions in {options.workdir}/pictures"
         show("\n".join(map(result_line, rows)) or nothing)
     return 0
-
-
-def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Makes this process one of several, if there is a coordinator.
-
-    Raises:
-      UserError: the options do not say, or nothing around this process says, which of how many it is.
-    """
-    import jax
-
-    if coordinator is None or coordinator == "auto":
-        given = {"--num-processes": processes, "--process-id": process}
-        for option, value in given.items():
-            if value is not None:
-                found = "no --coordinator" if coordinator is None else "--coordinator auto, which finds it"
-                raise UserError(f"{option} {value}: needs --coordinator host:port, got {found}")
-        if coordinator is None:
-            return
-        try:
-            jax.distributed.initialize()
-        except ValueError as error:
-            raise UserError(
-                "--coordinator auto: expected a SLURM step (srun), a Cloud TPU slice or MPI around this process, found "
-                f"none ({error}); leave it out for one process, or give host:port, --num-processes and --process-id"
-            ) from error
-        return
-    host, colon, port = coordinator.rpartition(":")
-    if not (host and colon and port.isdecimal()):
-        raise UserError(f"--coordinator {coordinator}: expected host:port or auto, such as node1:12355")
-    if processes is None or process is None or not 0 <= process < processes:
-        raise UserError(
-            f"--coordinator {coordinator}: expected --num-processes and a --process-id from 0 below it, got "
-            f"{processes} and {process}"
-        )
-    jax.distributed.initialize(coordinator, processes, process)
 
 
 def _exit_status(word: str) -> int:
@@ -96,6 +74,18 @@ def _exit_status(word: str) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     prepare_jax()
+    from uda_jax.runs import processes, signals
+
+    stop = signals.Stop(end=processes.end)
+    try:
+        with stop.handled():
+            return _demonstrated(options, stop)
+    except signals.Stopped as stopped:
+        print(f"uda: {stopped}", file=sys.stderr)
+        return 0
+
+
+def _demonstrated(options: argparse.Namespace, stop: Any) -> int:
     from uda_jax import config, report
     from uda_jax.runs import results, train
     from uda_jax.runs.workdir import Workdir
@@ -106,11 +96,7 @@ def _demo(options: argparse.Namespace) -> int:
         folder = options.workdir / experiment.label
         command = f"uda train --config {reference} --workdir {folder}"
         print(f"demo: {command}", file=sys.stderr)
-        try:
-            rows = train.run(experiment, folder, results.Invocation(reference, (), command))
-        except train.Stopped as stopped:
-            print(f"uda: {stopped}", file=sys.stderr)
-            return 0
+        rows = train.run(experiment, folder, results.Invocation(reference, (), command), stop)
         show("\n".join(map(result_line, rows)))
         folders.append(folder)
     page = report.write(folders, options.workdir / "report.html")

@@ -161,7 +161,9 @@ class Evaluator:
                 f"'{self._section.headline}'"
             )
 
-    def evaluate(self, state: Any, pictures: int = 0) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    def evaluate(
+        self, state: Any, pictures: int = 0, between: Callable[[], None] = lambda: None
+    ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         """Scores the split and keeps what the state makes of a few frames, in one pass.
 
         Every process has to call it.
@@ -169,6 +171,7 @@ class Evaluator:
         Args:
           state: the method's state.
           pictures: how many batches, evenly spaced, give their first frame.
+          between: called before every batch; what it raises ends the pass.
 
         Returns:
           The figures of a result row, see `summarise`, None where there is nothing to score on; and the frames, in the
@@ -176,10 +179,12 @@ class Evaluator:
           "prediction": uint8 [h, w], "entropy": float32 [h, w] in [0, 1]}, the label None where the split has none.
           A method without classes has no frames to show.
         """
-        totals, frames = self.totals(state, pictures)
+        totals, frames = self.totals(state, pictures, between)
         return (self.summary(totals) if self.scored else None), frames
 
-    def totals(self, state: Any, pictures: int = 0) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    def totals(
+        self, state: Any, pictures: int = 0, between: Callable[[], None] = lambda: None
+    ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
         """Returns the sums that `summary` makes figures of, and the frames; arguments and frames as `evaluate`.
 
         They are "confusion" int64 [C, C] and "depth" float64 [S], as far as there is something to compare with; those
@@ -190,6 +195,7 @@ class Evaluator:
         totals: dict[str, np.ndarray] = {}
         frames = []
         for number, batch in self._wanted(chosen):
+            between()
             found = self._run(state, batch)
             if "confusion" in found:
                 # Summed on the host in 64 bits: 32 would overflow on a large split.

@@ -36,10 +36,11 @@ class Checkpoints:
     Args:
       files: the stage's; checkpoints lie in `<files.checkpoints>/<step>/{state,data,config}`.
       keep_latest: how many of the last to keep; the one with the best score is kept besides, after a restart, too.
+      folder: where they lie instead.
     """
 
-    def __init__(self, files: StageFiles, *, keep_latest: int = 2):
-        self._files = files
+    def __init__(self, files: StageFiles, *, keep_latest: int = 2, folder: Path | None = None):
+        self._files, self._folder = files, files.checkpoints if folder is None else folder
         latest = preservation_policy.LatestN(keep_latest)
         best = preservation_policy.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
@@ -48,11 +49,11 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         # Orbax reads them all at once, and would not say whose is damaged.
-        for scores in sorted(files.checkpoints.glob("[0-9]*/metrics/metrics")):
+        for scores in sorted(self._folder.glob("[0-9]*/metrics/metrics")):
             with unreadable_errors(scores.parents[1]):
                 json.loads(scores.read_text())
-        with unreadable_errors(files.checkpoints, "train in another workdir"):
-            self._manager = ocp.CheckpointManager(files.checkpoints.resolve(), options=options)
+        with unreadable_errors(self._folder, "train in another workdir"):
+            self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options)
         self._saving: int | None = None  # The step that is being written, which is not sealed yet.
 
     def save(
@@ -82,7 +83,7 @@ class Checkpoints:
             config=ocp.args.JsonSave(checksums.sealed(about | {"notes": notes, "score": score, "arrays": arrays})),
         )
         self.wait()
-        with disk_errors(self._files.checkpoints):
+        with disk_errors(self._folder):
             self._manager.save(step, args=items, metrics=None if score is None else {"score": score})
         self._saving = step
 
@@ -141,7 +142,7 @@ class Checkpoints:
           UserError: the checkpoint cannot be read, is damaged, is not finite, is of another run or another network, or
             another version wrote it.
         """
-        folder, stored = self._files.checkpoints / str(step), self._stored(step, identity)
+        folder, stored = self._folder / str(step), self._stored(step, identity)
         target, frozen = target.replace(frozen={}), target.frozen
         checksums.check_layout(target, stored["arrays"], str(folder))
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
@@ -174,7 +175,7 @@ class Checkpoints:
         self, step: int, target: dict[str, Any], *, identity: Identity | None = None
     ) -> dict[str, Any]:
         """Reads parts of a state, such as {"params": {"segmenter": ...}}, as `restore` does the whole."""
-        folder, stored = self._files.checkpoints / str(step), self._stored(step, identity)
+        folder, stored = self._folder / str(step), self._stored(step, identity)
         checksums.check_layout(target, stored["arrays"], str(folder))
         arguments = ocp.args.PyTreeRestore(
             target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
@@ -191,7 +192,7 @@ class Checkpoints:
 
     def shapes(self, step: int) -> dict[str, Any]:
         """Returns the tree of a stored state, frozen networks included, with the shape and the type of each array."""
-        folder = self._files.checkpoints / str(step)
+        folder = self._folder / str(step)
         found = stored_arrays.shapes(folder / "state", DELETE, named=folder)
         if self._files.frozen.exists():
             found = found | {"frozen": stored_arrays.shapes(self._files.frozen, _TRAIN_STAGE_ANEW)}
@@ -209,7 +210,7 @@ class Checkpoints:
         Raises:
           UserError: what is read is damaged or not finite, or another version wrote it.
         """
-        folder, learning = self._files.checkpoints / str(step), {k: v for k, v in wanted.items() if k != "frozen"}
+        folder, learning = self._folder / str(step), {k: v for k, v in wanted.items() if k != "frozen"}
         stored = self._stored(step)["arrays"]
         found = stored_arrays.read(folder / "state", learning, stored, DELETE, named=folder) if learning else {}
         if wanted.get("frozen"):
@@ -224,20 +225,20 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when the checkpoint under way is complete and sealed; raises UserError if the disk is full."""
         saving, self._saving = self._saving, None
-        with disk_errors(self._files.checkpoints):
+        with disk_errors(self._folder):
             self._manager.wait_until_finished()
             if saving is not None and jax.process_index() == 0:
-                checksums.seal_files(self._files.checkpoints / str(saving))
+                checksums.seal_files(self._folder / str(saving))
 
     def close(self) -> None:
         """Finishes writing and releases the folder."""
         self.wait()
-        with disk_errors(self._files.checkpoints):
+        with disk_errors(self._folder):
             self._manager.close()
 
     def _stored(self, step: int, identity: Identity | None = None) -> dict[str, Any]:
         """Returns what is stored beside a state; raises UserError if it is damaged, or another version wrote it."""
-        folder = self._files.checkpoints / str(step)
+        folder = self._folder / str(step)
         with unreadable_errors(folder):
             stored = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
             metrics = self._manager.metrics(step)

@@ -38,6 +38,11 @@ class Illustrator:
         if function := getattr(method, "illustrate", None):
             self._compute = sharding.compiled(at_precision(method, function), mesh)
 
+    def compile(self, state: Any, batch: Any) -> None:
+        """Compiles what `draw` calls with the same arguments, at a time when a compilation may be interrupted."""
+        if self._compute is not None:
+            self._compute = self._compute.lower(state, batch).compile()
+
     def draw(self, state: Any, batch: Any) -> dict[str, np.ndarray]:
         """Draws a batch and writes the pictures; every process has to call it.
 

@@ -115,7 +115,7 @@ def score_dev(stage: Stage, state: Any, context: Context) -> DevScore:
     section, values, scalars, images = context.experiment.evaluation, [], {}, {}
     splits = evaluators(stage, "dev", context)
     for name, evaluator in splits.items():
-        summary, frames = evaluator.evaluate(state, section.pictures)
+        summary, frames = evaluator.evaluate(state, section.pictures, context.leave_if_asked)
         values.append(headline(summary, section, section.path("dev", name)))
         figures = summary["metrics"] | {section.headline: values[-1]}
         scalars[name] = {metric: value for metric, value in figures.items() if value is not None}
@@ -152,7 +152,7 @@ def score_final(
     about = results.About(stage_results, invocation, int(state.step))
     splits, scored = evaluators(stage, "final", context), []
     for name, evaluator in splits.items():
-        totals, frames = evaluator.totals(state, section.pictures)
+        totals, frames = evaluator.totals(state, section.pictures, context.leave_if_asked)
         for frame in frames:
             own = frame if len(splits) == 1 else frame | {"name": f"{name}/{frame['name']}"}
             pictures.save_frame(workdir.pictures, palette=context.palette, **own)

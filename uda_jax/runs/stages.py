@@ -5,6 +5,7 @@ command, run again, goes on at the first unfinished one.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.runs import kinds
 from uda_jax.runs.kinds.base import Kind
+from uda_jax.runs.signals import Stop
+from uda_jax.runs.signals import Stopped as Stopped  # what stages raise
 from uda_jax.runs.workdir import Identity, Workdir, read_json
 from uda_jax.schema import from_mapping
 
@@ -30,10 +33,6 @@ from uda_jax.schema import from_mapping
 WORKDIR = "{workdir}"
 # The fields of a domain that may name such files.
 _WRITTEN_EARLIER = ("names_file", "labels_from", "images_from")
-
-
-class Stopped(Exception):
-    """The run was asked to stop (SIGTERM) and has saved its state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Context:
       experiment: the validated config.
       mesh: the device mesh.
       space: the label space of the data.
-      stop: whether the run was asked to stop.
+      stop: whether the run was asked to stop, asked after every step: a `signals.Stop`, or any function.
       evaluators: by stage and field, "final" or "dev", those of its splits by name; opened once.
       evaluation_steps: by stage, the compiled function that its evaluators share.
       trained: the last state of the stage that ran last, by the stage's name, if it trained in this process.
@@ -67,6 +66,16 @@ class Context:
     def identity(self) -> Identity:
         """What tells the run from others."""
         return Identity(config.to_plain(self.experiment), self.space.names)
+
+    @functools.cached_property
+    def guard(self) -> Stop:
+        """What `stop` is, with all that it can do."""
+        return self.stop if isinstance(self.stop, Stop) else Stop(polled=self.stop)
+
+    def leave_if_asked(self) -> None:
+        """Raises what ends a run that was asked to stop; every process has to call it equally often."""
+        if self.guard.point():
+            raise self.guard.leaving()
 
     @property
     def first_process(self) -> bool:
@@ -302,6 +311,8 @@ def run_recipe(recipe: Sequence[Stage], workdir: Workdir, context: Context) -> d
             results[stage.name] = _stored_result(marker, trains=stage.kind.TRAINS)
             continue
         context.trained.clear()  # Its memory is the next stage's.
+        context.guard.doing = f"in stage {stage.name}"
+        context.guard.saved = functools.partial("what stage {} has written is kept".format, stage.name)
         results[stage.name] = stage.kind.run(stage, workdir, context)
         if context.first_process:
             atomic.write(marker, json.dumps(results[stage.name]) + "\n")

@@ -6,43 +6,46 @@ Running the same command again goes on where it stopped, bit for bit; `workdir` 
 """
 
 import contextlib
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from uda_jax import config
 from uda_jax.config import Experiment
 from uda_jax.data.io import atomic
-from uda_jax.data.pipeline import domains, examples, streams
-from uda_jax.errors import UserError
+from uda_jax.data.pipeline import domains, streams
 from uda_jax.inference import label_check
 from uda_jax.inference.evaluate import protocols
-from uda_jax.report.rows import KEYS
-from uda_jax.runs import fingerprints, initial_weights, instruments, results, scoring, stages, states
+from uda_jax.runs import fingerprints, first_look, initial_weights, instruments, results, scoring, stages, states
 from uda_jax.runs.checkpoints import Checkpoints, state_bytes
 from uda_jax.runs.illustrations import Illustrator
 from uda_jax.runs.label_watch import LabelWatch
-from uda_jax.runs.stages import Context, Stage, Stopped, needs_workdir
-from uda_jax.runs.workdir import Workdir, check_space, read_json
+from uda_jax.runs.signals import Stop, Stopped
+from uda_jax.runs.stages import Context, Stage, needs_workdir
+from uda_jax.runs.unscored import Unscored
+from uda_jax.runs.workdir import Workdir, check_space
 from uda_jax.training import precision, sharding
 from uda_jax.training.guard import Guard
 from uda_jax.training.logging import MetricWriter, ProgressLine
 from uda_jax.training.metrics import METRICS
 
 
-def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocation) -> list[dict[str, Any]]:
+def run(
+    experiment: Experiment, workdir: str | Path, invocation: results.Invocation, stop: Stop | None = None
+) -> list[dict[str, Any]]:
     """Trains an experiment to its end, or on from where it stopped, and scores it on the final splits.
 
     Args:
       experiment: the validated config.
       workdir: made if absent; must hold the same experiment if it exists.
       invocation: how it was asked for, kept in the result rows.
+      stop: of a caller that handles signals; None handles them here, except in one of several processes, which Orbax
+        tells of a SIGTERM.
 
     Returns:
       The result rows that `result.json` holds, one for each final split that has labels to score on.
@@ -54,7 +57,10 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
     workdir = Workdir(workdir)
     for field, size in (("train", experiment.train.batch_size), ("evaluation", experiment.evaluation.batch_size)):
         sharding.check_batch_size(size, f"config.{field}.batch_size")
-    with domains.opened_once(), _stop_on_signals() as stop:
+    with domains.opened_once(), contextlib.ExitStack() as handled:
+        if stop is None:
+            stop = Stop()
+            handled.enter_context(stop.handled() if jax.process_count() == 1 else contextlib.nullcontext())
         space = stages.label_space(experiment)
         experiment = scoring.with_protocol(experiment, protocols(space))
         workdir.check(experiment, space.names)
@@ -66,14 +72,14 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
         # What finished stages were trained on is not read again; whether a score is still that of its data is asked.
         unfinished = [stage for stage in recipe if not workdir.stage(stage.name).finished.exists()]
         if not workdir.result.exists():
-            _check_data(recipe[-1], unfinished, context)
+            first_look.check_data(recipe[-1], unfinished, context)
         # A folder that is there already need not be a run's; one that is has passed this.
         if not workdir.config.exists():
             initial_weights.check_classes(recipe, space.names)
             states.check_initial(recipe)
         found = fingerprints.of_domains(recipe if workdir.result.exists() else unfinished)
         workdir.check_data(found)
-        stop()
+        context.leave_if_asked()
         with workdir.locked() if context.first_process else contextlib.nullcontext():
             # Another process may have begun here since the first look.
             workdir.check(experiment, space.names)
@@ -81,46 +87,8 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
                 workdir.prepare(experiment, space, found)
             stage_results = stages.run_recipe(recipe, workdir, context)
             if workdir.result.exists():
-                return _stored_rows(workdir)
+                return first_look.stored_rows(workdir)
             return scoring.score_final(recipe[-1], workdir, context, list(stage_results.values()), invocation)
-
-
-def _check_data(last: Stage, unfinished: Sequence[Stage], context: Context) -> None:
-    """Refuses frames that fit no batch and labels that teach or score nothing, and prints notes on others."""
-    notes = scoring.check_references(last, context)
-    seen, section = [], context.experiment.evaluation
-    splits = {section.path("final", name): domain for name, domain in section.splits("final").items()}
-    labelled = {path: domain for path, domain in splits.items() if "label" in domain.fields}
-    notes += [note for path, domain in splits.items() for note in domains.passed_over(domain, path)]
-    for stage in unfinished:
-        ready = {name: domain for name, domain in stage.domains.items() if not needs_workdir(domain)}
-        ready = {name: domain for name, domain in ready.items() if stage.kind.TRAINS and domain not in seen}
-        seen += ready.values()
-        for name, domain in ready.items():
-            # Whatever is wrong with it would show once the workdir is written, and its cure is another config.
-            examples.training_examples(domain, f"config.data.{name}", name)
-            notes += domains.passed_over(domain, f"config.data.{name}")
-        notes += label_check.check_domains(ready)
-        labelled |= {
-            f"config.data.{name}": domain for name, domain in ready.items() if label_check.teaches(name, domain)
-        }
-    notes += label_check.compare_palettes(labelled)
-    _print_notes(notes, context)
-
-
-def _print_notes(notes: Sequence[str], context: Context) -> None:
-    for note in notes if context.first_process else ():
-        print(note, file=sys.stderr)
-
-
-def _stored_rows(workdir: Workdir) -> list[dict[str, Any]]:
-    """Returns the rows of a run that is finished; raises a UserError if their file is damaged."""
-    remedy = "delete it and rerun the same command, which scores the last state again"
-    rows = read_json(workdir.result, remedy)
-    required = {name for name, key in KEYS.items() if key.required}
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and required <= row.keys() for row in rows):
-        raise UserError(f"{workdir.result}: expected result rows, found other things; {remedy}")
-    return rows
 
 
 def train_stage(stage: Stage, workdir: Workdir, context: Context) -> dict[str, Any]:
@@ -132,14 +100,15 @@ def train_stage(stage: Stage, workdir: Workdir, context: Context) -> dict[str, A
     Raises:
       Stopped, NonFiniteLoss, UserError: as `run`.
     """
-    stage_run = StageRun(stage, workdir, context)
-    try:
-        stage_run.loop()
-    except BaseException:
-        with contextlib.suppress(Exception):  # What broke the loop matters more than what breaks on the way out.
-            stage_run.close()
-        raise
-    stage_run.close()
+    with contextlib.ExitStack() as protection:
+        stage_run = StageRun(stage, workdir, context)
+        try:
+            stage_run.loop(protection)
+        except BaseException:
+            with contextlib.suppress(Exception):  # What broke the loop matters more than what breaks on the way out.
+                stage_run.close()
+            raise
+        stage_run.close()
     context.trained[stage.name] = stage_run.state
     return {"step": stage.train.steps} | stage_run.notes()
 
@@ -160,13 +129,17 @@ class StageRun:
         self.headline = METRICS[context.experiment.evaluation.headline]
         self.domains = stage.domains_in(workdir)
         late = {name: self.domains[name] for name, domain in stage.domains.items() if needs_workdir(domain)}
-        _print_notes(label_check.check_domains(late), context)
+        first_look.print_notes(label_check.check_domains(late), context)
         self.iterator = _stream(self.domains, train_config, context.experiment.seed)
         self.checkpoints = Checkpoints(self.files, keep_latest=train_config.keep_latest)
-        self.start, self.seconds_before, self.best = self.checkpoints.latest_step() or 0, 0.0, None
+        self.unscored, self.stop = Unscored(self.files), context.guard
+        checkpoint, unscored = self.checkpoints.latest_step() or 0, self.unscored.step() or 0
+        self.start, self.to_score = max(checkpoint, unscored), unscored > checkpoint
+        self.logged = self.saved = self.start
+        self.seconds_before, self.best = 0.0, None
         self.first_row: dict[str, float] | None = {}
         self.state = self._restored() if self.start else self._initial(workdir)
-        _print_notes(instruments.placement_lines(stage.name, self.state, train_config.sharding), context)
+        first_look.print_notes(instruments.placement_lines(stage.name, self.state, train_config.sharding), context)
         step = precision.at_precision(stage.method, stage.method.train_step)
         self.train_step = instruments.TrainStep(step, self.state, context.mesh)
         self.profile = instruments.Profile(train_config.profiled_steps, self.files.profile)
@@ -181,10 +154,14 @@ class StageRun:
         self.began = time.monotonic()
 
     def _restored(self) -> Any:
-        """Returns the state of the last checkpoint, and goes on with the data where it was saved."""
+        """Returns the last state that was saved, and goes on with the data where it was saved."""
         target = states.abstract(self.stage, self.context.mesh)
-        state = self.checkpoints.restore(self.start, target, self.iterator, identity=self.context.identity)
-        notes = self.checkpoints.notes(self.start)
+
+        def read(checkpoints: Checkpoints) -> tuple[Any, dict[str, Any]]:
+            state = checkpoints.restore(self.start, target, self.iterator, identity=self.context.identity)
+            return state, checkpoints.notes(self.start)
+
+        state, notes = self.unscored.restore(read) if self.to_score else read(self.checkpoints)
         self.seconds_before, self.best = notes["seconds"], notes["best"]
         return state
 
@@ -201,44 +178,105 @@ class StageRun:
             atomic.write(self.files.parameters, instruments.parameter_table(state.params))
         return state
 
-    def loop(self) -> None:
-        """Trains from the first step that is not in a checkpoint to the last, logging, scoring and saving."""
-        train_config = self.stage.train
+    def loop(self, protection: contextlib.ExitStack) -> None:
+        """Trains from the first step that is not saved to the last, logging, scoring and saving.
+
+        Args:
+          protection: held, from the first step on, while there is a state that is not on disk.
+        """
+        train_config, name = self.stage.train, self.stage.name
+        self.stop.doing, self.stop.saved = f"before step {self.start + 1} of stage {name}", self.saved_line
         scoring.check(self.stage, self.state, self.context)
         has_dev = bool(scoring.evaluators(self.stage, "dev", self.context))
+        if self.to_score:
+            self._score_again()
         for step in range(self.start + 1, train_config.steps + 1):
-            with self.progress.waiting():
-                batch = next(self.iterator)
+            batch = self._next_batch(step)
             on_device = sharding.to_global(batch, self.split)
+            if step == self.start + 1:
+                self.illustrator.compile(self.state, on_device)
             self.profile.before(step)
             self.state, metrics = self.train_step(self.state, on_device)
+            if step == self.start + 1:
+                protection.enter_context(self.stop.protected())
+                self.stop.doing = f"in stage {name}"
             self.profile.after(step, metrics)
             self.labels.add(batch)
-            self.guard.add(step, metrics, {name: maps["index"] for name, maps in batch.items()})
+            self.guard.add(step, metrics, {domain: maps["index"] for domain, maps in batch.items()})
             last = step == train_config.steps
             stopping = self._stopping(step)
             evaluating = has_dev and (last or _due(step, train_config.evaluate_every))
             saving = last or stopping or evaluating or _due(step, train_config.checkpoint_every)
             if saving or _due(step, train_config.log_every):
-                # Nothing is saved, scored or logged before every step up to here is known to be finite.
-                scalars = self.guard.check()
-                self.labels.check()
-                speed = self.progress.update(step, _losses(scalars))
-                self.writer.write_scalars(step, scalars | speed | self._first_row())
+                self._log(step)
             if saving:
                 self.guard.check_state(self.state)
-            score = self.evaluate(step) if evaluating else None
-            if evaluating or last:
-                self.writer.write_images(step, self.illustrator.draw(self.state, on_device))
+            score = self._scored(step, on_device, evaluating=evaluating, last=last)
             if saving:
                 self.save(step, score)
             if stopping and not last:
                 self.checkpoints.wait()
-                raise Stopped(f"stopped at step {step} of stage {self.stage.name}; the same command goes on from there")
+                raise self.stop.leaving(f"at step {step} of stage {name}")
         if self.train_step.traces > 1:
-            raise AssertionError(
-                f"stage {self.stage.name}: the step was traced {self.train_step.traces} times, not once"
-            )
+            raise AssertionError(f"stage {name}: the step was traced {self.train_step.traces} times, not once")
+
+    def _next_batch(self, step: int) -> dict[str, dict[str, np.ndarray]]:
+        """Returns the batch of a step; a run that is asked to stop meanwhile saves the state before it and leaves."""
+        try:
+            with self.progress.waiting(), self.stop.anywhere():
+                batch = next(self.iterator)
+            if not self.stop.point():
+                return batch
+        except (Stopped, KeyboardInterrupt):
+            if not self.stop.at_a_point:
+                raise
+        before = step - 1
+        if self.saved < before:
+            self.iterator.set_state({"step": before})  # The batch may have come, and is not used.
+            self._log(before)
+            self.guard.check_state(self.state)
+            self.save(before, None)
+        self.checkpoints.wait()
+        raise self.stop.leaving(f"at step {before} of stage {self.stage.name}")
+
+    def _log(self, step: int) -> None:
+        """Writes the row of a step, once; nothing follows before every step up to it is known to be finite."""
+        if step == self.logged:
+            return
+        scalars = self.guard.check()
+        self.labels.check()
+        speed = self.progress.update(step, _losses(scalars))
+        self.writer.write_scalars(step, scalars | speed | self._first_row())
+        self.logged = step
+
+    def _scored(self, step: int, batch: Any, *, evaluating: bool, last: bool) -> float | None:
+        """Scores and illustrates the state where that is due; stopped meanwhile, it saves the state to be scored."""
+        try:
+            score = self.evaluate(step) if evaluating else None
+        except (Stopped, KeyboardInterrupt):
+            if not self.stop.at_a_point:
+                raise
+            self.unscored.save(step, self.state, self.iterator, identity=self.context.identity, notes=self.notes())
+            raise self.stop.leaving(f"while scoring step {step} of stage {self.stage.name}") from None
+        if evaluating or last:
+            self.writer.write_images(step, self.illustrator.draw(self.state, batch))
+        return score
+
+    def _score_again(self) -> None:
+        """Scores and saves the state at which the run was stopped while it scored."""
+        self.iterator.set_state({"step": self.start - 1})
+        batch = sharding.to_global(next(self.iterator), self.split)
+        score = self._scored(self.start, batch, evaluating=True, last=False)
+        self.save(self.start, score)
+        self.checkpoints.wait()
+        self.unscored.drop()
+
+    def saved_line(self) -> str:
+        """Returns what the folder says is saved, from any thread."""
+        kept = [files for files in (self.files.checkpoints, self.files.unscored) if files.is_dir()]
+        steps = [int(path.name) for folder in kept for path in folder.iterdir() if path.name.isdecimal()]
+        state = f"the state of step {max(steps)}" if steps else "no state"
+        return f"{state} of stage {self.stage.name} is saved"
 
     def _first_row(self) -> dict[str, float]:
         """Returns what the first row of metrics says besides, and nothing from then on."""
@@ -247,7 +285,8 @@ class StageRun:
 
     def _stopping(self, step: int) -> bool:
         """Whether the run is to stop after this step, on which all processes agree."""
-        return self.context.stop() or (jax.process_count() > 1 and self.checkpoints.reached_preemption(step))
+        alone = self.stop.shared or jax.process_count() == 1
+        return self.context.stop() or (not alone and self.checkpoints.reached_preemption(step))
 
     def evaluate(self, step: int) -> float:
         """Scores the state on dev, logs it with a few pictures, and returns what is higher for a better state."""
@@ -262,6 +301,7 @@ class StageRun:
         check_space(self.files.path, state_bytes(self.state.replace(frozen={})))
         about = {"identity": self.context.identity, "notes": self.notes(), "score": score}
         self.checkpoints.save(step, self.state, self.iterator, **about)
+        self.saved = step
 
     def notes(self) -> dict[str, Any]:
         """Returns what outlives a restart beside the state."""
@@ -297,37 +337,3 @@ def _stream(domains: Mapping[str, streams.Domain], train_config: config.Train, s
         process_count=jax.process_count(),
         workers=train_config.workers,
     )
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether SIGTERM arrived; the loop then saves and stops.
-
-    It raises the KeyboardInterrupt of a Ctrl-C that was lost: Python drops what is raised in the callbacks of garbage
-    collection and of C libraries. Several processes must stop at the same step, which their Orbax managers agree on
-    instead; and only the main thread may set handlers.
-    """
-    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    arrived: list[int] = []
-
-    def interrupt(number: int, frame: Any) -> None:
-        arrived.append(number)
-        raise KeyboardInterrupt
-
-    def stop() -> bool:
-        if signal.SIGINT in arrived:
-            raise KeyboardInterrupt
-        return signal.SIGTERM in arrived
-
-    handlers = {signal.SIGTERM: lambda number, _: arrived.append(number)}
-    # A shell's background job has it switched off, and a program around this one may have its own.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        handlers[signal.SIGINT] = interrupt
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

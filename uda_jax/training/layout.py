@@ -10,6 +10,7 @@ class StageFiles:
     Attributes:
       path: the stage's folder.
       checkpoints: folder of the checkpoints, one per step kept.
+      unscored: folder of the checkpoint of a run that was stopped while its state was being scored.
       frozen: folder of the networks that never learn, written once.
       finished: the marker of a stage that is done, and its results.
       metrics: rows of logged scalars; TensorBoard's events lie beside it.
@@ -28,6 +29,7 @@ class StageFiles:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
+        self.unscored = self.path / "unscored"
         self.frozen = self.path / "frozen"
         self.finished = self.path / "finished.json"
         self.metrics = self.path / "metrics.jsonl"

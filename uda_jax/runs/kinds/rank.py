@@ -34,7 +34,7 @@ from uda_jax.methods.parts.forward import update_statistics
 from uda_jax.report import pictures
 from uda_jax.runs import states
 from uda_jax.runs.kinds.base import Kind, wait_for_all
-from uda_jax.runs.stages import Context, Stage, Stopped
+from uda_jax.runs.stages import Context, Stage
 from uda_jax.runs.workdir import Workdir
 from uda_jax.schema import config_field
 from uda_jax.training import sharding
@@ -127,6 +127,7 @@ class Rank(Kind):
           Stopped: SIGTERM arrived between two batches.
         """
         began = time.monotonic()
+        context.guard.doing = f"while ranking in stage {stage.name}"
         easy, hard = _Ranking(self, stage, workdir, context).run()
         return {"seconds": time.monotonic() - began, "easy": easy, "hard": hard}
 
@@ -160,7 +161,7 @@ class _Ranking:
         for batch, scored in self._predictions(self._unfinished(batches), size):
             self._write_frames(batches.dataset, batch, scored)
             if self.context.stop():
-                raise Stopped(f"stopped while ranking in stage {self.stage.name}; the same command goes on from there")
+                raise self.context.guard.leaving()
         # Nobody reads the labels before every process has written its own.
         wait_for_all("ranked")
         frames = _records(self.files)

@@ -24,7 +24,7 @@ from uda_jax.methods.parts.translation import TRANSLATOR
 from uda_jax.report import pictures
 from uda_jax.runs import states
 from uda_jax.runs.kinds.base import Kind, wait_for_all
-from uda_jax.runs.stages import Context, Stage, Stopped
+from uda_jax.runs.stages import Context, Stage
 from uda_jax.runs.workdir import Workdir
 from uda_jax.schema import config_field
 from uda_jax.training import sharding
@@ -66,6 +66,7 @@ class Translate(Kind):
           Stopped: SIGTERM arrived between two batches.
         """
         began = time.monotonic()
+        context.guard.doing = f"while translating in stage {stage.name}"
         start_from, folder = stage.start_from[TRANSLATOR], workdir.stage(stage.name).translated
         method, mesh = start_from.stage.method, context.mesh
         state = states.load(start_from.stage, workdir, mesh, start_from.step, context.identity)
@@ -80,7 +81,7 @@ class Translate(Kind):
             for index in (index for index in batch["index"].tolist() if index >= 0):
                 atomic.write(_file(folder, batches.dataset.name(index)), pictures.png(drawn[index]))
             if context.stop():
-                raise Stopped(f"stopped while translating in stage {stage.name}; the same command goes on from there")
+                raise context.guard.leaving()
         # Nobody reads the images before every process has written its own.
         wait_for_all("translated")
         return {"seconds": time.monotonic() - began, "frames": len(batches.dataset)}
