@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from uda_jax.cli import plan
 from uda_jax.cli.console import show
 from uda_jax.cli.environment import prepare_jax
 
@@ -19,12 +20,18 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     train = command("train", _train, "train a config, or go on where it stopped", takes_overrides=True)
     train.add_argument("--config", required=True, help="advent:streets, or path/to/file.py:setting")
     train.add_argument("--workdir", type=Path, required=True, help="folder of the run; the same command resumes it")
+    train.add_argument("--plan", action="store_true", help="only tell what the run will take, as uda plan does")
+    train.add_argument(
+        "--ignore-memory", action="store_true", help="start steps that take more memory than there seems to be"
+    )
     train.add_argument("--coordinator", help="host:port of process 0 of several; auto on TPU pods and SLURM")
     train.add_argument("--num-processes", type=int, help="how many processes there are, unless auto")
     train.add_argument("--process-id", type=int, help="which one this is, from 0, unless auto")
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.plan:
+        return plan.tell(options.config, options.overrides)
     prepare_jax()
     import jax
 
@@ -38,7 +45,8 @@ def _train(options: argparse.Namespace) -> int:
     experiment = config.experiment(config.load(options.config, options.overrides))
     command = "uda " + shlex.join(options.words)
     try:
-        rows = train.run(experiment, options.workdir, results.Invocation(options.config, options.overrides, command))
+        invocation = results.Invocation(options.config, options.overrides, command)
+        rows = train.run(experiment, options.workdir, invocation, ignore_memory=options.ignore_memory)
     except train.Stopped as stopped:
         print(f"uda: {stopped}", file=sys.stderr)
         return 0

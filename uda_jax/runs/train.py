@@ -24,7 +24,7 @@ from uda_jax.errors import UserError
 from uda_jax.inference import label_check
 from uda_jax.inference.evaluate import protocols
 from uda_jax.report.rows import KEYS
-from uda_jax.runs import fingerprints, initial_weights, instruments, results, scoring, stages, states
+from uda_jax.runs import admission, fingerprints, initial_weights, instruments, results, scoring, stages, states
 from uda_jax.runs.checkpoints import Checkpoints, state_bytes
 from uda_jax.runs.illustrations import Illustrator
 from uda_jax.runs.label_watch import LabelWatch
@@ -36,13 +36,16 @@ from uda_jax.training.logging import MetricWriter, ProgressLine
 from uda_jax.training.metrics import METRICS
 
 
-def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocation) -> list[dict[str, Any]]:
+def run(
+    experiment: Experiment, workdir: str | Path, invocation: results.Invocation, *, ignore_memory: bool = False
+) -> list[dict[str, Any]]:
     """Trains an experiment to its end, or on from where it stopped, and scores it on the final splits.
 
     Args:
       experiment: the validated config.
       workdir: made if absent; must hold the same experiment if it exists.
       invocation: how it was asked for, kept in the result rows.
+      ignore_memory: whether to start steps all the same that take more memory than there is.
 
     Returns:
       The result rows that `result.json` holds, one for each final split that has labels to score on.
@@ -58,7 +61,7 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
         space = stages.label_space(experiment)
         experiment = scoring.with_protocol(experiment, protocols(space))
         workdir.check(experiment, space.names)
-        context = Context(experiment, sharding.data_mesh(), space, stop)
+        context = Context(experiment, sharding.data_mesh(), space, stop, ignore_memory=ignore_memory)
         recipe = stages.recipe(experiment, len(space.names))
         scoring.check_selection(recipe, experiment)
         for stage in recipe:
@@ -77,6 +80,8 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
         with workdir.locked() if context.first_process else contextlib.nullcontext():
             # Another process may have begun here since the first look.
             workdir.check(experiment, space.names)
+            admission.compile_steps(unfinished, workdir, context)
+            stop()
             if context.first_process:
                 workdir.prepare(experiment, space, found)
             stage_results = stages.run_recipe(recipe, workdir, context)
@@ -167,7 +172,7 @@ class StageRun:
         self.start, self.seconds_before, self.best = self.checkpoints.latest_step() or 0, 0.0, None
         self.first_row: dict[str, float] | None = {}
         self.state = self._restored() if self.start else self._initial(workdir)
-        self.train_step = instruments.TrainStep(stage.method.train_step, self.replicated, self.split)
+        self.train_step = admission.step_of(stage, workdir, context)
         self.profile = instruments.Profile(train_config.profiled_steps, self.files.profile)
         self.writer = MetricWriter(self.files.path, stage=stage.name, active=active)
         self.writer.resume_at(self.start)
