@@ -41,17 +41,25 @@ class TrainStep:
             out_shardings=(places, sharding.replicated(mesh)),
         )
 
-    def lower(self, batch: Any, name: str) -> tuple[jax.stages.Lowered, programs.Costs]:
-        """Returns the step as a platform gets it, which need not be here to compile it, and what is known of its costs.
+    def trace(self, batch: Any, name: str | None = None) -> jax.stages.Traced:
+        """Returns the step in the form that a platform gets, a key of `platform.LOWERING`; None = the one that is here.
 
         Args:
           batch: shapes and types of a batch.
-          name: of the platform, a key of `platform.LOWERING`.
+          name: of the platform, which need not be here.
         """
-        with platform.made_for(name):
-            traced = self._step.trace(self._state, batch)
+        with platform.made_for(name or platform.platform()):
+            return self._step.trace(self._state, batch)
+
+    def lower(self, batch: Any, name: str) -> programs.Costs:
+        """Lowers the step for a platform, which need not be here to compile it, and returns what is known of its costs.
+
+        Args:
+          batch, name: as in `trace`.
+        """
+        traced = self.trace(batch, name)
         lowered = traced.lower(lowering_platforms=(platform.LOWERING[name],))
-        return lowered, programs.costs(traced, lowered, devices=self._mesh.size)
+        return programs.costs(traced, lowered, devices=self._mesh.size)
 
     def compile(self, batch: Any) -> programs.Costs:
         """Compiles the step for the devices of its mesh, and returns what it costs.
@@ -60,7 +68,7 @@ class TrainStep:
           batch: shapes and types of the batches of all calls.
         """
         began = time.monotonic()
-        traced = self._step.trace(self._state, batch)
+        traced = self.trace(batch)
         lowered = traced.lower()
         self._compiled = lowered.compile()
         self.compile_seconds = time.monotonic() - began

@@ -86,7 +86,7 @@ def of_stage(stage: Stage, batch: Any, mesh: Any, platform: str | None = None) -
     """
     state = states.abstract(stage, mesh)
     step = TrainStep(stage.method.train_step, state, mesh)
-    costs = step.compile(batch) if platform is None else step.lower(batch, platform)[1]
+    costs = step.compile(batch) if platform is None else step.lower(batch, platform)
     found = StagePlan(
         stage=stage.name,
         steps=stage.train.steps,
