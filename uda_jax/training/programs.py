@@ -60,13 +60,13 @@ class Costs:
 
     Attributes:
       operations: floating-point operations on all devices together, a multiplication and an addition being two.
-      accessed: bytes that each device reads and writes; None where the program is not compiled.
+      accessed: bytes that each device reads and writes; before a compiler joins operations, a multiple of that.
       memory: of each device; None where the program is not compiled.
       communication: kind of exchange -> bytes that each device gives into it; None where it is not compiled.
     """
 
     operations: float
-    accessed: float | None = None
+    accessed: float
     memory: Memory | None = None
     communication: Mapping[str, int] | None = None
 
@@ -83,7 +83,8 @@ def costs(traced: Any, lowered: Any, compiled: Any = None, devices: int = 1) -> 
     """
     further = further_rounds(traced.jaxpr.jaxpr)
     if compiled is None:
-        return Costs(lowered.cost_analysis()["flops"] + further)
+        counted = lowered.cost_analysis()
+        return Costs(counted["flops"] + further, counted["bytes accessed"] / devices)
     counted = compiled.cost_analysis()
     # A compiler may unroll a loop, and what it counts is what one device does.
     operations = lowered.cost_analysis()["flops"] + further if further else devices * counted["flops"]
