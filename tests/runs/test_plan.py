@@ -34,6 +34,7 @@ def test_the_plan_is_what_the_state_is(planned):
     assert step.traces == 1 and step.compile_seconds > 0
     inputs = 8 * 32 * 64 * (3 + 1 + 3) + 2 * 8 * 4
     assert found.costs.memory.arguments == pytest.approx(found.state_bytes + inputs, abs=4096)
+    assert 50e6 < found.process_bytes - found.costs.memory.peak < 1e11
     assert found.costs.memory.peak > found.costs.memory.arguments + found.costs.memory.temporaries > 1e6
 
 
@@ -57,6 +58,7 @@ def test_the_lines_say_what_is_not_known(planned):
     lowered, step = plan.of_stage(stage, plan.batch_before_data(stage), mesh, "tpu")
     assert lowered.costs.operations == pytest.approx(found.costs.operations, rel=0.3) and step.compile_seconds is None
     text = "\n".join(plan.lines(lowered, 1.0, "why"))
+    assert "the process takes" in compiled and lowered.process_bytes is None
     assert "on 8 tpu devices" in text and text.count("only a compiler for tpu tells the rest") == 2
     exchanged = dataclasses.replace(
         found, devices=8, costs=dataclasses.replace(found.costs, communication={"all-reduce": 2e9})

@@ -34,9 +34,6 @@ class TrainStep:
 
         self.traces, self.compile_seconds = 0, None
         self._state, self._mesh, self._compiled = programs.shapes(state), mesh, None
-        # A CPU reserves the memory of a step when it is asked for, not when its turn comes: of steps that wait in a
-        # queue, each holds temporaries of its own.
-        self._waits, self._metrics = jax.default_backend() == "cpu", None
         self._step = jax.jit(
             traced,
             donate_argnums=0,
@@ -81,11 +78,7 @@ class TrainStep:
         """Returns the next state and the step's metrics; compiles first if nobody did."""
         if self._compiled is None:
             self.compile(programs.shapes(batch))
-        if self._waits:
-            jax.block_until_ready(self._metrics)
-        found = self._compiled(state, batch)
-        self._metrics = found[1]
-        return found
+        return self._compiled(state, batch)
 
 
 class Profile:

@@ -17,7 +17,7 @@ from uda_jax.data.pipeline import expected
 from uda_jax.data.pipeline.domains import open_domain
 from uda_jax.data.pipeline.examples import Shapes
 from uda_jax.errors import UserError
-from uda_jax.runs import states
+from uda_jax.runs import memory, states
 from uda_jax.runs.instruments import TrainStep, parameter_counts
 from uda_jax.runs.stages import Stage, needs_workdir
 from uda_jax.runs.workdir import Workdir
@@ -45,6 +45,7 @@ class StagePlan:
       device_state_bytes: of what of it lies on each device.
       checkpoint_bytes: of a checkpoint, which is the state without frozen networks.
       gradient_bytes: of the parameters that learn: what devices have to sum at least.
+      process_bytes: the largest size that a process which trains on this machine's CPU will have; None elsewhere.
       costs: of a step.
       compile_seconds: what tracing and compiling took; None if the step was only lowered.
     """
@@ -59,6 +60,7 @@ class StagePlan:
     device_state_bytes: int
     checkpoint_bytes: int
     gradient_bytes: int
+    process_bytes: int | None
     costs: programs.Costs
     compile_seconds: float | None
 
@@ -69,9 +71,9 @@ class StagePlan:
     def to_json(self, tflops: float) -> dict[str, Any]:
         """Returns all of it as plain values, with the peak of memory and the hours."""
         plain = dataclasses.asdict(self)
-        memory = self.costs.memory
+        taken = self.costs.memory
         plain |= plain.pop("costs")
-        plain["memory"] = memory and dataclasses.asdict(memory) | {"peak": memory.peak}
+        plain["memory"] = taken and dataclasses.asdict(taken) | {"peak": taken.peak}
         return plain | {"tflops": tflops, "hours": self.hours(tflops)}
 
 
@@ -87,6 +89,7 @@ def of_stage(stage: Stage, batch: Any, mesh: Any, platform: str | None = None) -
     state = states.abstract(stage, mesh)
     step = TrainStep(stage.method.train_step, state, mesh)
     costs = step.compile(batch) if platform is None else step.lower(batch, platform)
+    on_cpu = platform is None and jax.default_backend() == "cpu"
     found = StagePlan(
         stage=stage.name,
         steps=stage.train.steps,
@@ -100,6 +103,7 @@ def of_stage(stage: Stage, batch: Any, mesh: Any, platform: str | None = None) -
         ),
         checkpoint_bytes=programs.tree_bytes(state.replace(frozen={})),
         gradient_bytes=programs.tree_bytes(state.params),
+        process_bytes=memory.process_peak(costs.memory.peak, len(mesh.local_devices)) if on_cpu else None,
         costs=costs,
         compile_seconds=step.compile_seconds,
     )
@@ -214,15 +218,16 @@ def lines(plan: StagePlan, tflops: float, why: str) -> list[str]:
 
 
 def _memory(plan: StagePlan) -> str:
-    memory = plan.costs.memory
-    if memory is None:
+    found = plan.costs.memory
+    if found is None:
         return (
             f"at least {_size(plan.device_state_bytes)} per device, which is the state; only a compiler for "
             f"{plan.platform} tells the rest"
         )
+    whole = f"; the process takes {_size(plan.process_bytes)}" if plan.process_bytes else ""
     return (
-        f"{_size(memory.peak)} per device: {_size(plan.device_state_bytes)} state, {_size(memory.temporaries)} "
-        "temporaries"
+        f"{_size(found.peak)} per device: {_size(plan.device_state_bytes)} state, {_size(found.temporaries)} "
+        f"temporaries{whole}"
     )
 
 
