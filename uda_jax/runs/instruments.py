@@ -1,5 +1,6 @@
 """What tells how a training step does: its compilation, a trace of some steps, the parameters of its networks."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ class TrainStep:
           batch: shapes and types of a batch.
           name: of the platform, which need not be here.
         """
-        with platform.made_for(name or platform.platform()):
+        with platform.made_for(name) if name else contextlib.nullcontext():
             return self._step.trace(self._state, batch)
 
     def lower(self, batch: Any, name: str) -> programs.Costs:
