@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from uda_jax.cli import configs, console, data, inference, inspection, outcome, training, weights
+from uda_jax.cli import configs, console, data, inference, inspection, outcome, plan, training, weights
 from uda_jax.errors import UserError
 
 USER_ERROR = 2
@@ -69,7 +69,7 @@ def _check_overrides(words: Sequence[str]) -> None:
             raise UserError(f"{word}: expected an override; write {shlex.quote(f'{_OVERRIDE}{meant[1]}')}")
         if not word.startswith(_OVERRIDE):
             continue
-        # Commands that take overrides have no arguments without an option's name.
+        # Commands that take overrides have no arguments without an option's name, but for one that comes first.
         stray = not following.startswith("--")
         if "=" not in word:
             value = following if stray else "value"
@@ -97,6 +97,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 
-    for group in (training, inference, weights, data, configs, inspection):
+    for group in (training, plan, inference, weights, data, configs, inspection):
         group.add(command)
     return parser

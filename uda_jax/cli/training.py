@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from uda_jax.cli import outcome
+from uda_jax.cli import outcome, plan
 from uda_jax.cli.console import show
 from uda_jax.cli.environment import at_least, prepare_jax
 
@@ -20,6 +20,10 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     train = command("train", _train, "train a config, or go on where it stopped", takes_overrides=True)
     train.add_argument("--config", required=True, help="advent:streets, or path/to/file.py:setting")
     train.add_argument("--workdir", type=Path, required=True, help="folder of the run; the same command resumes it")
+    train.add_argument("--plan", action="store_true", help="only tell what the run will take, as uda plan does")
+    train.add_argument(
+        "--ignore-memory", action="store_true", help="start steps that take more memory than there seems to be"
+    )
     train.add_argument("--coordinator", help="host:port of process 0 of several; auto on TPU pods and SLURM")
     train.add_argument("--num-processes", type=int, help="how many processes there are, unless auto")
     train.add_argument("--process-id", type=int, help="which one this is, from 0, unless auto")
@@ -35,6 +39,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.plan:
+        return plan.tell(options.config, options.overrides)
     prepare_jax()
     from uda_jax.runs import processes, rendezvous, signals
 
@@ -59,7 +65,7 @@ def _trained(options: argparse.Namespace, stop: Any) -> int:
 
     experiment = config.experiment(config.load(options.config, options.overrides))
     how = results.Invocation(options.config, options.overrides, "uda " + shlex.join(options.words))
-    rows = train.run(experiment, options.workdir, how, stop)
+    rows = train.run(experiment, options.workdir, how, stop, ignore_memory=options.ignore_memory)
     if jax.process_index() == 0:
         nothing = f"{experiment.label}: trained; nothing to score on, see the predictions in {options.workdir}/pictures"
         show("\n".join(map(result_line, rows)) or nothing)

@@ -9,6 +9,7 @@ import numpy as np
 
 from uda_jax.data.io.archives import File, Problem
 from uda_jax.data.io.images import IMAGE_ENDINGS, stored_size
+from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import IGNORE, LabelSpace
 from uda_jax.errors import UserError, printable
 from uda_jax.schema import did_you_mean
@@ -66,6 +67,18 @@ class MapSpec(NamedTuple):
 
 def _picture(description: str, offset: int = 0) -> MapSpec:
     return MapSpec(np.uint8, (3,), "raster", "image", 0, description, offset=offset)
+
+
+class Announced(NamedTuple):
+    """What is known of a data set before any of its files is there.
+
+    Attributes:
+      label_space: names and colours of the label values; None where its files say them.
+      size: (height, width) of every frame; None where its files have it.
+    """
+
+    label_space: LabelSpace | None
+    size: tuple[int, int] | None
 
 
 # Everything that a frame may hold, in the order in which it is listed and stored. A new map is a new row; data sets
@@ -161,6 +174,20 @@ class Dataset(Sequence):
         super().__init_subclass__(**options)
         if cls.read is Dataset.read and cls.__getitem__ is Dataset.__getitem__:
             raise TypeError(f"{cls.__name__} must define __getitem__ or read")
+
+    @classmethod
+    def announced(cls, label_space: str, options: Mapping[str, Any]) -> Announced:
+        """Returns what is known before it is opened; by default, the classes of a protocol.
+
+        Args:
+          label_space: as it would be opened with.
+          options: further arguments of its constructor that are given.
+
+        Raises:
+          UserError: an unknown protocol.
+        """
+        del options
+        return Announced(None if label_space == "own" else label_spaces.label_space(label_space), None)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.read(index, MAPS)

@@ -18,6 +18,7 @@ from uda_jax.networks.kernels import (
     project,
     project_then_shift,
 )
+from uda_jax.ops.platform import platform
 
 FLOAT32 = jnp.dtype(jnp.float32)
 # From here on our kernel gradient is quicker on the CPU than that of XLA: `python -m benchmarks.dilated`.
@@ -96,7 +97,7 @@ def small_conv(
         for n, size, step, pad in zip(x.shape[1:3], kernel.shape[:2], strides, padding, strict=True)
     )
     smaller = any(side < size for side, size in zip(sides, kernel.shape[:2], strict=True))
-    if jax.default_backend() == "cpu" and (smaller or few_channels):
+    if platform() == "cpu" and (smaller or few_channels):
         return patch_products(x, kernel, strides, padding)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
@@ -110,7 +111,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
     if kernel.shape[:2] == (1, 1) and padding == 0:
         return project(x[:, ::stride, ::stride], kernel[0, 0])
     widely_dilated = kernel.shape[:2] == (3, 3) and stride == 1 and padding == dilation >= WIDE_DILATION
-    if widely_dilated and jax.default_backend() == "cpu":
+    if widely_dilated and platform() == "cpu":
         return dilated_conv(x, kernel, dilation)
     return plain_conv(x, kernel, stride, dilation, padding)
 
@@ -126,7 +127,7 @@ def sum_of_dilated_convs(x: jax.Array, kernels: Sequence[jax.Array], dilations: 
     Returns:
       `[B, H, W, D]`, added up in float32.
     """
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         return project_then_shift(x, kernels, dilations)
     parts = (convolve(x, k, dilation=d, padding=d) for k, d in zip(kernels, dilations, strict=True))
     return sum(part.astype(jnp.float32) for part in parts)
@@ -144,7 +145,7 @@ def transposed_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       `[B, 2H, 2W, D]`.
     """
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         return interleaved_products(x, kernel)
     return lax.conv_general_dilated(
         x,
@@ -166,7 +167,7 @@ def grouped_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       `[B, H - k + 1, W - k + 1, D]`.
     """
-    if jax.default_backend() != "cpu" or kernel.shape[3] > FEW_CHANNELS:
+    if platform() != "cpu" or kernel.shape[3] > FEW_CHANNELS:
         return convolve(x, kernel)
     groups = [slice(start, start + FEW_CHANNELS) for start in range(0, x.shape[-1], FEW_CHANNELS)]
     return sum(convolve(x[..., group], kernel[:, :, group]) for group in groups)
@@ -190,7 +191,7 @@ def narrow_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       `[B, H - k + 1, W - k + 1, D]`, added up in float32.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return convolve(x, kernel).astype(jnp.float32)
     height, width = (n - size + 1 for n, size in zip(x.shape[1:3], kernel.shape[:2], strict=True))
     return sum(

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from uda_jax.ops.platform import platform
+
 
 def confusion_matrix(
     labels: jax.Array, predictions: jax.Array, num_classes: int, *, ignore_label: int = 255
@@ -27,7 +29,7 @@ def confusion_matrix(
     labels, predictions = (x.reshape(-1).astype(jnp.int32) for x in (labels, predictions))
     counted = _within(labels, num_classes) & _within(predictions, num_classes) & (labels != ignore_label)
     # Scatter is the fastest form everywhere but on TPU, where the matrix unit is.
-    count = _by_product if jax.default_backend() == "tpu" else _by_bincount
+    count = _by_product if platform() == "tpu" else _by_bincount
     return count(labels, predictions, counted, num_classes)
 
 

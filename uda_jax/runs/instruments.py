@@ -1,5 +1,6 @@
 """What tells how a training step does: its compilation, a trace of some steps, the parameters of its networks."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,23 +9,24 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
-from uda_jax.training import sharding
+from uda_jax.ops import platform
+from uda_jax.training import programs, sharding
 
 
 class TrainStep:
-    """A training step that is compiled once.
+    """A training step that is compiled once, before the first batch is there.
 
     Args:
       function: (state, batch) -> (state, metrics), pure; the state that it is called with is donated.
-      state: arrays of the state, or their shapes and places: where they lie before and after every step.
-      mesh: the device mesh, over which batches are split.
+      state: shapes, types and places of the state, or its arrays: where they lie before and after every step.
+      mesh: the device mesh, over which batches are split; an abstract one if the step is only to be lowered.
 
     Attributes:
-      traces: how often the function was traced, which is once unless shapes or types changed in between.
-      compile_seconds: what the first call took, which returns when the step is compiled and under way; None before it.
+      traces: how often the function was traced, which is once.
+      compile_seconds: what tracing and compiling took; None before.
     """
 
-    def __init__(self, function: Callable, state: Any, mesh: jax.sharding.Mesh):
+    def __init__(self, function: Callable, state: Any, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh):
         places = jax.tree.map(lambda x: x.sharding, state)
         split = not all(place.is_fully_replicated for place in jax.tree.leaves(places))
         step = sharding.split_step(function, mesh) if split else function
@@ -34,6 +36,7 @@ class TrainStep:
             return step(state, batch)
 
         self.traces, self.compile_seconds = 0, None
+        self._state, self._mesh, self._compiled = programs.shapes(state), mesh, None
         self._step = jax.jit(
             traced,
             donate_argnums=0,
@@ -41,14 +44,44 @@ class TrainStep:
             out_shardings=(places, sharding.replicated(mesh)),
         )
 
-    def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
-        """Returns the next state and the step's metrics."""
-        if self.compile_seconds is not None:
-            return self._step(state, batch)
+    def trace(self, batch: Any, name: str | None = None) -> jax.stages.Traced:
+        """Returns the step in the form that a platform gets, a key of `platform.LOWERING`; None = the one that is here.
+
+        Args:
+          batch: shapes and types of a batch.
+          name: of the platform, which need not be here.
+        """
+        with platform.made_for(name) if name else contextlib.nullcontext():
+            return self._step.trace(self._state, batch)
+
+    def lower(self, batch: Any, name: str) -> programs.Costs:
+        """Lowers the step for a platform, which need not be here to compile it, and returns what is known of its costs.
+
+        Args:
+          batch, name: as in `trace`.
+        """
+        traced = self.trace(batch, name)
+        lowered = traced.lower(lowering_platforms=(platform.LOWERING[name],))
+        return programs.costs(traced, lowered, devices=self._mesh.size)
+
+    def compile(self, batch: Any) -> programs.Costs:
+        """Compiles the step for the devices of its mesh, and returns what it costs.
+
+        Args:
+          batch: shapes and types of the batches of all calls.
+        """
         began = time.monotonic()
-        found = self._step(state, batch)
+        traced = self.trace(batch)
+        lowered = traced.lower()
+        self._compiled = lowered.compile()
         self.compile_seconds = time.monotonic() - began
-        return found
+        return programs.costs(traced, lowered, self._compiled, self._mesh.size)
+
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+        """Returns the next state and the step's metrics; compiles first if nobody did."""
+        if self._compiled is None:
+            self.compile(programs.shapes(batch))
+        return self._compiled(state, batch)
 
 
 class Profile:

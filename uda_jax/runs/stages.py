@@ -47,6 +47,8 @@ class Context:
       evaluators: by stage and field, "final" or "dev", those of its splits by name; opened once.
       evaluation_steps: by stage, the compiled function that its evaluators share.
       trained: the last state of the stage that ran last, by the stage's name, if it trained in this process.
+      steps: by stage, the batch that its step was compiled for, and the step, until the stage takes it.
+      ignore_memory: whether steps start all the same that take more memory than there is.
     """
 
     experiment: Experiment
@@ -56,6 +58,8 @@ class Context:
     evaluators: dict[tuple[str, str], dict[str, Any]] = dataclasses.field(default_factory=dict)
     evaluation_steps: dict[str, Callable] = dataclasses.field(default_factory=dict)
     trained: dict[str, Any] = dataclasses.field(default_factory=dict)
+    steps: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    ignore_memory: bool = False
 
     @property
     def palette(self) -> np.ndarray:

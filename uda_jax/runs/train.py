@@ -21,7 +21,17 @@ from uda_jax.data.io import atomic
 from uda_jax.data.pipeline import domains, streams
 from uda_jax.inference import label_check
 from uda_jax.inference.evaluate import protocols
-from uda_jax.runs import fingerprints, first_look, initial_weights, instruments, results, scoring, stages, states
+from uda_jax.runs import (
+    admission,
+    fingerprints,
+    first_look,
+    initial_weights,
+    instruments,
+    results,
+    scoring,
+    stages,
+    states,
+)
 from uda_jax.runs.checkpoints import Checkpoints, state_bytes
 from uda_jax.runs.illustrations import Illustrator
 from uda_jax.runs.label_watch import LabelWatch
@@ -29,14 +39,19 @@ from uda_jax.runs.signals import Stop, Stopped
 from uda_jax.runs.stages import Context, Stage, needs_workdir
 from uda_jax.runs.unscored import Unscored
 from uda_jax.runs.workdir import Workdir, check_space
-from uda_jax.training import precision, sharding
+from uda_jax.training import sharding
 from uda_jax.training.guard import Guard
 from uda_jax.training.logging import MetricWriter, ProgressLine
 from uda_jax.training.metrics import METRICS
 
 
 def run(
-    experiment: Experiment, workdir: str | Path, invocation: results.Invocation, stop: Stop | None = None
+    experiment: Experiment,
+    workdir: str | Path,
+    invocation: results.Invocation,
+    stop: Stop | None = None,
+    *,
+    ignore_memory: bool = False,
 ) -> list[dict[str, Any]]:
     """Trains an experiment to its end, or on from where it stopped, and scores it on the final splits.
 
@@ -46,6 +61,7 @@ def run(
       invocation: how it was asked for, kept in the result rows.
       stop: of a caller that handles signals; None handles them here, except in one of several processes, which Orbax
         tells of a SIGTERM.
+      ignore_memory: whether to start steps all the same that take more memory than there is.
 
     Returns:
       The result rows that `result.json` holds, one for each final split that has labels to score on.
@@ -64,7 +80,7 @@ def run(
         space = stages.label_space(experiment)
         experiment = scoring.with_protocol(experiment, protocols(space))
         workdir.check(experiment, space.names)
-        context = Context(experiment, sharding.data_mesh(), space, stop)
+        context = Context(experiment, sharding.data_mesh(), space, stop, ignore_memory=ignore_memory)
         recipe = stages.recipe(experiment, len(space.names))
         scoring.check_selection(recipe, experiment)
         for stage in recipe:
@@ -83,6 +99,8 @@ def run(
         with workdir.locked() if context.first_process else contextlib.nullcontext():
             # Another process may have begun here since the first look.
             workdir.check(experiment, space.names)
+            admission.compile_steps(unfinished, workdir, context)
+            stop()
             if context.first_process:
                 workdir.prepare(experiment, space, found)
             stage_results = stages.run_recipe(recipe, workdir, context)
@@ -140,8 +158,7 @@ class StageRun:
         self.first_row: dict[str, float] | None = {}
         self.state = self._restored() if self.start else self._initial(workdir)
         first_look.print_notes(instruments.placement_lines(stage.name, self.state, train_config.sharding), context)
-        step = precision.at_precision(stage.method, stage.method.train_step)
-        self.train_step = instruments.TrainStep(step, self.state, context.mesh)
+        self.train_step = admission.step_of(stage, workdir, context)
         self.profile = instruments.Profile(train_config.profiled_steps, self.files.profile)
         self.writer = MetricWriter(self.files.path, stage=stage.name, active=active)
         self.writer.resume_at(self.start)
@@ -245,7 +262,8 @@ class StageRun:
             return
         scalars = self.guard.check()
         self.labels.check()
-        speed = self.progress.update(step, _losses(scalars))
+        losses = {name.removeprefix("loss/"): x for name, x in scalars.items() if name.startswith("loss/")}
+        speed = self.progress.update(step, losses)
         self.writer.write_scalars(step, scalars | speed | self._first_row())
         self.logged = step
 
@@ -324,16 +342,7 @@ def _due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _losses(scalars: dict[str, float]) -> dict[str, float]:
-    return {name.removeprefix("loss/"): value for name, value in scalars.items() if name.startswith("loss/")}
-
-
 def _stream(domains: Mapping[str, streams.Domain], train_config: config.Train, seed: int) -> Iterator[dict]:
-    return streams.train_stream(
-        domains,
-        global_batch=train_config.batch_size,
-        seed=seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=train_config.workers,
-    )
+    here = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    size, workers = train_config.batch_size, train_config.workers
+    return streams.train_stream(domains, global_batch=size, seed=seed, workers=workers, **here)

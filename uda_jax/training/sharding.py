@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from uda_jax.errors import UserError
 
@@ -21,9 +21,15 @@ REPLICATED, FSDP = "replicated", "fsdp"
 SHARDINGS = (REPLICATED, FSDP)
 
 
-def data_mesh() -> Mesh:
-    """Returns the mesh over all devices of all processes, one axis "data"."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def data_mesh(devices: int | None = None) -> Mesh:
+    """Returns the mesh over all devices of all processes, or over the first so many of them, one axis "data"."""
+    found = jax.devices()[:devices]
+    return jax.make_mesh((len(found),), ("data",), axis_types=(AxisType.Auto,), devices=found)
+
+
+def abstract_mesh(devices: int) -> AbstractMesh:
+    """Returns a mesh like `data_mesh` of devices that need not be there: programs can be lowered for it, not run."""
+    return AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -87,9 +93,9 @@ class Placement:
         return abstract(tree, self.of(tree))
 
 
-def check_batch_size(size: int, field: str) -> None:
-    """Raises a UserError naming `field` unless the devices share a global batch of `size` evenly."""
-    devices = jax.device_count()
+def check_batch_size(size: int, field: str, devices: int | None = None) -> None:
+    """Raises a UserError naming `field` unless the devices, by default all, share a global batch of `size` evenly."""
+    devices = devices or jax.device_count()
     if size % devices:
         below, above = size - size % devices, size - size % devices + devices
         remedy = f"use {below} or {above}" if below else f"use {above}"

@@ -5,10 +5,10 @@ nothing about polyps or tumours. The look "sharp" is the source, "soft" the targ
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from uda_jax.data.base import Dataset
+from uda_jax.data.base import Announced, Dataset
 from uda_jax.data.frames import check_split
 from uda_jax.data.labels.label_spaces import BACKGROUND, LabelSpace
 from uda_jax.data.rendering import blobs
@@ -30,6 +30,8 @@ SPLITS = {
 }
 
 CLASSES = (BACKGROUND, "structure")
+LABEL_SPACE = LabelSpace(CLASSES, ((70, 70, 70), (250, 170, 30)))
+SIZE = (blobs.SIDE, blobs.SIDE)
 
 
 class Blobs(Dataset):
@@ -54,7 +56,7 @@ class Blobs(Dataset):
         split: str,
         label_space: str = "own",
         *,
-        size: tuple[int, int] = (blobs.SIDE, blobs.SIDE),
+        size: tuple[int, int] = SIZE,
         limit: int | None = None,
     ):
         del root
@@ -65,11 +67,17 @@ class Blobs(Dataset):
             raise UserError(f"blobs: size: expected at least 8x8 pixels, got {size[0]}x{size[1]}")
         if limit is not None and limit < 1:
             raise UserError(f"blobs: limit: expected an integer >= 1, got {limit!r}")
-        self.label_space = LabelSpace(CLASSES, ((70, 70, 70), (250, 170, 30)))
+        self.label_space = LABEL_SPACE
         self._split, self._size = split, (int(size[0]), int(size[1]))
         self._length = min(SPLITS[split].frames, limit or SPLITS[split].frames)
         # Other pictures would be other frames, though they bear the same names.
         self.rule = repr((blobs.LOOKS[SPLITS[split].look], SPLITS[split].first_seed, self._size))
+
+    @classmethod
+    def announced(cls, label_space: str, options: Mapping[str, Any]) -> Announced:
+        """Returns both classes and the size of pictures, without drawing any."""
+        del label_space
+        return Announced(LABEL_SPACE, tuple(options.get("size", SIZE)))
 
     def __len__(self) -> int:
         return self._length

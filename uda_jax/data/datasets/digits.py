@@ -21,12 +21,12 @@ import gzip
 import io
 import os
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from uda_jax.data.base import Dataset
+from uda_jax.data.base import Announced, Dataset
 from uda_jax.data.frames import check_split
 from uda_jax.data.io.archives import File, Tree
 from uda_jax.data.io.matlab import read_matrix
@@ -36,6 +36,7 @@ from uda_jax.errors import UserError
 
 SPLITS = ("train", "test")
 CLASSES = tuple("0123456789")
+LABEL_SPACE = LabelSpace(CLASSES, distinct_colours(len(CLASSES)))
 # Height and width of the pictures as published.
 SIDES = {"mnist": 28, "usps": 16, "svhn": 32, "segments": 28, "faded": 28}
 # Samples that are drawn for a split.
@@ -116,10 +117,17 @@ class Digits(Dataset):
         for name, value, low in (("limit", 1 if limit is None else limit, 1), ("margin", margin, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise UserError(f"digits: {name}: expected an integer >= {low}, got {value!r}")
-        self.label_space = LabelSpace(CLASSES, distinct_colours(len(CLASSES)))
+        self.label_space = LABEL_SPACE
         self._which, self._split, self._limit, self._margin = which, split, limit, margin
         self._files = () if which in _LOOKS else _find(Tree("digits", root), which, split)
         self._load()
+
+    @classmethod
+    def announced(cls, label_space: str, options: Mapping[str, Any]) -> Announced:
+        """Returns the digits and the size of pictures, without reading a file; an unknown set has no size."""
+        del label_space
+        side = SIDES.get(options.get("which", "mnist"))
+        return Announced(LABEL_SPACE, side and (side + 2 * options.get("margin", 0),) * 2)
 
     def __len__(self) -> int:
         return len(self._labels)

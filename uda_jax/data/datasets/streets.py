@@ -16,7 +16,7 @@ import os
 import pathlib
 import struct
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from uda_jax.data import rendering
-from uda_jax.data.base import Dataset
+from uda_jax.data.base import Announced, Dataset
 from uda_jax.data.frames import check_split
 from uda_jax.data.io import atomic
 from uda_jax.data.io.depth import metres_from_disparity
@@ -41,6 +41,7 @@ MAGIC = b"STR1"
 _HEADER = struct.Struct("<4sIII")
 _FILE = "frames.array_record"
 DEPTHS = ("exact", "stereo")
+SIZE = (96, 192)
 # With a wider baseline distances are more exact, but more of a frame has no counterpart in the other.
 BASELINE = 0.5  # metres from the left camera, whose frames these are, to the right one
 NEAREST = 2.5  # metres; what is nearer gets no stereo depth
@@ -80,7 +81,7 @@ class Streets(Dataset):
         split: str = "simulator_train",
         label_space: str = "19",
         *,
-        size: tuple[int, int] = (96, 192),
+        size: tuple[int, int] = SIZE,
         depth: str = "exact",
         limit: int | None = None,
         workers: int | None = None,
@@ -116,6 +117,11 @@ class Streets(Dataset):
         if not self.folder.is_dir():
             self._render(workers)
         self._open()
+
+    @classmethod
+    def announced(cls, label_space: str, options: Mapping[str, Any]) -> Announced:
+        """Returns the classes and the size of frames, without rendering any."""
+        return Announced(label_spaces.label_space(label_space), tuple(options.get("size", SIZE)))
 
     def __len__(self) -> int:
         return len(self._indices)

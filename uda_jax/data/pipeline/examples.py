@@ -137,7 +137,7 @@ def _examples(dataset: Dataset, domain: Domain, path: str, seed: str) -> tuple[g
         draw = _rare_class_frames(dataset, domain, path, frames, augment)
         # One element for ever: which frame it becomes is drawn for each position in the stream.
         examples = grain.MapDataset.range(1).seed(seeded).repeat().random_map(draw)
-    return examples, {field: _augmented_shape(field, frames.shapes, domain.crop) for field in frames.shapes}
+    return examples, {field: augmented_shape(field, frames.shapes, domain.crop) for field in frames.shapes}
 
 
 def augmentation(domain: Domain) -> Augment:
@@ -166,7 +166,8 @@ def _rare_class_frames(
     )
 
 
-def _augmented_shape(field: str, shapes: Shapes, crop: tuple[int, int] | None) -> tuple[int, ...]:
+def augmented_shape(field: str, shapes: Shapes, crop: tuple[int, int] | None) -> tuple[int, ...]:
+    """Returns the shape of a map after cropping, from the shapes of a frame's maps before it."""
     shape = shapes[field]
     if crop is None or not MAPS[field].is_raster or is_value_of_image(field, shape, shapes["image"]):
         return shape
