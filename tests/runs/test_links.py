@@ -30,16 +30,21 @@ class Ends:
         return sorted(self.lines)
 
 
+OPEN: list[Link] = []
+
+
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(processes, "_NOTE", 0.5)
-
-
-@pytest.fixture
 def ends(monkeypatch):
+    """What the links end, in place of this process; they are silent after the test."""
+    monkeypatch.setattr(processes, "_NOTE", 0.5)
     monkeypatch.setattr(processes, "_OWN_FAILURE", 0.01)
     monkeypatch.setattr(processes, "end", Ends())
-    return processes.end
+    yield processes.end
+    while OPEN:
+        loop = OPEN.pop()._loop
+        loop.call_soon_threadsafe(loop.stop)
+        while loop.is_running():
+            threading.Event().wait(0.001)
 
 
 def connected(*places):
@@ -48,6 +53,7 @@ def connected(*places):
     for stop in stops:
         stop.saved = lambda: "step 7 is saved"
     links = [Link(place, stop) for place, stop in zip(places, stops, strict=True)]
+    OPEN.extend(links)
     for link, stop in zip(links, stops, strict=True):
         stop.share(link.ask, link.leave)
     with concurrent.futures.ThreadPoolExecutor(len(links)) as pool:
