@@ -100,7 +100,7 @@ def run(
             # Another process may have begun here since the first look.
             workdir.check(experiment, space.names)
             admission.compile_steps(unfinished, workdir, context)
-            stop()
+            context.leave_if_asked()
             if context.first_process:
                 workdir.prepare(experiment, space, found)
             stage_results = stages.run_recipe(recipe, workdir, context)
