@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from uda_jax.config import FORMAT, check_format
-from uda_jax.data.io import atomic
+from uda_jax.data.io import atomic, mirrors
 from uda_jax.errors import UserError
 from uda_jax.runs import checksums
 from uda_jax.runs.checkpoint_errors import DELETE, disk_errors, unreadable_errors
@@ -83,9 +83,12 @@ class Checkpoints:
             config=ocp.args.JsonSave(checksums.sealed(about | {"notes": notes, "score": score, "arrays": arrays})),
         )
         self.wait()
+        mirrors.settle(self._files.checkpoints)
         with disk_errors(self._files.checkpoints):
             self._manager.save(step, args=items, metrics=None if score is None else {"score": score})
         self._saving = step
+        if mirrors.of(self._files.checkpoints):
+            self.wait()  # Sealed at once, it is on its way to the bucket while the training goes on.
 
     def save_frozen(self, state: Any) -> None:
         """Writes the networks that never learn, if there are any; a state is restored with them."""
@@ -141,6 +144,7 @@ class Checkpoints:
         """
         folder, stored = self._files.checkpoints / str(step), self._stored(step, identity)
         target, frozen = target.replace(frozen={}), target.frozen
+        mirrors.fetch(folder)
         checksums.check_layout(target, stored["arrays"], str(folder))
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         with unreadable_errors(folder):
@@ -161,6 +165,7 @@ class Checkpoints:
         if not target:
             return target
         stored = _stored_table(self._files.frozen, _TRAIN_STAGE_ANEW)
+        mirrors.fetch(self._files.frozen)
         checksums.check_layout(target, stored, str(self._files.frozen))
         with unreadable_errors(self._files.frozen, _TRAIN_STAGE_ANEW), ocp.StandardCheckpointer() as reader:
             found = reader.restore(self._files.frozen.resolve(), target)
@@ -174,6 +179,7 @@ class Checkpoints:
         """Reads parts of a state, such as {"params": {"segmenter": ...}}, as `restore` does the whole."""
         folder, stored = self._files.checkpoints / str(step), self._stored(step, identity)
         checksums.check_layout(target, stored["arrays"], str(folder))
+        mirrors.fetch(folder)
         arguments = ocp.args.PyTreeRestore(
             target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
         )
@@ -191,6 +197,7 @@ class Checkpoints:
         """Returns the tree of a stored state, frozen networks included, with the shape and the type of each array."""
         found = {}
         for name, folder in (("", self._files.checkpoints / str(step) / "state"), ("frozen", self._files.frozen)):
+            mirrors.fetch(folder)
             if folder.exists():
                 with unreadable_errors(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
                     tree = reader.metadata(folder.resolve()).item_metadata.tree
@@ -208,6 +215,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             if saving is not None and jax.process_index() == 0:
                 checksums.seal_files(self._files.checkpoints / str(saving))
+                mirrors.publish(self._files.checkpoints, self._manager.all_steps())
 
     def close(self) -> None:
         """Finishes writing and releases the folder."""

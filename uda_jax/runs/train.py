@@ -18,7 +18,7 @@ import jax
 
 from uda_jax import config
 from uda_jax.config import Experiment
-from uda_jax.data.io import atomic
+from uda_jax.data.io import atomic, mirrors
 from uda_jax.data.pipeline import domains, examples, streams
 from uda_jax.errors import UserError
 from uda_jax.inference import label_check
@@ -41,7 +41,7 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
 
     Args:
       experiment: the validated config.
-      workdir: made if absent; must hold the same experiment if it exists.
+      workdir: a local path, or an address in a bucket; made if absent; must hold the same experiment if it exists.
       invocation: how it was asked for, kept in the result rows.
 
     Returns:
@@ -51,7 +51,12 @@ def run(experiment: Experiment, workdir: str | Path, invocation: results.Invocat
       UserError: bad input of any kind, before anything is written where that can be known.
       Stopped: SIGTERM arrived; the state is saved.
     """
-    workdir = Workdir(workdir)
+    with mirrors.opened(workdir) as folder:
+        return _run(experiment, Workdir(folder), invocation)
+
+
+def _run(experiment: Experiment, workdir: Workdir, invocation: results.Invocation) -> list[dict[str, Any]]:
+    """Does what `run` says, in a local folder."""
     for field, size in (("train", experiment.train.batch_size), ("evaluation", experiment.evaluation.batch_size)):
         sharding.check_batch_size(size, f"config.{field}.batch_size")
     with domains.opened_once(), _stop_on_signals() as stop:
