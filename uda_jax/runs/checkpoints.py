@@ -19,7 +19,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from uda_jax.config import FORMAT, check_format
 from uda_jax.data.io import atomic, mirrors
 from uda_jax.errors import UserError
-from uda_jax.runs import checksums
+from uda_jax.runs import checksums, separate_disks
 from uda_jax.runs.checkpoint_errors import DELETE, disk_errors, unreadable_errors
 from uda_jax.runs.workdir import Identity, difference
 from uda_jax.training.layout import StageFiles
@@ -47,7 +47,11 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy([latest, best]),
             best_fn=_score,  # With it the scores are written beside the states.
             enable_async_checkpointing=True,
+            create=not separate_disks.are_separate(files.checkpoints),
+            multiprocessing_options=separate_disks.options(files.checkpoints),
         )
+        if not options.create:
+            files.checkpoints.mkdir(parents=True, exist_ok=True)
         # Orbax reads them all at once, and would not say whose is damaged.
         for scores in sorted(files.checkpoints.glob("[0-9]*/metrics/metrics")):
             with unreadable_errors(scores.parents[1]):
@@ -72,15 +76,16 @@ class Checkpoints:
         Raises:
           UserError: the disk is full.
         """
-        learning = state.replace(frozen={})
+        learning, separate = state.replace(frozen={}), separate_disks.are_separate(self._files.path)
         about = {"format": FORMAT, "experiment": identity.experiment, "classes": list(identity.classes)}
         about |= {"stage": self._files.path.name, "step": step, "position": iterator.get_state()}
-        # The first process writes the file.
-        arrays = checksums.table(learning) if jax.process_index() == 0 else {}
+        # The first process writes the file, or each its own.
+        arrays = checksums.table(learning) if separate or jax.process_index() == 0 else {}
+        about |= {"notes": notes, "score": score, "arrays": arrays} | ({"untyped_keys": True} if separate else {})
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(learning),
+            state=ocp.args.StandardSave(separate_disks.own_copy(self._files.path, learning)),
             data=grain.checkpoint.CheckpointSave(iterator),
-            config=ocp.args.JsonSave(checksums.sealed(about | {"notes": notes, "score": score, "arrays": arrays})),
+            config=ocp.args.JsonSave(checksums.sealed(about)),
         )
         self.wait()
         mirrors.settle(self._files.checkpoints)
@@ -146,9 +151,11 @@ class Checkpoints:
         target, frozen = target.replace(frozen={}), target.frozen
         mirrors.fetch(folder)
         checksums.check_layout(target, stored["arrays"], str(folder))
-        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        wanted = separate_disks.untyped(target) if (untyped := stored.get("untyped_keys")) else target
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         with unreadable_errors(folder):
             state = self._manager.restore(step, args=arguments)["state"]
+        state = separate_disks.typed(state, target) if untyped else state
         checksums.check(state, stored["arrays"], str(folder), DELETE)
         if iterator is not None:
             self._restore_iterator(step, iterator)
@@ -273,9 +280,10 @@ def write_arrays(folder: Path, arrays: dict[str, Any], *, replace: bool = False)
     Raises:
       UserError: the disk is full.
     """
-    with disk_errors(folder), ocp.StandardCheckpointer() as writer:
+    arrays, processes = separate_disks.own_copy(folder, arrays), separate_disks.options(folder)
+    with disk_errors(folder), ocp.StandardCheckpointer(multiprocessing_options=processes) as writer:
         writer.save(Path(folder).resolve(), arrays, force=replace)
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 or separate_disks.are_separate(folder):
         checksums.seal_files(folder)
         sealed = checksums.sealed({"arrays": checksums.table(arrays)})
         atomic.write(_table_file(folder), json.dumps(sealed, indent=1) + "\n")

@@ -22,7 +22,7 @@ from uda_jax.data.pipeline import domains
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.runs import kinds
-from uda_jax.runs.kinds.base import Kind
+from uda_jax.runs.kinds.base import Kind, wait_for_all
 from uda_jax.runs.workdir import Identity, Workdir, read_json
 from uda_jax.schema import from_mapping
 
@@ -307,6 +307,8 @@ def run_recipe(recipe: Sequence[Stage], workdir: Workdir, context: Context) -> d
         if not stage.kind.TRAINS:
             mirrors.fetch(marker.parent)  # What an interrupted attempt has left, it counts by its files.
         results[stage.name] = stage.kind.run(stage, workdir, context)
+        if not stage.kind.TRAINS:
+            wait_for_all(f"{stage.name} is done", marker.parent)  # Later stages read its lists.
         if context.first_process:
             atomic.write(marker, json.dumps(results[stage.name]) + "\n")
     return results

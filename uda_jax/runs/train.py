@@ -79,7 +79,7 @@ def _run(experiment: Experiment, workdir: Workdir, invocation: results.Invocatio
         found = fingerprints.of_domains(recipe if workdir.result.exists() else unfinished)
         workdir.check_data(found)
         stop()
-        with workdir.locked() if context.first_process else contextlib.nullcontext():
+        with workdir.locked() if context.first_process else workdir.shared():
             # Another process may have begun here since the first look.
             workdir.check(experiment, space.names)
             if context.first_process:

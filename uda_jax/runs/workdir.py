@@ -7,7 +7,7 @@ events, finished.json ...), pictures/ and, once everything is done, result.json.
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,6 +109,12 @@ class Workdir(RunFiles):
         What is written into the mirror of a bucket's folder gets there while the lock is held.
         """
         return mirrors.locked(self.path, "--workdir", "uda train")
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Lets a process write where another holds the lock; what it wrote into its own mirror gets into the bucket."""
+        yield
+        mirrors.share(self.path)
 
     def prepare(
         self, experiment: Experiment, space: label_spaces.LabelSpace, fingerprints: Mapping[str, Any] | None = None

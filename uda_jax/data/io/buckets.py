@@ -153,7 +153,7 @@ def _stored(info: Mapping[str, Any]) -> Stored:
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())[:300] or type(error).__name__
     if isinstance(error, FileNotFoundError):
-        return f"no such bucket or object ({text}); check the name, or make the bucket"
+        return f"no such bucket or object ({text}); check the name, or try again if a run is writing there"
     if isinstance(error, PermissionError) or "Forbidden" in text or "credentials" in text.lower():
         return f"may not be read or written ({text}); check the credentials and the bucket's rights"
     return f"cannot be reached ({type(error).__name__}: {text}); check the network, the credentials and the endpoint"

@@ -54,17 +54,19 @@ class Mirror:
         self._kept: dict[str, set[str]] = {}  # Folder of checkpoints -> their names.
         self._lock: BucketLock | None = None
         self._worker: threading.Thread | None = None
+        self._busy = threading.Lock()
         self._change = threading.Condition()
         self._asked = self._done = 0
         self._closing, self._lost = False, None
 
     def refresh(self) -> None:
         """Looks at the bucket anew: copies what is light, and drops copies of what is other or gone by now."""
-        found = self._bucket.listing()
-        for name in [name for name in self._same if found.get(name) != self._stored.get(name)]:
-            del self._same[name]
-            self._file(name).unlink(missing_ok=True)
-        self._stored = found
+        with self._busy:
+            found = self._bucket.listing()
+            for name in [name for name in self._same if _differs(self._stored.get(name), found.get(name))]:
+                del self._same[name]
+                self._file(name).unlink(missing_ok=True)
+            self._stored = found
         if found:
             self.folder.mkdir(parents=True, exist_ok=True)
         if not found and not self.folder.exists() and self._bucket.is_object():
@@ -98,6 +100,10 @@ class Mirror:
             self._asked += 1
             self._change.notify_all()
 
+    def share(self) -> None:
+        """See the function `share`."""
+        self._attempt()
+
     def settle(self) -> None:
         """See the function `settle`."""
         with self._change:
@@ -124,6 +130,9 @@ class Mirror:
                 f"{error}; what is not in the bucket is kept in {self._keep()}: copy it there, or rerun the same "
                 "command, which goes on from the last checkpoint in the bucket"
             ) from error
+        except Exception:
+            print(f"note: what is not in {self.address} is kept in {self._keep()}", file=sys.stderr)
+            raise
         finally:
             self._lock.release()
 
@@ -172,18 +181,22 @@ class Mirror:
         """Carries over what is new, several times if need be."""
         for wait in self.WAITS:
             try:
-                return self._publish()
+                with self._busy:
+                    return self._publish()
             except LockLost:
                 raise
             except (UserError, OSError):
                 with self._change:
                     self._change.wait_for(lambda: self._closing, wait)
-        return self._publish()
+        with self._busy:
+            return self._publish()
 
     def _publish(self) -> None:
         """Puts what is new, in the order that the module's text tells, then removes checkpoints that are not kept."""
-        self._lock.check()
         loose, sealed = self._local()
+        if self._lock is None:
+            return self._put(name for name in loose if not _is_last(name))
+        self._lock.check()
         for last in (None, *_LAST):
             self._put(name for name in loose if (name.rpartition("/")[2] == last if last else not _is_last(name)))
             if last is None:
@@ -226,7 +239,8 @@ class Mirror:
         changed = {name: stat for name, stat in stats.items() if self._same.get(name) != stat}
         self._bucket.put({name: self._file(name) for name in changed})
         self._same |= changed
-        self._stored |= {name: Stored(size, "", 0.0) for name, (size, _) in changed.items()}
+        # Another thread may be reading the old one.
+        self._stored = self._stored | {name: Stored(size, "", 0.0) for name, (size, _) in changed.items()}
 
     def _remove(self, names: Collection[str]) -> None:
         """Removes objects, seals first."""
@@ -234,8 +248,7 @@ class Mirror:
         for some in (seals, set(names) - seals):
             if some:
                 self._bucket.remove(sorted(some))
-        for name in names:
-            self._stored.pop(name, None)
+        self._stored = {name: stored for name, stored in self._stored.items() if name not in names}
 
     def _get(self, names: Iterable[str]) -> None:
         """Copies those objects that are not here."""
@@ -289,6 +302,11 @@ def _is_last(name: str) -> bool:
 
 def _join(folder: str, name: str) -> str:
     return name if folder == "." else f"{folder}/{name}"
+
+
+def _differs(known: Stored | None, found: Stored | None) -> bool:
+    """Whether an object is another than the one that is known; of what this process put, the version is not."""
+    return known != found and not (known and found and not known.version)
 
 
 def _stat(file: Path) -> tuple[int, int]:

@@ -90,6 +90,19 @@ def publish(steps: Path, kept: Collection[int]) -> None:
         mirror.publish(steps, kept)
 
 
+def share(folder: Path) -> None:
+    """Carries over what this process wrote into a mirror, lists and pictures alone unless it holds the lock."""
+    if mirror := of(folder):
+        mirror.share()
+
+
+def renew(folder: Path) -> None:
+    """Copies all that a bucket holds below a folder of its mirror by now, as other processes have written it."""
+    if mirror := of(folder):
+        mirror.refresh()
+        mirror.fetch(folder)
+
+
 def settle(path: Path) -> None:
     """Returns once what `publish` asked for was tried; raises a UserError if the folder is another run's by now."""
     if mirror := of(path):
