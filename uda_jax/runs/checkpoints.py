@@ -47,11 +47,8 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy([latest, best]),
             best_fn=_score,  # With it the scores are written beside the states.
             enable_async_checkpointing=True,
-            create=not separate_disks.are_separate(files.checkpoints),
-            multiprocessing_options=separate_disks.options(files.checkpoints),
+            **separate_disks.manager_options(files.checkpoints),
         )
-        if not options.create:
-            files.checkpoints.mkdir(parents=True, exist_ok=True)
         # Orbax reads them all at once, and would not say whose is damaged.
         for scores in sorted(files.checkpoints.glob("[0-9]*/metrics/metrics")):
             with unreadable_errors(scores.parents[1]):
@@ -79,18 +76,22 @@ class Checkpoints:
         learning, separate = state.replace(frozen={}), separate_disks.are_separate(self._files.path)
         about = {"format": FORMAT, "experiment": identity.experiment, "classes": list(identity.classes)}
         about |= {"stage": self._files.path.name, "step": step, "position": iterator.get_state()}
-        # The first process writes the file, or each its own.
-        arrays = checksums.table(learning) if separate or jax.process_index() == 0 else {}
+        # The first process writes the file.
+        arrays = checksums.table(learning) if jax.process_index() == 0 else {}
         about |= {"notes": notes, "score": score, "arrays": arrays} | ({"untyped_keys": True} if separate else {})
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(separate_disks.own_copy(self._files.path, learning)),
-            data=grain.checkpoint.CheckpointSave(iterator),
-            config=ocp.args.JsonSave(checksums.sealed(about)),
-        )
+        items = {
+            "state": ocp.args.StandardSave(separate_disks.own_copy(self._files.path, learning)),
+            "config": ocp.args.JsonSave(checksums.sealed(about)),
+        }
+        if not separate:
+            items["data"] = grain.checkpoint.CheckpointSave(iterator)
+        if not separate_disks.writes(self._files.path):
+            return
         self.wait()
         mirrors.settle(self._files.checkpoints)
         with disk_errors(self._files.checkpoints):
-            self._manager.save(step, args=items, metrics=None if score is None else {"score": score})
+            metrics = None if score is None else {"score": score}
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
         self._saving = step
         if mirrors.of(self._files.checkpoints):
             self.wait()  # Sealed at once, it is on its way to the bucket while the training goes on.
@@ -174,7 +175,11 @@ class Checkpoints:
         stored = _stored_table(self._files.frozen, _TRAIN_STAGE_ANEW)
         mirrors.fetch(self._files.frozen)
         checksums.check_layout(target, stored, str(self._files.frozen))
-        with unreadable_errors(self._files.frozen, _TRAIN_STAGE_ANEW), ocp.StandardCheckpointer() as reader:
+        processes = separate_disks.options(self._files.frozen)
+        with (
+            unreadable_errors(self._files.frozen, _TRAIN_STAGE_ANEW),
+            ocp.StandardCheckpointer(multiprocessing_options=processes) as reader,
+        ):
             found = reader.restore(self._files.frozen.resolve(), target)
         checksums.check(found, stored, str(self._files.frozen), _TRAIN_STAGE_ANEW)
         checksums.check_files(self._files.frozen, _TRAIN_STAGE_ANEW)
@@ -190,7 +195,7 @@ class Checkpoints:
         arguments = ocp.args.PyTreeRestore(
             target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
         )
-        with unreadable_errors(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with unreadable_errors(folder), _tree_reader(folder) as reader:
             found = reader.restore((folder / "state").resolve(), args=arguments)
         checksums.check(found, stored["arrays"], str(folder), DELETE)
         checksums.check_files(folder, DELETE)
@@ -206,7 +211,7 @@ class Checkpoints:
         for name, folder in (("", self._files.checkpoints / str(step) / "state"), ("frozen", self._files.frozen)):
             mirrors.fetch(folder)
             if folder.exists():
-                with unreadable_errors(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                with unreadable_errors(folder), _tree_reader(folder) as reader:
                     tree = reader.metadata(folder.resolve()).item_metadata.tree
                 found |= {name: tree} if name else tree
         return found
@@ -262,6 +267,10 @@ class Checkpoints:
 
     def _restore_iterator(self, step: int, iterator: Any) -> None:
         """Puts the iterator at the stored position, or, after another process or worker count wrote it, at `step`."""
+        folder = self._files.checkpoints / str(step)
+        if separate_disks.are_separate(folder) or not (folder / "data").exists():
+            grain.experimental.set_next_index(iterator, step)
+            return
         try:
             self._manager.restore(step, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(iterator)))
         except (KeyError, ValueError, FileNotFoundError):
@@ -281,9 +290,11 @@ def write_arrays(folder: Path, arrays: dict[str, Any], *, replace: bool = False)
       UserError: the disk is full.
     """
     arrays, processes = separate_disks.own_copy(folder, arrays), separate_disks.options(folder)
+    if not separate_disks.writes(folder):
+        return
     with disk_errors(folder), ocp.StandardCheckpointer(multiprocessing_options=processes) as writer:
         writer.save(Path(folder).resolve(), arrays, force=replace)
-    if jax.process_index() == 0 or separate_disks.are_separate(folder):
+    if jax.process_index() == 0:
         checksums.seal_files(folder)
         sealed = checksums.sealed({"arrays": checksums.table(arrays)})
         atomic.write(_table_file(folder), json.dumps(sealed, indent=1) + "\n")
@@ -296,10 +307,7 @@ def read_arrays(folder: Path) -> dict[str, Any]:
       UserError: the folder cannot be read, is damaged, or holds arrays that are not finite.
     """
     stored = _stored_table(Path(folder), _CONVERT_AGAIN)
-    with (
-        unreadable_errors(Path(folder), _CONVERT_AGAIN),
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
-    ):
+    with unreadable_errors(Path(folder), _CONVERT_AGAIN), _tree_reader(Path(folder)) as reader:
         shapes = reader.metadata(Path(folder).resolve()).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
         found = reader.restore(Path(folder).resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
@@ -308,6 +316,14 @@ def read_arrays(folder: Path) -> dict[str, Any]:
     if len(jax.tree.leaves(found)) != len(stored):
         raise UserError(f"{folder}: damaged: some of its {len(stored)} arrays are not there; {_CONVERT_AGAIN}")
     return found
+
+
+def _tree_reader(folder: Path) -> ocp.Checkpointer:
+    """Returns a reader of parts of a tree of arrays, and of their shapes."""
+    processes = separate_disks.options(folder)
+    return ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(multiprocessing_options=processes), multiprocessing_options=processes
+    )
 
 
 def _table_file(folder: Path) -> Path:

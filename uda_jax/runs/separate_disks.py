@@ -1,7 +1,7 @@
-"""Checkpoints of processes that share no disk, as those of a run in a bucket: each keeps a whole one on its own.
+"""Checkpoints of processes that share no disk, as those of a run in a bucket: the first one writes all of each.
 
-Orbax has the processes of a run write one checkpoint together, into a folder that all of them see. Where each has its
-own, every one writes for itself what it could be restored from alone, and the first one's goes to the bucket.
+Orbax has the processes of a run write one checkpoint together, into a folder that all of them see. Where each has a
+folder of its own, the others read what the first one has put into the bucket, each for itself.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def are_separate(folder: Path) -> bool:
 
 
 def options(folder: Path) -> ocp.options.MultiprocessingOptions:
-    """Returns which processes write a checkpoint there together: this one alone where disks are separate."""
+    """Returns which processes write or read a checkpoint there together: this one alone where disks are separate."""
     if not are_separate(folder):
         return ocp.options.MultiprocessingOptions()
     own = jax.process_index()
@@ -30,10 +30,23 @@ def options(folder: Path) -> ocp.options.MultiprocessingOptions:
     )
 
 
-def own_copy(folder: Path, tree: Any) -> Any:
-    """Returns the arrays of a state as this process writes them: where disks are separate, whole and as NumPy's.
+def manager_options(folder: Path) -> dict[str, Any]:
+    """Returns what a manager of checkpoints there is told; makes the folder where the manager may not."""
+    if not are_separate(folder):
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"create": False, "multiprocessing_options": options(folder)}
 
-    Orbax takes no arrays of JAX there that lie on one process's devices; keys become their data, see `untyped`. Every
+
+def writes(folder: Path) -> bool:
+    """Returns whether this process takes part in writing what lies there."""
+    return jax.process_index() == 0 or not are_separate(folder)
+
+
+def own_copy(folder: Path, tree: Any) -> Any:
+    """Returns the arrays of a state as they are written: where disks are separate, whole and as NumPy's.
+
+    Of JAX's arrays Orbax would write what the first process holds of them. Keys become their data, see `untyped`. Every
     process has to call it.
     """
     return jax.tree.map(_own, tree) if are_separate(folder) else tree

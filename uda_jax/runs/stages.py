@@ -307,8 +307,8 @@ def run_recipe(recipe: Sequence[Stage], workdir: Workdir, context: Context) -> d
         if not stage.kind.TRAINS:
             mirrors.fetch(marker.parent)  # What an interrupted attempt has left, it counts by its files.
         results[stage.name] = stage.kind.run(stage, workdir, context)
-        if not stage.kind.TRAINS:
-            wait_for_all(f"{stage.name} is done", marker.parent)  # Later stages read its lists.
+        # What comes later reads what all processes have written.
+        wait_for_all(f"{stage.name} is done", marker.parent, all_files=not stage.kind.TRAINS)
         if context.first_process:
             atomic.write(marker, json.dumps(results[stage.name]) + "\n")
     return results

@@ -96,11 +96,12 @@ def share(folder: Path) -> None:
         mirror.share()
 
 
-def renew(folder: Path) -> None:
-    """Copies all that a bucket holds below a folder of its mirror by now, as other processes have written it."""
+def renew(folder: Path, *, all_files: bool) -> None:
+    """Copies what other processes have written by now below a folder of a mirror, heavy files if all are wanted."""
     if mirror := of(folder):
         mirror.refresh()
-        mirror.fetch(folder)
+        if all_files:
+            mirror.fetch(folder)
 
 
 def settle(path: Path) -> None:

@@ -47,16 +47,17 @@ class Kind:
         return ()
 
 
-def wait_for_all(name: str, folder: Path | None = None) -> None:
+def wait_for_all(name: str, folder: Path | None = None, *, all_files: bool = True) -> None:
     """Returns once every process of the run has come here.
 
     Args:
       name: tells one such place from another.
-      folder: of a stage; what each process has written there before, all of them see from then on.
+      folder: of a stage; what each process has written there before, all of them see from then on, disk or bucket.
+      all_files: whether each is to have all of it at once, or heavy files when it asks for them.
     """
     if jax.process_count() > 1:
         if folder is not None:
             mirrors.share(folder)
         multihost_utils.sync_global_devices(name)
         if folder is not None:
-            mirrors.renew(folder)
+            mirrors.renew(folder, all_files=all_files)
