@@ -1,5 +1,6 @@
 """Local copies of folders in buckets: what is copied when, in which order it is put, and what a failure leaves."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -28,10 +29,17 @@ def write(folder, *names):
         (folder / name).write_text(name)
 
 
+def seal(root):
+    """Writes the file that names all others of a folder."""
+    names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    (root / SEAL).write_text(json.dumps({"files": dict.fromkeys(names, 0)}))
+
+
 def checkpoint(folder, step, stage="train"):
     """Writes a checkpoint as a stage leaves it."""
     root = folder / stage / "checkpoints" / str(step)
-    write(root, "config/metadata", "state/d/0", "state/manifest", SEAL)
+    write(root, "config/metadata", "state/d/0", "state/manifest")
+    seal(root)
     return root.parent
 
 
@@ -46,7 +54,8 @@ def locked(folder):
 def run(bucket, *steps):
     """Puts a run with checkpoints there."""
     with mirrors.opened(bucket) as folder, locked(folder):
-        write(folder, "config.json", "train/metrics.jsonl", "train/frozen/d/0", f"train/frozen/{SEAL}")
+        write(folder, "config.json", "train/metrics.jsonl", "train/frozen/d/0")
+        seal(folder / "train" / "frozen")
         for step in steps:
             checkpoint(folder, step)
 
@@ -93,15 +102,16 @@ def test_seals_markers_and_results_are_put_last(bucket, monkeypatch):
     monkeypatch.setattr(BucketFolder, "put", lambda self, files: order.append(list(files)) or put(self, files))
     with mirrors.opened(bucket) as folder, locked(folder):
         write(folder, "result.json", "train/finished.json", "train/metrics.jsonl", "train/frozen/d/0")
-        write(folder, f"train/frozen/{SEAL}", ".config.json.1-2", "train/checkpoints/3.orbax-checkpoint-tmp-4/state/0")
+        seal(folder / "train" / "frozen")
+        write(folder, ".config.json.1-2", "train/checkpoints/3.orbax-checkpoint-tmp-4/state/0")
         write(folder, "train/checkpoints/5/state/d/0")  # not sealed yet
         write(folder, "pictures/frozen/image.png", "pictures/checkpoints/image.png")
         checkpoint(folder, 2)
     names = [name for batch in order for name in batch]
     assert names[-2:] == ["train/finished.json", "result.json"]
     assert names.index("train/metrics.jsonl") < names.index("train/frozen/d/0") < names.index(f"train/frozen/{SEAL}")
-    seal = names.index(f"train/checkpoints/2/{SEAL}")
-    assert all(names.index(f"train/checkpoints/2/{each}") < seal for each in ("config/metadata", "state/d/0"))
+    last = names.index(f"train/checkpoints/2/{SEAL}")
+    assert all(names.index(f"train/checkpoints/2/{each}") < last for each in ("config/metadata", "state/d/0"))
     assert stored(bucket) == sorted(names) and {"pictures/frozen/image.png"} < set(names)
     assert not [name for name in names if "tmp" in name or name.startswith(".") or "/5/" in name]
 
@@ -147,6 +157,14 @@ def test_checkpoints_that_are_not_kept_go_once_the_new_one_is_there(bucket):
     assert {name.split("/")[2] for name in stored(bucket) if "checkpoints" in name} == {"2", "3", "4"}
 
 
+def test_a_checkpoint_that_is_being_removed_here_is_not_put(bucket):
+    with mirrors.opened(bucket) as folder, locked(folder):
+        (checkpoint(folder, 1) / "1" / "state" / "manifest").unlink()
+        mirrors.publish(checkpoint(folder, 2), [1, 2])
+        mirrors.settle(folder)
+    assert {name.split("/")[2] for name in stored(bucket) if "checkpoints" in name} == {"2"}
+
+
 def test_only_what_changed_is_put_again(bucket, monkeypatch):
     run(bucket, 1)
     order, put = [], BucketFolder.put
@@ -178,7 +196,7 @@ def test_a_bucket_that_cannot_be_reached_for_a_while_loses_nothing(bucket, monke
     with mirrors.opened(bucket) as folder, locked(folder):
         mirrors.publish(checkpoint(folder, 1), [1])
         mirrors.settle(folder)
-        assert "note: network is gone; trying again with the next checkpoint" in capsys.readouterr().err
+        assert "note: network is gone; trying again in a while" in capsys.readouterr().err
         broken.clear()
         mirrors.publish(checkpoint(folder, 2), [1, 2])
         mirrors.settle(folder)

@@ -7,6 +7,7 @@ checkpoint without it is none. Then come the stages' markers, and at last the re
 
 import contextlib
 import errno
+import json
 import os
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from uda_jax.data.io.bucket_locks import LOCK, BucketLock, LockLost
 from uda_jax.data.io.buckets import BucketFolder, Stored
 from uda_jax.errors import DiskFull, UserError
 
-# The file that makes a folder of others complete.
+# The file that makes a folder of others complete: JSON, whose "files" names them relative to it.
 SEAL = "files.json"
 # Within a stage: the folder of folders that are sealed each, and the one that is sealed itself.
 _STEPS, _SEALED = "checkpoints", "frozen"
@@ -168,7 +169,7 @@ class Mirror:
             except LockLost as error:
                 self._lost = error
             except (UserError, OSError) as error:
-                print(f"note: {error}; trying again with the next checkpoint", file=sys.stderr)
+                print(f"note: {error}; trying again in a while", file=sys.stderr)
             except Exception as error:  # Whoever waits must not wait for ever.
                 self._lost = error
             with self._change:
@@ -225,7 +226,9 @@ class Mirror:
         seal = f"{folder}/{SEAL}"
         if self._same.get(seal) == _stat(self._file(seal)):
             return
-        files = {file.relative_to(self.folder).as_posix() for file in self._file(folder).rglob("*") if file.is_file()}
+        files = {f"{folder}/{name}" for name in json.loads(self._file(seal).read_bytes())["files"]} | {seal}
+        if not all(self._file(name).exists() for name in files):
+            return  # It is being removed.
         stored = {name for name in self._stored if name.startswith(f"{folder}/")}
         # Without its seal it counts as absent until all of it is there.
         self._remove(stored & {seal})
@@ -275,6 +278,7 @@ class Mirror:
 
     def _keep(self) -> Path:
         """Moves the copy where the next process does not remove it, and returns the place."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         kept = Path(tempfile.mkdtemp(prefix=_KEPT))
         return self.folder.rename(kept / self.folder.name)
 
