@@ -70,8 +70,9 @@ def test_a_run_is_inspected_without_its_data(folder, monkeypatch, capsys):
     monkeypatch.setenv("UDA_JAX_TEST_DATA", "nowhere")
     assert main(["inspect", str(folder / "run"), "--step", "best"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("train: finished, checkpoints of steps") and "(best)" in printed
-    assert "9 parameters: segmenter 9" in printed and "frozen anchor" in printed
+    assert "train: finished, checkpoints of steps" in printed and "(best)" in printed
+    assert f"config {folder / 'mine.py'}" in printed and "method my_package.counting" in printed
+    assert "9 parameters" in printed and "anchor, never learns" in printed
 
 
 def test_the_package_is_run_as_a_module():

@@ -89,3 +89,29 @@ def test_tiny_thumbnails_grow_by_whole_pixels(tmp_path):
     (tmp_path / "frame.png").write_bytes(pictures.png(np.repeat(image, 3, axis=1)))
     kept = Image.open(io.BytesIO(base64.b64decode(pictures.thumbnail_uri(tmp_path / "frame.png", 360)[22:])))
     assert kept.size == (84, 28)
+
+
+def test_principal_components_tell_pixels_apart():
+    generator = np.random.default_rng(0)
+    kinds = np.repeat(np.array([0, 1, 2, 3]), 6).reshape(4, 6)
+    features = generator.normal(size=(4, 7)).astype(np.float32)[kinds]
+    painted = pictures.components_picture(features)
+    assert painted.shape == (4, 6, 3) and painted.dtype == np.uint8
+    # Of four points, three components lose nothing.
+    assert len({tuple(colour) for colour in painted.reshape(-1, 3).tolist()}) == 4
+    assert (painted.min(axis=(0, 1)) == 0).all() and (painted.max(axis=(0, 1)) == 255).all()
+    # The first one is that of the largest spread.
+    first = np.zeros((1, 3, 2))
+    first[0, :, 0], first[0, :, 1] = (0, 1, 0), (-10, 0, 10)
+    assert pictures.components_picture(first)[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_components_that_are_the_same_everywhere_are_grey():
+    assert (pictures.components_picture(np.full((2, 3, 5), 4.0, np.float32)) == 128).all()
+    one_channel = pictures.components_picture(np.arange(4.0).reshape(2, 2, 1))
+    assert one_channel[..., 0].tolist() == [[0, 85], [170, 255]] and (one_channel[..., 1:] == 128).all()
+
+
+def test_enlarging_mixes_no_colours():
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    np.testing.assert_array_equal(pictures.enlarged(image, (4, 6)), image.repeat(2, 0).repeat(3, 1))

@@ -14,7 +14,7 @@ from uda_jax.config import StageConfig
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pipeline.examples import DomainFrames
 from uda_jax.errors import UserError
-from uda_jax.runs import inspection, results, scoring, stages, states, train
+from uda_jax.runs import inspection, overview, results, scoring, stages, states, train
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.kinds.rank import Rank
 from uda_jax.runs.workdir import Workdir
@@ -94,16 +94,10 @@ def test_the_best_checkpoint_can_be_asked_for(experiment, workdir, monkeypatch):
     assert [int(load(experiment, workdir, step).step) for step in ("last", "best", 4, 6)] == [6, 4, 4, 6]
     with pytest.raises(UserError, match="run/train: no checkpoint has step 2; ask for 'last' or one of the steps 4, 6"):
         load(experiment, workdir, 2)
-    found = inspection.describe(workdir).splitlines()
-    assert found[0] == "train: not finished, checkpoints of steps 4 (best), 6"
-    assert found[2] == "train, step 6: 9 parameters: segmenter 9"
-    assert [line.split() for line in found[3:]] == [
-        ["segmenter", "9", "values", "36", "bytes"],
-        ["frozen", "anchor", "9", "values", "36", "bytes"],
-    ]
-    assert "(3, 3)" in inspection.describe(workdir, step="best", full=True)
     with pytest.raises(UserError, match="--stage inter: the run has no such stage, only train"):
-        inspection.describe(workdir, "inter")
+        inspection.open_snapshot(workdir, "inter")
+    found = overview.gather(workdir)["stages"]["train"]["checkpoints"]
+    assert found == [{"step": 4, "score": 0.9, "best": True}, {"step": 6, "score": 0.5, "best": False}]
 
 
 def test_the_row_of_a_resumed_run_keeps_seconds_and_the_best_score(experiment, workdir, monkeypatch):

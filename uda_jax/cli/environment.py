@@ -42,6 +42,15 @@ def prepare_jax() -> None:
     # A user without a home, as in many containers, compiles anew.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "uda_jax" / "xla"))
+        # The programs that draw parameters take less than the second from which JAX keeps them.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def leave_accelerators_alone() -> None:
+    """Keeps jax off accelerators, for a command that computes nothing: a training may be using them."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
 
 
 def add_step(parser: argparse.ArgumentParser, default: str | None = "last") -> None:

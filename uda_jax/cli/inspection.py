@@ -2,12 +2,13 @@
 
 import argparse
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import add_step, place
+from uda_jax.cli.environment import add_step, leave_accelerators_alone, place
 from uda_jax.errors import UserError
 
 # In float32, sustained: about what a good desktop GPU of today may do.
@@ -19,12 +20,13 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     report = command("report", _report, "write one HTML page and report.json for finished runs")
     report.add_argument("workdirs", nargs="+", type=place, help="run folders; with --markdown also result files")
     report.add_argument("--output", type=place, default=Path("runs/report.html"))
-    report.add_argument("--markdown", action="store_true", help="print README's tables instead")
+    report.add_argument("--markdown", action="store_true", help="print tables in Markdown instead")
 
-    inspect = command("inspect", _inspect, "list the networks, parameters and sizes of a run's checkpoints")
+    inspect = command("inspect", _inspect, "tell what a run's checkpoint holds: networks, norms, optimisers, scores")
     inspect.add_argument("workdir", type=place, help="folder of the run")
     inspect.add_argument("--stage", help="whose checkpoint; by default the last stage's that has one")
     inspect.add_argument("--full", action="store_true", help="also every parameter with its shape and type")
+    inspect.add_argument("--json", action="store_true", help="the same for programs; with --full every array")
     add_step(inspect)
 
     methods = command("methods", _methods, "list the methods and the packaged configs")
@@ -59,13 +61,26 @@ def _rows(word: Path) -> list[dict[str, Any]]:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    leave_accelerators_alone()
     from uda_jax.data.io import mirrors
-    from uda_jax.runs import inspection
     from uda_jax.runs.workdir import Workdir
 
     with mirrors.opened(options.workdir) as folder:
-        show(inspection.describe(Workdir(folder), options.stage, options.step, full=options.full))
+        show(mirrors.named(folder, _inspected(Workdir(folder), options)))
     return 0
+
+
+def _inspected(workdir: Any, options: argparse.Namespace) -> str:
+    """Returns what `uda inspect` prints of a workdir."""
+    from uda_jax.runs import inspection, overview
+
+    found = overview.gather(workdir, options.stage, options.step)
+    snapshot = None
+    if options.full and found["checkpoint"] is not None:
+        snapshot = inspection.open_snapshot(workdir, options.stage, options.step)
+    if options.json:
+        return json.dumps(found | ({"arrays": overview.arrays(snapshot)} if snapshot else {}), indent=1)
+    return overview.text(found) + (f"\n\n{overview.parameters(snapshot)}" if snapshot else "")
 
 
 def _methods(options: argparse.Namespace) -> int:

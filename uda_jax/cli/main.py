@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from uda_jax.cli import console, data, inference, inspection, training, weights
+from uda_jax.cli import configs, console, data, inference, inspection, training, weights
 from uda_jax.errors import UserError, os_error_line
 
 USER_ERROR = 2
@@ -116,6 +116,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 
-    for group in (training, inference, weights, data, inspection):
+    for group in (training, inference, weights, data, configs, inspection):
         group.add(command)
     return parser

@@ -1,6 +1,6 @@
 """Convolutions with explicit PyTorch padding, in the form that trains fastest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from uda_jax.networks.initialisers import Initialiser, uniform_fan_in
 from uda_jax.networks.kernels import (
     dilated_conv,
     element_products,
@@ -17,8 +18,6 @@ from uda_jax.networks.kernels import (
     project,
     project_then_shift,
 )
-
-Initialiser = Callable[..., jax.Array]
 
 FLOAT32 = jnp.dtype(jnp.float32)
 # From here on our kernel gradient is quicker on the CPU than that of XLA: `python -m benchmarks.dilated`.
@@ -100,12 +99,6 @@ def small_conv(
     if jax.default_backend() == "cpu" and (smaller or few_channels):
         return patch_products(x, kernel, strides, padding)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
-
-
-def uniform_fan_in(fan_in: int) -> Initialiser:
-    """Returns PyTorch's default initialiser of kernels and biases: U(-b, b) with b = 1 / sqrt(fan_in)."""
-    bound = fan_in**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1, padding: int = 0) -> jax.Array:

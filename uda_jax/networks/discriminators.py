@@ -9,7 +9,8 @@ from flax import linen as nn
 
 from uda_jax.errors import UserError
 from uda_jax.networks.base import Entry, Options
-from uda_jax.networks.convolution import Conv, small_conv, uniform_fan_in
+from uda_jax.networks.convolution import Conv, small_conv
+from uda_jax.networks.initialisers import uniform_fan_in
 from uda_jax.networks.translators import NORMAL, instance_norm
 from uda_jax.schema import config_field
 

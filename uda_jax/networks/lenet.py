@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.errors import UserError
+from uda_jax.networks import initialisers
 from uda_jax.networks.base import Entry, Options, patterns
 from uda_jax.networks.batch_norm import BatchNorm
 from uda_jax.networks.convolution import small_conv
@@ -20,7 +21,7 @@ from uda_jax.networks.kernels import max_pool
 from uda_jax.schema import config_field
 
 FEW_CHANNELS_CONV = functools.partial(small_conv, few_channels=True)
-XAVIER = nn.initializers.xavier_normal()
+XAVIER = initialisers.xavier_normal()
 
 # Two unpadded 5x5 convolutions, each followed by a halving, leave one pixel of 16.
 LENET_SMALLEST = 16

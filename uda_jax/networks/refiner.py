@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from uda_jax.networks import initialisers
 from uda_jax.networks.base import Entry
 from uda_jax.networks.convolution import FLOAT32
 from uda_jax.networks.translators import TranslatorOptions, as_image, seen
@@ -63,7 +64,7 @@ class Refiner(nn.Module):
 
 
 def _conv(features: int, size: int, name: str, dtype: Any) -> nn.Conv:
-    start = nn.initializers.he_normal()
+    start = initialisers.he_normal()
     return nn.Conv(features, (size, size), padding=size // 2, kernel_init=start, dtype=dtype, name=name)
 
 

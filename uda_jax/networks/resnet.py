@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from uda_jax.networks import initialisers
 from uda_jax.networks.base import Entry, Options, collected, patterns
 from uda_jax.networks.batch_norm import BatchNorm
 from uda_jax.networks.convolution import Conv
@@ -29,10 +30,10 @@ DILATIONS = (1, 1, 2, 4)
 # Both styles have the same parameters, so weights of the wrong one load without an error and only accuracy suffers.
 STYLES = ("caffe", "torchvision")
 INITIALISERS = {
-    "normal": nn.initializers.normal(0.01),
-    "he": nn.initializers.he_normal(),
+    "normal": initialisers.normal(0.01),
+    "he": initialisers.he_normal(),
     # U(-b, b) with b = 1 / sqrt(fan_in), PyTorch's default.
-    "uniform": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+    "uniform": initialisers.uniform(),
 }
 
 

@@ -14,13 +14,14 @@ from flax import linen as nn
 from jax import lax
 
 from uda_jax.errors import UserError
+from uda_jax.networks import initialisers
 from uda_jax.networks.base import Entry, Options
 from uda_jax.networks.batch_norm import EPSILON
 from uda_jax.networks.convolution import FLOAT32, grouped_convolve, output_convolve, transposed_convolve
 from uda_jax.schema import config_field
 
 # The start of all kernels of the CycleGAN networks; their biases start at zero, as Flax's do.
-NORMAL = nn.initializers.normal(0.02)
+NORMAL = initialisers.normal(0.02)
 
 # Two layers of stride 2, and at least two rows at their scale, for a border of one to be reflected.
 MULTIPLE, SMALLEST = 4, 8

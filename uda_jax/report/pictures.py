@@ -70,6 +70,38 @@ def heat_map(values: np.ndarray) -> np.ndarray:
     return _heat_table()[np.rint(255 * levels).astype(np.uint8)]
 
 
+def components_picture(features: np.ndarray) -> np.ndarray:
+    """Paints feature maps by their first three principal components, over the map's own pixels, as red, green, blue.
+
+    Pixels that a network sees alike have like colours; a component that is the same everywhere is grey. The colours of
+    two maps cannot be compared.
+
+    Args:
+      features: float `[h, w, D]`, all finite.
+
+    Returns:
+      uint8 RGB `[h, w, 3]`; each component from its least value (0) to its largest (255).
+    """
+    height, width, channels = features.shape
+    vectors = np.asarray(features, np.float64).reshape(-1, channels)
+    vectors = vectors - vectors.mean(axis=0)
+    # Of the covariance, which is small where the map has more pixels than channels; largest first.
+    _, axes = np.linalg.eigh(vectors.T @ vectors)
+    axes = axes[:, ::-1][:, :3]
+    # An axis has no direction of its own: the larger part of its numbers is taken to be positive.
+    found = np.zeros((height * width, 3))
+    found[:, : axes.shape[1]] = vectors @ (axes * np.where(axes.sum(axis=0) < 0, -1.0, 1.0))
+    low, spread = found.min(axis=0), np.ptp(found, axis=0)
+    flat = spread <= 1e-9 * max(float(np.abs(features).max(initial=0)), 1e-30)
+    shares = np.where(flat, 0.5, (found - low) / np.where(flat, 1.0, spread))
+    return np.rint(255 * shares).astype(np.uint8).reshape(height, width, 3)
+
+
+def enlarged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns an image uint8 RGB `[H, W, 3]` at another (height, width), each pixel a rectangle: no colour is mixed."""
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.NEAREST))
+
+
 def panel(images: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
     """Sets images of the same height side by side, with white gaps of `gap` pixels.
 

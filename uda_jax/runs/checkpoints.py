@@ -1,7 +1,7 @@
 """Checkpoints through Orbax: the state, the data iterator and the config, in one folder per step.
 
 Networks that never learn lie beside them, once. Whatever is read back is compared with the checksums that were written
-with it. The library's only door to Orbax, so that a move to its next interface changes this file alone.
+with it. With `stored_arrays` the library's only door to Orbax, so that a move to its next interface changes no other.
 """
 
 import json
@@ -12,14 +12,13 @@ from typing import Any
 
 import grain
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from uda_jax.config import FORMAT, check_format
 from uda_jax.data.io import atomic, mirrors
 from uda_jax.errors import UserError
-from uda_jax.runs import checksums, separate_disks
+from uda_jax.runs import checksums, separate_disks, stored_arrays
 from uda_jax.runs.checkpoint_errors import DELETE, disk_errors, unreadable_errors
 from uda_jax.runs.workdir import Identity, difference
 from uda_jax.training.layout import StageFiles
@@ -76,13 +75,10 @@ class Checkpoints:
         learning, separate = state.replace(frozen={}), separate_disks.are_separate(self._files.path)
         about = {"format": FORMAT, "experiment": identity.experiment, "classes": list(identity.classes)}
         about |= {"stage": self._files.path.name, "step": step, "position": iterator.get_state()}
-        # The first process writes the file.
         arrays = checksums.table(learning) if jax.process_index() == 0 else {}
         about |= {"notes": notes, "score": score, "arrays": arrays} | ({"untyped_keys": True} if separate else {})
-        items = {
-            "state": ocp.args.StandardSave(separate_disks.own_copy(self._files.path, learning)),
-            "config": ocp.args.JsonSave(checksums.sealed(about)),
-        }
+        items = {"config": ocp.args.JsonSave(checksums.sealed(about))}
+        items["state"] = ocp.args.StandardSave(separate_disks.own_copy(self._files.path, learning))
         if not separate:
             items["data"] = grain.checkpoint.CheckpointSave(iterator)
         if not separate_disks.writes(self._files.path):
@@ -115,9 +111,12 @@ class Checkpoints:
         Raises:
           UserError: a score was damaged, so that another step would be the best.
         """
-        for step in self.all_steps():
-            self._stored(step)
+        self.scores()
         return self._manager.best_step()
+
+    def scores(self) -> dict[int, float | None]:
+        """Returns the score on dev of each checkpoint that is kept, None where it had none; raises as `best_step`."""
+        return {step: self._stored(step)["score"] for step in self.all_steps()}
 
     def resolve(self, step: str | int) -> int:
         """Returns the step that "last", "best" or a number names; raises UserError if it is not kept."""
@@ -175,11 +174,8 @@ class Checkpoints:
         stored = _stored_table(self._files.frozen, _TRAIN_STAGE_ANEW)
         mirrors.fetch(self._files.frozen)
         checksums.check_layout(target, stored, str(self._files.frozen))
-        processes = separate_disks.options(self._files.frozen)
-        with (
-            unreadable_errors(self._files.frozen, _TRAIN_STAGE_ANEW),
-            ocp.StandardCheckpointer(multiprocessing_options=processes) as reader,
-        ):
+        folder = self._files.frozen
+        with unreadable_errors(folder, _TRAIN_STAGE_ANEW), separate_disks.checkpointer(folder) as reader:
             found = reader.restore(self._files.frozen.resolve(), target)
         checksums.check(found, stored, str(self._files.frozen), _TRAIN_STAGE_ANEW)
         checksums.check_files(self._files.frozen, _TRAIN_STAGE_ANEW)
@@ -195,7 +191,7 @@ class Checkpoints:
         arguments = ocp.args.PyTreeRestore(
             target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
         )
-        with unreadable_errors(folder), _tree_reader(folder) as reader:
+        with unreadable_errors(folder), separate_disks.tree_reader(folder) as reader:
             found = reader.restore((folder / "state").resolve(), args=arguments)
         checksums.check(found, stored["arrays"], str(folder), DELETE)
         checksums.check_files(folder, DELETE)
@@ -207,13 +203,30 @@ class Checkpoints:
 
     def shapes(self, step: int) -> dict[str, Any]:
         """Returns the tree of a stored state, frozen networks included, with the shape and the type of each array."""
-        found = {}
-        for name, folder in (("", self._files.checkpoints / str(step) / "state"), ("frozen", self._files.frozen)):
-            mirrors.fetch(folder)
-            if folder.exists():
-                with unreadable_errors(folder), _tree_reader(folder) as reader:
-                    tree = reader.metadata(folder.resolve()).item_metadata.tree
-                found |= {name: tree} if name else tree
+        folder = self._files.checkpoints / str(step)
+        found = stored_arrays.shapes(folder / "state", DELETE, named=folder)
+        if _table_file(self._files.frozen).exists():
+            found = found | {"frozen": stored_arrays.shapes(self._files.frozen, _TRAIN_STAGE_ANEW)}
+        return found
+
+    def read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads parts of a state as NumPy arrays, whatever devices wrote them and whatever there are now.
+
+        The rest of the files is neither read nor checked, as `restore_networks` does before a network is used.
+
+        Args:
+          step: which checkpoint.
+          wanted: parts of the tree that `shapes` returns, such as {"params": {"segmenter": ...}}.
+
+        Raises:
+          UserError: what is read is damaged or not finite, or another version wrote it.
+        """
+        folder, learning = self._files.checkpoints / str(step), {k: v for k, v in wanted.items() if k != "frozen"}
+        stored = self._stored(step)["arrays"]
+        found = stored_arrays.read(folder / "state", learning, stored, DELETE, named=folder) if learning else {}
+        if wanted.get("frozen"):
+            table = _stored_table(self._files.frozen, _TRAIN_STAGE_ANEW)
+            found["frozen"] = stored_arrays.read(self._files.frozen, wanted["frozen"], table, _TRAIN_STAGE_ANEW)
         return found
 
     def reached_preemption(self, step: int) -> bool:
@@ -267,8 +280,7 @@ class Checkpoints:
 
     def _restore_iterator(self, step: int, iterator: Any) -> None:
         """Puts the iterator at the stored position, or, after another process or worker count wrote it, at `step`."""
-        folder = self._files.checkpoints / str(step)
-        if separate_disks.are_separate(folder) or not (folder / "data").exists():
+        if separate_disks.are_separate(self._files.path) or not (self._files.checkpoints / f"{step}/data").exists():
             grain.experimental.set_next_index(iterator, step)
             return
         try:
@@ -289,10 +301,10 @@ def write_arrays(folder: Path, arrays: dict[str, Any], *, replace: bool = False)
     Raises:
       UserError: the disk is full.
     """
-    arrays, processes = separate_disks.own_copy(folder, arrays), separate_disks.options(folder)
+    arrays = separate_disks.own_copy(folder, arrays)
     if not separate_disks.writes(folder):
         return
-    with disk_errors(folder), ocp.StandardCheckpointer(multiprocessing_options=processes) as writer:
+    with disk_errors(folder), separate_disks.checkpointer(folder) as writer:
         writer.save(Path(folder).resolve(), arrays, force=replace)
     if jax.process_index() == 0:
         checksums.seal_files(folder)
@@ -307,23 +319,11 @@ def read_arrays(folder: Path) -> dict[str, Any]:
       UserError: the folder cannot be read, is damaged, or holds arrays that are not finite.
     """
     stored = _stored_table(Path(folder), _CONVERT_AGAIN)
-    with unreadable_errors(Path(folder), _CONVERT_AGAIN), _tree_reader(Path(folder)) as reader:
-        shapes = reader.metadata(Path(folder).resolve()).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-        found = reader.restore(Path(folder).resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    checksums.check(found, stored, str(folder), _CONVERT_AGAIN)
+    found = stored_arrays.read(Path(folder), stored_arrays.shapes(Path(folder), _CONVERT_AGAIN), stored, _CONVERT_AGAIN)
     checksums.check_files(Path(folder), _CONVERT_AGAIN)
     if len(jax.tree.leaves(found)) != len(stored):
         raise UserError(f"{folder}: damaged: some of its {len(stored)} arrays are not there; {_CONVERT_AGAIN}")
     return found
-
-
-def _tree_reader(folder: Path) -> ocp.Checkpointer:
-    """Returns a reader of parts of a tree of arrays, and of their shapes."""
-    processes = separate_disks.options(folder)
-    return ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(multiprocessing_options=processes), multiprocessing_options=processes
-    )
 
 
 def _table_file(folder: Path) -> Path:

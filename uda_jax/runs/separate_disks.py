@@ -38,6 +38,17 @@ def manager_options(folder: Path) -> dict[str, Any]:
     return {"create": False, "multiprocessing_options": options(folder)}
 
 
+def checkpointer(folder: Path) -> ocp.StandardCheckpointer:
+    """Returns what writes and reads a tree of arrays there."""
+    return ocp.StandardCheckpointer(multiprocessing_options=options(folder))
+
+
+def tree_reader(folder: Path) -> ocp.Checkpointer:
+    """Returns what reads parts of a tree of arrays there, and their shapes."""
+    own = options(folder)
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=own), multiprocessing_options=own)
+
+
 def writes(folder: Path) -> bool:
     """Returns whether this process takes part in writing what lies there."""
     return jax.process_index() == 0 or not are_separate(folder)

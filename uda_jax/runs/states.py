@@ -21,6 +21,7 @@ from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.stages import Stage, StartFrom
 from uda_jax.runs.workdir import Identity, Workdir
 from uda_jax.training import sharding
+from uda_jax.training.initialisation import initialise
 
 
 def initial(
@@ -41,8 +42,8 @@ def initial(
       log: called with one text per file of weights, if given.
       identity: of the run that checkpoints of earlier stages must belong to; None = any run.
     """
-    initialise = jax.jit(stage.initialise, out_shardings=sharding.replicated(mesh))
-    state = initial_weights.start(initialise(jax.random.key(seed)), stage, log)
+    fresh = initialise(stage.initialise, jax.random.key(seed), sharding.replicated(mesh))
+    state = initial_weights.start(fresh, stage, log)
     for network, start_from in stage.start_from.items():
         found = _stored_network(workdir, start_from, _network(state, network), identity)
         state = _with_network(state, network, found)

@@ -495,21 +495,31 @@ import multiprocessing, os, signal, sys
 from uda_jax.data.pipeline.streams import Domain, train_stream
 from uda_jax.errors import UserError
 if __name__ == "__main__":
-    domain = Domain(dataset="folder", root=sys.argv[1], label_space="own", size=(12, 16))
-    stream = train_stream({"source": domain}, global_batch=2, seed=0, workers=1)
-    next(stream)
+    domain = Domain(dataset="folder", root=sys.argv[1], label_space="own", size=(96, 128))
+    stream = train_stream({"source": domain}, global_batch=4, seed=0, workers=1)
+    # A batch that is alive when Python ends, as the last one of a run is, which lies on the device without a copy.
+    batch = next(stream)
     (worker,) = multiprocessing.active_children()
     print(worker.pid, flush=True)
     if sys.argv[2] == "parent":
         os.kill(os.getpid(), signal.SIGKILL)
-    os.kill(worker.pid, signal.SIGKILL)
+    if sys.argv[2] == "worker":
+        os.kill(worker.pid, signal.SIGKILL)
     try:
-        for _ in range(50):
+        for _ in range(50 if sys.argv[2] == "worker" else 1):
             next(stream)
     except UserError as error:
         print(error, flush=True)
     stream.close()
 """
+
+
+def test_a_batch_that_outlives_the_stream_is_freed_without_a_word(make_folder, tmp_path):
+    script = tmp_path / "loader.py"
+    script.write_text(_LOADER)
+    command = [sys.executable, script, make_folder(4), "nobody"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("killed", ["parent", "worker"])

@@ -97,7 +97,7 @@ class TrainStream(grain.DatasetIterator):
                 f"{self._workers} workers, or on a machine with more memory"
             ) from None
         self._step += 1
-        return batch
+        return _copied(batch) if self._workers else batch
 
     def start_prefetch(self) -> None:
         """Starts reading ahead; otherwise the first `next` does."""
@@ -137,6 +137,14 @@ class TrainStream(grain.DatasetIterator):
             self._iterator.close()
             # Dropped at once: grain complains about iterators that outlive the interpreter, even closed ones.
             self._iterator = None
+
+
+def _copied(batch: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns a batch in memory of its own: a loader process shares its, which would last as long as the batch does.
+
+    A device's array may be the batch itself, and the last one of a run is alive when Python ends, too late to free it.
+    """
+    return {domain: {name: np.array(array) for name, array in maps.items()} for domain, maps in batch.items()}
 
 
 def _begin_worker(number: int, count: int) -> None:
