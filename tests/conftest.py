@@ -110,6 +110,38 @@ def tiny_experiment(tiny_config):
 
 
 @pytest.fixture(scope="session")
+def object_store():
+    """A server on this machine that speaks S3, and an empty bucket there; what it is reached by is in the environment.
+
+    Yields:
+      "s3://tests".
+    """
+    import logging
+
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        environment.setenv("AWS_ACCESS_KEY_ID", "testing")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        fsspec.filesystem("s3", use_listings_cache=False).mkdir("tests")
+        yield "s3://tests"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_store, tmp_path) -> str:
+    """The address of a folder in a bucket, in which there is nothing yet."""
+    return f"{object_store}/{tmp_path.parent.name}-{tmp_path.name}"
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data that the project may not distribute; its tests are skipped where it is absent."""
     folder = Path(os.environ.get("UDA_JAX_SHARED", Path(__file__).resolve().parents[2] / "shared"))

@@ -18,6 +18,10 @@ class UserError(Exception):
         super().__init__(printable(str(message)))
 
 
+class DiskFull(UserError):
+    """A disk of this machine is full; unlike other messages it names that disk, whatever the folder is a copy of."""
+
+
 def printable(text: str) -> str:
     """Returns text that is safe to print: bytes that are no UTF-8, and control characters, become escapes."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import at_least
+from uda_jax.cli.environment import at_least, local
 from uda_jax.errors import UserError, os_error_line
 
 
@@ -14,18 +14,18 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the commands by `command(name, run, text)`, which returns a command's parser."""
     check = command("check", _check, "decode all of a data set and list what is wrong with it")
     check.add_argument("dataset", help="a name that `uda datasets` lists")
-    check.add_argument("--root", type=Path, help="folder of the data set, or an archive")
+    check.add_argument("--root", type=local, help="folder of the data set, or an archive")
     check.add_argument("--split", action="append", help="may be repeated; by default the splits that the folder holds")
     check.add_argument("--label-space", help="class protocol of the histogram; by default the data set's own default")
     check.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
-    check.add_argument("--images-from", type=Path, metavar="FOLDER", help="pictures in place of the images: translated")
+    check.add_argument("--images-from", type=local, metavar="FOLDER", help="pictures in place of the images")
     check.add_argument("--workers", type=at_least(0), help="processes that decode; 0 for none, by default one per core")
-    check.add_argument("--fix-list", type=Path, metavar="FILE", help="write the names of the good frames of the split")
+    check.add_argument("--fix-list", type=local, metavar="FILE", help="write the names of the good frames of the split")
 
     prepare = command("prepare", _prepare, "write a split as ArrayRecord shards that train fast, or go on writing")
     prepare.add_argument("dataset", help="a name that `uda datasets` lists")
-    prepare.add_argument("--root", type=Path, help="folder of the data set, or an archive")
-    prepare.add_argument("--out", type=Path, required=True, help="new folder, or one with other splits; resumes there")
+    prepare.add_argument("--root", type=local, help="folder of the data set, or an archive")
+    prepare.add_argument("--out", type=local, required=True, help="new folder, or one with other splits; resumes there")
     prepare.add_argument("--split", default="train")
     prepare.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="resize to this; by default files are kept")
     prepare.add_argument("--resampling", choices=("bicubic", "bilinear"), default="bicubic", help="rule for images")
@@ -34,7 +34,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     prepare.add_argument("--recode", action="store_true", help="without --size: the same pixels, faster to read")
     prepare.add_argument("--fields", help="maps to store, as in image,label; by default all that the split has")
     prepare.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
-    prepare.add_argument("--names-file", metavar="FILE", help="store these frames only, as from uda check --fix-list")
+    only = "store these frames only, as from uda check --fix-list"
+    prepare.add_argument("--names-file", type=local, metavar="FILE", help=only)
     prepare.add_argument("--workers", type=at_least(1), help="processes that write; by default one per core")
 
     command("datasets", _datasets, "list the data sets")

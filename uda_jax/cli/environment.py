@@ -6,6 +6,29 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from uda_jax.errors import UserError
+
+
+def place(word: str) -> Path:
+    """The type of an option that takes a local path, or an address in a bucket."""
+    from uda_jax.data.io import places
+
+    return _argument(places.place, word)
+
+
+def local(word: str) -> Path:
+    """The type of an option that takes a local path alone."""
+    from uda_jax.data.io import places
+
+    return _argument(places.local, word)
+
+
+def _argument(read: Callable[[str], Path], word: str) -> Path:
+    try:
+        return read(word)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
 
 def prepare_jax() -> None:
     """Sets the allocator, before jax starts threads, and the compilation cache, before anything is compiled."""

@@ -1,33 +1,47 @@
 """The commands `uda evaluate` and `uda predict`: what a trained run is used for."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import add_step, at_least, prepare_jax
+from uda_jax.cli.environment import add_step, at_least, local, place, prepare_jax
 from uda_jax.errors import UserError, printable
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds both commands by `command(name, run, text)`, which returns a command's parser."""
-    several = {"type": Path, "nargs": "+", "required": True}
+    several = {"type": place, "nargs": "+", "required": True}
     several["help"] = "folder of the run; of several, the mean of their scores counts, and the first one's config"
-    evaluate = command("evaluate", _evaluate, "score a checkpoint of a run", takes_overrides=True)
+    evaluate = command("evaluate", _on_copies(_evaluate), "score a checkpoint of a run", takes_overrides=True)
     evaluate.add_argument("--workdir", **several)
     evaluate.add_argument("--on", default="final", help="final, dev, or the name of one of several splits")
     add_step(evaluate, None)
 
-    predict = command("predict", _predict, "segment a folder of images, or a video, with a run", takes_overrides=True)
+    text = "segment a folder of images, or a video, with a run"
+    predict = command("predict", _on_copies(_predict), text, takes_overrides=True)
     predict.add_argument("--workdir", **several)
-    predict.add_argument("--input", type=Path, required=True, help="folder of images, picture, or video file")
-    predict.add_argument("--output", type=Path, required=True, help="folder outside the input; made if absent")
+    predict.add_argument("--input", type=local, required=True, help="folder of images, picture, or video file")
+    predict.add_argument("--output", type=local, required=True, help="folder outside the input; made if absent")
     predict.add_argument("--on", default="final", help="images are prepared as this split's, named as for evaluate")
     predict.add_argument("--batch-size", type=at_least(1), default=4)
     add_step(predict, None)
+
+
+def _on_copies(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Returns a command that works on local copies of those of its runs that lie in buckets."""
+
+    def run_on_copies(options: argparse.Namespace) -> int:
+        from uda_jax.data.io import mirrors
+
+        with contextlib.ExitStack() as stack:
+            options.workdir = [stack.enter_context(mirrors.opened(word)) for word in options.workdir]
+            return run(options)
+
+    return run_on_copies
 
 
 def _evaluate(options: argparse.Namespace) -> int:

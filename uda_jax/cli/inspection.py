@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import add_step, leave_accelerators_alone
+from uda_jax.cli.environment import add_step, leave_accelerators_alone, place
 from uda_jax.errors import UserError
 
 # In float32, sustained: about what a good desktop GPU of today may do.
@@ -18,12 +18,12 @@ TFLOPS = 10.0
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the commands by `command(name, run, text)`, which returns a command's parser."""
     report = command("report", _report, "write one HTML page and report.json for finished runs")
-    report.add_argument("workdirs", nargs="+", type=Path, help="run folders; with --markdown also result files")
-    report.add_argument("--output", type=Path, default=Path("runs/report.html"))
+    report.add_argument("workdirs", nargs="+", type=place, help="run folders; with --markdown also result files")
+    report.add_argument("--output", type=place, default=Path("runs/report.html"))
     report.add_argument("--markdown", action="store_true", help="print tables in Markdown instead")
 
     inspect = command("inspect", _inspect, "tell what a run's checkpoint holds: networks, norms, optimisers, scores")
-    inspect.add_argument("workdir", type=Path, help="folder of the run")
+    inspect.add_argument("workdir", type=place, help="folder of the run")
     inspect.add_argument("--stage", help="whose checkpoint; by default the last stage's that has one")
     inspect.add_argument("--full", action="store_true", help="also every parameter with its shape and type")
     inspect.add_argument("--json", action="store_true", help="the same for programs; with --full every array")
@@ -42,21 +42,31 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     from uda_jax import report
-    from uda_jax.training.layout import RunFiles
 
     if options.markdown:
-        files = [RunFiles(path).result if path.is_dir() else path for path in options.workdirs]
-        show(report.markdown([row for file in files for row in report.read_rows(file)]))
+        show(report.markdown([row for word in options.workdirs for row in _rows(word)]))
         return 0
     show(f"report: {report.write(options.workdirs, options.output)}")
     return 0
 
 
+def _rows(word: Path) -> list[dict[str, Any]]:
+    """Returns the result rows of a run, or of a file of them."""
+    from uda_jax import report
+    from uda_jax.data.io import mirrors
+    from uda_jax.training.layout import RunFiles
+
+    with mirrors.opened(word) as path:
+        return report.read_rows(RunFiles(path).result if path.is_dir() else path)
+
+
 def _inspect(options: argparse.Namespace) -> int:
     leave_accelerators_alone()
+    from uda_jax.data.io import mirrors
     from uda_jax.runs.workdir import Workdir
 
-    show(_inspected(Workdir(options.workdir), options))
+    with mirrors.opened(options.workdir) as folder:
+        show(mirrors.named(folder, _inspected(Workdir(folder), options)))
     return 0
 
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from uda_jax.cli import outcome, plan
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import at_least, prepare_jax
+from uda_jax.cli.environment import at_least, place, prepare_jax
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds both commands by `command(name, run, text)`, which returns a command's parser."""
     demo = command("demo", _demo, "render the built-in data, train without and with adaptation, write a report")
-    demo.add_argument("--workdir", type=Path, default=Path("runs/demo"))
+    demo.add_argument("--workdir", type=place, default=Path("runs/demo"))
 
     train = command("train", _train, "train a config, or go on where it stopped", takes_overrides=True)
     train.add_argument("--config", required=True, help="advent:streets, or path/to/file.py:setting")
-    train.add_argument("--workdir", type=Path, required=True, help="folder of the run; the same command resumes it")
+    train.add_argument("--workdir", type=place, required=True, help="folder of the run; the same command resumes it")
     train.add_argument("--plan", action="store_true", help="only tell what the run will take, as uda plan does")
     train.add_argument(
         "--ignore-memory", action="store_true", help="start steps that take more memory than there seems to be"
@@ -94,9 +94,8 @@ def _demo(options: argparse.Namespace) -> int:
 def _demonstrated(options: argparse.Namespace, stop: Any) -> int:
     from uda_jax import config, report
     from uda_jax.runs import results, train
-    from uda_jax.runs.workdir import Workdir
 
-    folders = []
+    folders, found = [], []
     for reference in ("source_only:streets", "advent:streets"):
         experiment = config.experiment(config.load(reference))
         folder = options.workdir / experiment.label
@@ -105,8 +104,9 @@ def _demonstrated(options: argparse.Namespace, stop: Any) -> int:
         rows = train.run(experiment, folder, results.Invocation(reference, (), command), stop)
         show("\n".join(map(result_line, rows)))
         folders.append(folder)
+        found += rows
     page = report.write(folders, options.workdir / "report.html")
-    show(report.markdown([row for folder in folders for row in report.read_rows(Workdir(folder).result)]))
+    show(report.markdown(found))
     show(f"report: {page}")
     return 0
 

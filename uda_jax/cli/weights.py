@@ -2,18 +2,17 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import add_step, prepare_jax
+from uda_jax.cli.environment import add_step, local, place, prepare_jax
 from uda_jax.errors import UserError
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the command by `command(name, run, text)`, which returns its parser."""
     convert = command("convert", _convert, "read a checkpoint or run into a folder for init_from, or write one")
-    convert.add_argument("--from", dest="source", type=Path, required=True, help="checkpoint, converted folder or run")
-    convert.add_argument("--to", type=Path, required=True, help="new folder; with --to-torch a .safetensors file")
+    convert.add_argument("--from", dest="source", type=place, required=True, help="checkpoint, converted folder or run")
+    convert.add_argument("--to", type=local, required=True, help="new folder; with --to-torch a .safetensors file")
     convert.add_argument(
         "--to-torch", action="store_true", help="write PyTorch's names, from a converted folder or run"
     )
@@ -31,10 +30,16 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     prepare_jax()
+    from uda_jax.data.io import mirrors
+
+    with mirrors.opened(options.source) as options.source:
+        return _to_torch(options) if options.to_torch else _to_folder(options)
+
+
+def _to_folder(options: argparse.Namespace) -> int:
+    """Writes the weights of a file, or of a run, as a folder that runs start from."""
     from uda_jax.runs import initial_weights
 
-    if options.to_torch:
-        return _to_torch(options)
     fresh = tuple(part for part in options.fresh.split(",") if part)
     choices = {name: getattr(options, name) for name in ("dialect", "branches", "which", "domain", "cast", "step")}
     show(initial_weights.convert(options.source, options.to, fresh=fresh, **choices))

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from uda_jax.config import files, overrides
 from uda_jax.config.files import names as names
 from uda_jax.config.overrides import as_config, one_line
+from uda_jax.data.io import places
 from uda_jax.data.pipeline.domains import Domain, check_name
 from uda_jax.errors import UserError
 from uda_jax.inference.options import Evaluation
@@ -85,7 +86,7 @@ class InitFrom:
     path: str | None = config_field(
         None,
         "A .pth, .safetensors or other PyTorch checkpoint, a folder that 'uda convert' wrote, or the workdir of a run; "
-        "None or an empty path = random.",
+        "any of them may lie in a bucket (s3://, gs://); None or an empty path = random.",
     )
     fresh: tuple[str, ...] = config_field(
         (), "Parts that start at random all the same, such as ('head', 'aux_head') for a file of other classes."
@@ -100,6 +101,8 @@ class InitFrom:
     )
 
     def check(self, path: str) -> None:
+        if self.path:
+            places.place(self.path, f"{path}.path")
         if self.step not in ("last", "best") and not self.step.isdecimal():
             raise UserError(f"{path}.step: expected last, best or a step, got {self.step!r}")
 

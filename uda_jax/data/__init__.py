@@ -33,6 +33,7 @@ from typing import Any
 
 from uda_jax.data import datasets
 from uda_jax.data.base import Dataset
+from uda_jax.data.io import places
 from uda_jax.data.io.archives import Problem, compressed
 from uda_jax.data.prepare.prepared import Prepared, is_prepared
 from uda_jax.errors import UserError
@@ -77,6 +78,8 @@ def open_dataset(
 ) -> Dataset:
     """Opens a data set as `get_dataset` does, leaving its problems for the caller to look at."""
     cls = reader(name)
+    if root is not None:
+        places.local(root, f"{name}: root")
     known = [key for key in inspect.signature(cls).parameters if key not in ("root", "split", "label_space")]
     for option in options:
         if option not in known:

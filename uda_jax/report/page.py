@@ -1,5 +1,6 @@
 """The report page: one self-contained HTML file, and the rows behind it as JSON."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -8,7 +9,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from uda_jax.data.io import atomic
+from uda_jax.data.io import atomic, mirrors, places
+from uda_jax.data.io.buckets import BucketFolder
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.report import curves, published_page, ranking_page, tables
@@ -22,7 +24,8 @@ def write(workdirs: Iterable[str | os.PathLike], output_html: str | os.PathLike)
     """Writes the report of some runs.
 
     Args:
-      workdirs: run folders. Where `runs/*` also matches an earlier report, its own two files are passed over.
+      workdirs: run folders, local or in buckets. Where `runs/*` also matches an earlier report, its own two files are
+        passed over.
       output_html: the page; the result rows go beside it, under the same name with `.json`.
 
     Returns:
@@ -31,15 +34,32 @@ def write(workdirs: Iterable[str | os.PathLike], output_html: str | os.PathLike)
     Raises:
       UserError: what `collect` raises, or a page that is not named `*.html`.
     """
-    page = pathlib.Path(output_html)
+    page = places.place(output_html)
     if page.suffix != ".html":
         raise UserError(f"{page}: expected a name that ends in .html for the report page")
-    own = {page.resolve(), page.with_suffix(".json").resolve()}
-    runs = collect(folder for folder in workdirs if pathlib.Path(folder).resolve() not in own)
+    own = {_absolute(page), _absolute(page.with_suffix(".json"))}
+    with contextlib.ExitStack() as stack:
+        folders = [places.place(folder) for folder in workdirs]
+        runs = collect(
+            stack.enter_context(mirrors.opened(folder)) for folder in folders if _absolute(folder) not in own
+        )
+        html = render(runs)
     rows = [row for run in runs for row in run.rows]
-    atomic.write(page.with_suffix(".json"), json.dumps(rows, indent=2) + "\n")
-    atomic.write(page, render(runs))
+    _save(page.with_suffix(".json"), json.dumps(rows, indent=2) + "\n")
+    _save(page, html)
     return page
+
+
+def _absolute(path: pathlib.Path) -> str:
+    return str(path if places.is_bucket(path) else path.resolve())
+
+
+def _save(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole, locally or in a bucket."""
+    if places.is_bucket(path):
+        BucketFolder(path.parent).write(path.name, text.encode())
+    else:
+        atomic.write(path, text)
 
 
 def render(runs: Sequence[Run]) -> str:

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from uda_jax.data.io import mirrors
 from uda_jax.data.io.files import read_file
 from uda_jax.errors import UserError
 from uda_jax.report.elements import Figure
@@ -87,6 +88,8 @@ def read_ranking(path: str | os.PathLike) -> Ranking:
         previous = frame["score"]
     figures = {key: found[key] for key in KEYS if key != "frames"}
     files = StageFiles(path.parent)
+    for folder in (files.easiest, files.hardest):
+        mirrors.fetch(folder)
     pictures = {"easiest": saved_frames(files.easiest), "hardest": saved_frames(files.hardest)}
     return Ranking(files.path.name, frames=tuple(found["frames"]), **figures, **pictures)
 

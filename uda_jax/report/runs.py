@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from uda_jax.data.io import mirrors, places
 from uda_jax.data.io.files import require_file
 from uda_jax.errors import UserError, os_error_line
 from uda_jax.report.pictures import saved_frames
@@ -20,7 +21,7 @@ class Run:
     """One run folder.
 
     Attributes:
-      folder: where it lies.
+      folder: where it lies, which may be an address in a bucket.
       rows: its result rows; empty for an unfinished run.
       metrics: stage name to the rows of its metrics.jsonl, stages in the order in which they were logged.
       pictures: frame name to {"image" | "label" | "prediction" | "entropy": file}.
@@ -63,7 +64,7 @@ def collect(workdirs: Iterable[str | os.PathLike]) -> list[Run]:
     """Reads run folders, finished or not.
 
     Args:
-      workdirs: folders that `uda train` wrote.
+      workdirs: folders that `uda train` wrote; of those in buckets, open mirrors.
 
     Returns:
       One Run per folder, in the order given.
@@ -71,7 +72,7 @@ def collect(workdirs: Iterable[str | os.PathLike]) -> list[Run]:
     Raises:
       UserError: a folder that is no run, or no folder at all. Files that cannot be read are noted instead.
     """
-    runs = [_read(pathlib.Path(folder)) for folder in workdirs]
+    runs = [_read(places.local(folder, "report.collect")) for folder in workdirs]
     if not runs:
         raise UserError("report: expected at least one run folder, got none; give folders that 'uda train' wrote")
     return runs
@@ -101,10 +102,13 @@ def _read(folder: pathlib.Path) -> Run:
     rankings = [_noted(lambda path=path: read_ranking(path), None, notes) for path in found]
     illustrations: dict[str, list[pathlib.Path]] = {}
     for stage in stages:
+        mirrors.fetch(stage.illustrations)
         for path in sorted(stage.illustrations.glob("*/*.png")):
             illustrations.setdefault(f"{stage.path.name}: {path.parent.name}", []).append(path)
     rankings = tuple(ranking for ranking in rankings if ranking is not None)
-    return Run(folder, rows, metrics, saved_frames(files.pictures), rankings, illustrations, tuple(notes))
+    mirrors.fetch(files.pictures)
+    shown = (metrics, saved_frames(files.pictures), rankings, illustrations)
+    return Run(mirrors.address(folder), rows, *shown, tuple(mirrors.named(folder, note) for note in notes))
 
 
 def _noted(read: Callable[[], Any], default: Any, notes: list[str]) -> Any:

@@ -5,7 +5,7 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from uda_jax.errors import UserError
+from uda_jax.errors import DiskFull, UserError
 
 DELETE = "delete it, and the same 'uda train' goes on from the one before"
 
@@ -18,7 +18,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except Exception as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
-            raise UserError(f"{folder}: the disk is full; free some space and rerun the same command") from error
+            raise DiskFull(f"{folder}: the disk is full; free some space and rerun the same command") from error
         if _denied(error):
             raise UserError(f"{folder}: may not be written ({_reason(error)}); get the right to write there") from error
         raise

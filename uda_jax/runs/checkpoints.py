@@ -16,9 +16,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from uda_jax.config import FORMAT, check_format
-from uda_jax.data.io import atomic
+from uda_jax.data.io import atomic, mirrors
 from uda_jax.errors import UserError
-from uda_jax.runs import checksums, stored_arrays
+from uda_jax.runs import checksums, separate_disks, stored_arrays
 from uda_jax.runs.checkpoint_errors import DELETE, disk_errors, unreadable_errors
 from uda_jax.runs.workdir import Identity, difference
 from uda_jax.training.layout import StageFiles
@@ -47,6 +47,7 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy([latest, best]),
             best_fn=_score,  # With it the scores are written beside the states.
             enable_async_checkpointing=True,
+            **separate_disks.manager_options(self._folder),
         )
         # Orbax reads them all at once, and would not say whose is damaged.
         for scores in sorted(self._folder.glob("[0-9]*/metrics/metrics")):
@@ -72,20 +73,26 @@ class Checkpoints:
         Raises:
           UserError: the disk is full.
         """
-        learning = state.replace(frozen={})
+        learning, separate = state.replace(frozen={}), separate_disks.are_separate(self._files.path)
         about = {"format": FORMAT, "experiment": identity.experiment, "classes": list(identity.classes)}
         about |= {"stage": self._files.path.name, "step": step, "position": iterator.get_state()}
         # The first process writes the file, but arrays that are split over processes take all of them to be read.
-        arrays = checksums.table(learning)
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(learning),
-            data=grain.checkpoint.CheckpointSave(iterator),
-            config=ocp.args.JsonSave(checksums.sealed(about | {"notes": notes, "score": score, "arrays": arrays})),
-        )
+        about |= {"notes": notes, "score": score, "arrays": checksums.table(learning)}
+        about |= {"untyped_keys": True} if separate else {}
+        written = ocp.args.StandardSave(separate_disks.own_copy(self._files.path, learning))
+        items = {"config": ocp.args.JsonSave(checksums.sealed(about)), "state": written}
+        if not separate:
+            items["data"] = grain.checkpoint.CheckpointSave(iterator)
+        if not separate_disks.writes(self._files.path):
+            return
         self.wait()
+        mirrors.settle(self._folder)
         with disk_errors(self._folder):
-            self._manager.save(step, args=items, metrics=None if score is None else {"score": score})
+            metrics = None if score is None else {"score": score}
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
         self._saving = step
+        if mirrors.of(self._folder):
+            self.wait()  # Sealed at once, it is on its way to the bucket while the training goes on.
 
     def save_frozen(self, state: Any) -> None:
         """Writes the networks that never learn, if there are any; a state is restored with them."""
@@ -144,10 +151,13 @@ class Checkpoints:
         """
         folder, stored = self._folder / str(step), self._stored(step, identity)
         target, frozen = target.replace(frozen={}), target.frozen
+        mirrors.fetch(folder)
         checksums.check_layout(target, stored["arrays"], str(folder))
-        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        wanted = separate_disks.untyped(target) if (untyped := stored.get("untyped_keys")) else target
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         with unreadable_errors(folder):
             state = self._manager.restore(step, args=arguments)["state"]
+        state = separate_disks.typed(state, target) if untyped else state
         checksums.check(state, stored["arrays"], str(folder), DELETE)
         if iterator is not None:
             self._restore_iterator(step, iterator)
@@ -164,8 +174,10 @@ class Checkpoints:
         if not target:
             return target
         stored = _stored_table(self._files.frozen, _TRAIN_STAGE_ANEW)
+        mirrors.fetch(self._files.frozen)
         checksums.check_layout(target, stored, str(self._files.frozen))
-        with unreadable_errors(self._files.frozen, _TRAIN_STAGE_ANEW), ocp.StandardCheckpointer() as reader:
+        folder = self._files.frozen
+        with unreadable_errors(folder, _TRAIN_STAGE_ANEW), separate_disks.checkpointer(folder) as reader:
             found = reader.restore(self._files.frozen.resolve(), target)
         checksums.check(found, stored, str(self._files.frozen), _TRAIN_STAGE_ANEW)
         checksums.check_files(self._files.frozen, _TRAIN_STAGE_ANEW)
@@ -177,10 +189,11 @@ class Checkpoints:
         """Reads parts of a state, such as {"params": {"segmenter": ...}}, as `restore` does the whole."""
         folder, stored = self._folder / str(step), self._stored(step, identity)
         checksums.check_layout(target, stored["arrays"], str(folder))
+        mirrors.fetch(folder)
         arguments = ocp.args.PyTreeRestore(
             target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
         )
-        with unreadable_errors(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with unreadable_errors(folder), separate_disks.tree_reader(folder) as reader:
             found = reader.restore((folder / "state").resolve(), args=arguments)
         checksums.check(found, stored["arrays"], str(folder), DELETE)
         checksums.check_files(folder, DELETE)
@@ -194,7 +207,7 @@ class Checkpoints:
         """Returns the tree of a stored state, frozen networks included, with the shape and the type of each array."""
         folder = self._folder / str(step)
         found = stored_arrays.shapes(folder / "state", DELETE, named=folder)
-        if self._files.frozen.exists():
+        if _table_file(self._files.frozen).exists():
             found = found | {"frozen": stored_arrays.shapes(self._files.frozen, _TRAIN_STAGE_ANEW)}
         return found
 
@@ -229,6 +242,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             if saving is not None and jax.process_index() == 0:
                 checksums.seal_files(self._folder / str(saving))
+                mirrors.publish(self._folder, self._manager.all_steps())
 
     def close(self) -> None:
         """Finishes writing and releases the folder."""
@@ -268,6 +282,9 @@ class Checkpoints:
 
     def _restore_iterator(self, step: int, iterator: Any) -> None:
         """Puts the iterator at the stored position, or, after another process or worker count wrote it, at `step`."""
+        if separate_disks.are_separate(self._files.path) or not (self._files.checkpoints / f"{step}/data").exists():
+            grain.experimental.set_next_index(iterator, step)
+            return
         try:
             self._manager.restore(step, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(iterator)))
         except (KeyError, ValueError, FileNotFoundError):
@@ -286,9 +303,11 @@ def write_arrays(folder: Path, arrays: dict[str, Any], *, replace: bool = False)
     Raises:
       UserError: the disk is full.
     """
-    with disk_errors(folder), ocp.StandardCheckpointer() as writer:
+    arrays, table = separate_disks.own_copy(folder, arrays), checksums.table(arrays)
+    if not separate_disks.writes(folder):
+        return
+    with disk_errors(folder), separate_disks.checkpointer(folder) as writer:
         writer.save(Path(folder).resolve(), arrays, force=replace)
-    table = checksums.table(arrays)
     if jax.process_index() == 0:
         checksums.seal_files(folder)
         sealed = checksums.sealed({"arrays": table})
@@ -326,8 +345,3 @@ def _stored_table(folder: Path, remedy: str) -> Mapping[str, list]:
 
 def _score(metrics: dict[str, float]) -> float:
     return metrics["score"]
-
-
-def state_bytes(state: Any) -> int:
-    """Returns the size of a state, or of a part of one, in bytes: about the size of its checkpoint."""
-    return sum(x.nbytes for x in jax.tree.leaves(state))

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from uda_jax.data.io import atomic
+from uda_jax.data.io import atomic, mirror
 from uda_jax.errors import UserError
 from uda_jax.training import sharding
 from uda_jax.training.guard import first_not_finite
@@ -26,7 +26,7 @@ _THREADS = 4
 _PIECE = 4 * 1024 * 1024
 
 # Lies in a folder and holds the checksums of all other files there.
-FILES = "files.json"
+FILES = mirror.SEAL
 
 # Path of an array within its tree -> its type, its shape and its checksum.
 Table = dict[str, list]

@@ -20,7 +20,7 @@ import numpy as np
 
 from uda_jax import networks, weights
 from uda_jax.config import InitFrom
-from uda_jax.data.io import atomic
+from uda_jax.data.io import atomic, mirrors, places
 from uda_jax.errors import UserError
 from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.runs import checkpoints, described_networks, run_weights
@@ -63,7 +63,7 @@ def read(
     """Reads a PyTorch checkpoint, a safetensors file, a folder that `convert` wrote, or a run.
 
     Args:
-      path: the file or folder.
+      path: the file or folder, or its address in a bucket.
       dialect: its family; None tells it from the file's metadata, or from the names.
       branches: convolutions that its classifiers sum, where names do not tell.
       which: "student" or "teacher", where the file holds both.
@@ -77,30 +77,31 @@ def read(
     Raises:
       UserError: whatever is wrong with the file, in one line that names it.
     """
-    path = Path(path)
-    if path.is_dir():
-        return _read_run(path, network, which, step) if run_weights.is_run(path) else _read_folder(path)
-    metadata = files.metadata(path)
-    state_dict = weights.unwrap(files.read(path), which=which, where=str(path))
-    if domain:
-        state_dict = weights.select_domain(state_dict, domain, str(path))
-    if cast:
-        state_dict = weights.cast(state_dict)
-    # What `export` wrote says what it is.
-    own = metadata.get("dialect") if metadata.get("dialect") in weights.dialects() else None
-    dialect = dialect or own or weights.detect(state_dict, branches, str(path), heads=heads, asked=asked)
-    facts = weights.facts.of_dialect(weights.checkpoint_info(dialect))
-    if own == dialect:
-        facts |= weights.facts.from_metadata(metadata, str(path))
-    try:
-        return Pretrained(weights.from_torch(state_dict, dialect), dialect, facts)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    with mirrors.opened(path) as path:
+        if path.is_dir():
+            return _read_run(path, network, which, step) if run_weights.is_run(path) else _read_folder(path)
+        metadata = files.metadata(path)
+        state_dict = weights.unwrap(files.read(path), which=which, where=str(path))
+        if domain:
+            state_dict = weights.select_domain(state_dict, domain, str(path))
+        if cast:
+            state_dict = weights.cast(state_dict)
+        # What `export` wrote says what it is.
+        own = metadata.get("dialect") if metadata.get("dialect") in weights.dialects() else None
+        dialect = dialect or own or weights.detect(state_dict, branches, str(path), heads=heads, asked=asked)
+        facts = weights.facts.of_dialect(weights.checkpoint_info(dialect))
+        if own == dialect:
+            facts |= weights.facts.from_metadata(metadata, str(path))
+        try:
+            return Pretrained(weights.from_torch(state_dict, dialect), dialect, facts)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
 
 def _read_folder(folder: Path) -> Pretrained:
     """Reads a folder that `convert` wrote."""
     manifest = _manifest(folder)
+    mirrors.fetch(folder)
     try:
         network, norm = manifest["network"], manifest["input_norm"]
         facts = weights.facts.of_settings({**network["options"], "input_norm": norm})
@@ -140,7 +141,7 @@ def convert(
     Raises:
       UserError: see `read`; or a folder that exists, or arrays that do not fit a network of the file's family.
     """
-    source, folder = Path(source), Path(folder)
+    source, folder = places.local(source, "--from"), Path(folder)
     if folder.exists():
         raise UserError(f"--to {folder}: exists already; name a new folder")
     check_path(folder, "--to")
@@ -225,12 +226,15 @@ def check_classes(stages: Sequence[Any], classes: Sequence[str]) -> None:
       classes: names of the classes of the run that starts.
     """
     for network, init in ((network, init) for stage in stages for network, init in stage.init_from.items()):
-        if init.path and "head" not in init.fresh and run_weights.is_run(Path(init.path)):
-            if (found := run_weights.classes(Path(init.path))) != tuple(classes):
-                raise UserError(
-                    f"config.init_from.{network}.path: {init.path} is a run of the classes {list(found)}, expected "
-                    f"{list(classes)}; add 'head' to fresh, and 'aux_head' if it has one"
-                )
+        if not init.path or "head" in init.fresh:
+            continue
+        with mirrors.opened(init.path) as path:
+            found = run_weights.classes(path) if run_weights.is_run(path) else tuple(classes)
+        if found != tuple(classes):
+            raise UserError(
+                f"config.init_from.{network}.path: {init.path} is a run of the classes {list(found)}, expected "
+                f"{list(classes)}; add 'head' to fresh, and 'aux_head' if it has one"
+            )
 
 
 def start(state: Any, stage: Any, log: Callable[[str], None] | None = None) -> Any:
@@ -274,22 +278,22 @@ def _read_for(
 ) -> dict[str, Any]:
     """Reads a file's variables for a network of a method, in place of the `expected` ones."""
     settings = _settings(method, network)
-    path, heads = Path(init.path), "head" not in init.fresh
-    if not path.exists():
-        cure = run_weights.run_above(path) or _fitting(settings.get("name"))
-        raise UserError(f"{where}.path: {path}: no such file; {cure}")
-    if init.step != "last" and not run_weights.is_run(path):
-        raise UserError(
-            f"{where}.step: expected last, since {path} is no run with several checkpoints, got {init.step}"
-        )
+    heads, asked = "head" not in init.fresh, f"config.method.{network}.aspp_branches ="
     choices = {"dialect": init.dialect, "which": init.which, "domain": init.domain, "network": network}
     choices["step"] = int(init.step) if init.step.isdecimal() else init.step
-    asked = f"config.method.{network}.aspp_branches ="
-    found = read(path, branches=settings.get("aspp_branches"), heads=heads, asked=asked, **choices)
-    _check_facts(found, settings, where, heads=heads)
-    merged, report = weights.fit(found.variables, expected, fresh=init.fresh, where=f"{where}: {path}")
+    with mirrors.opened(init.path) as path:
+        if not path.exists():
+            cure = run_weights.run_above(path) or _fitting(settings.get("name"))
+            raise UserError(f"{where}.path: {path}: no such file; {cure}")
+        if init.step != "last" and not run_weights.is_run(path):
+            raise UserError(
+                f"{where}.step: expected last, since {path} is no run with several checkpoints, got {init.step}"
+            )
+        found = read(path, branches=settings.get("aspp_branches"), heads=heads, asked=asked, **choices)
+        _check_facts(found, settings, where, heads=heads)
+        merged, report = weights.fit(found.variables, expected, fresh=init.fresh, where=f"{where}: {path}")
     if log:
-        log(f"{where}: {path} ({found.dialect or 'run'})\n{report}")
+        log(f"{where}: {init.path} ({found.dialect or 'run'})\n{report}")
     return merged
 
 

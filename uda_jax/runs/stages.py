@@ -17,13 +17,13 @@ import numpy as np
 from uda_jax import config, methods
 from uda_jax.config import Evaluation, Experiment, InitFrom, StageConfig, Train
 from uda_jax.data.base import MAPS
-from uda_jax.data.io import atomic
+from uda_jax.data.io import atomic, mirrors
 from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.data.pipeline import domains
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.runs import kinds
-from uda_jax.runs.kinds.base import Kind
+from uda_jax.runs.kinds.base import Kind, wait_for_all
 from uda_jax.runs.signals import Stop
 from uda_jax.runs.signals import Stopped as Stopped  # what stages raise
 from uda_jax.runs.workdir import Identity, Workdir, read_json
@@ -208,6 +208,8 @@ def _start_from(text: str, network: str, earlier: Sequence[Stage], path: str, se
 def _placed(domain: Domain, folder: str) -> Domain:
     """Returns a domain, and what is mixed into it, with the files of earlier stages found in the run's folder."""
     found = {name: getattr(domain, name).replace(WORKDIR, folder) for name in _late_fields(domain)}
+    for path in found.values():
+        mirrors.fetch(Path(path))
     mix = domain.mix and {name: _placed(member, folder) for name, member in domain.mix.items()}
     return dataclasses.replace(domain, **found, mix=mix)
 
@@ -317,7 +319,11 @@ def run_recipe(recipe: Sequence[Stage], workdir: Workdir, context: Context) -> d
         context.trained.clear()  # Its memory is the next stage's.
         context.guard.doing = f"in stage {stage.name}"
         context.guard.saved = functools.partial("what stage {} has written is kept".format, stage.name)
+        if not stage.kind.TRAINS:
+            mirrors.fetch(marker.parent)  # What an interrupted attempt has left, it counts by its files.
         results[stage.name] = stage.kind.run(stage, workdir, context)
+        # What comes later reads what all processes have written.
+        wait_for_all(f"{stage.name} is done", marker.parent, all_files=not stage.kind.TRAINS)
         if context.first_process:
             atomic.write(marker, json.dumps(results[stage.name]) + "\n")
     return results

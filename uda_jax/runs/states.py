@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from uda_jax import config
+from uda_jax.data.io import mirrors
 from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.errors import UserError
 from uda_jax.runs import initial_weights, stages
@@ -110,7 +111,7 @@ def restore(
     """Opens a run for evaluation, prediction or a notebook; needs none of the data it was trained on.
 
     Args:
-      workdir: the folder of the run.
+      workdir: the folder of the run, a local path or an address in a bucket.
       overrides: words such as "--config.method.test_aggregation=True", for the fields that the last stage's method
         lists as its `PREDICTION_FIELDS`: they act in `predict` alone, and the state stays what it is.
       step: which checkpoint of the last stage, "last", "best" on the dev domain, or a step; None = the one that the
@@ -122,7 +123,12 @@ def restore(
     Raises:
       UserError: the workdir holds no run, no such checkpoint, or one that cannot be read; an override of another field.
     """
-    workdir = Workdir(workdir)
+    with mirrors.opened(workdir) as folder:
+        return _restore(Workdir(folder), overrides, step)
+
+
+def _restore(workdir: Workdir, overrides: Sequence[str], step: str | int | None) -> tuple[Any, Any, LabelSpace]:
+    """Does what `restore` says, in a local folder."""
     experiment, space = workdir.experiment(), workdir.classes()
     last = stages.recipe(experiment, len(space.names))[-1]
     if overrides:

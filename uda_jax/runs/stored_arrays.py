@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from uda_jax.runs import checksums
+from uda_jax.data.io import mirrors
+from uda_jax.runs import checksums, separate_disks
 from uda_jax.runs.checkpoint_errors import unreadable_errors
 
 
@@ -26,7 +27,8 @@ def shapes(folder: Path, remedy: str, *, named: Path | None = None) -> dict[str,
     Raises:
       UserError: it cannot be read.
     """
-    with unreadable_errors(named or folder, remedy), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    mirrors.fetch(folder)
+    with unreadable_errors(named or folder, remedy), separate_disks.tree_reader(folder) as reader:
         return reader.metadata(folder.resolve()).item_metadata.tree
 
 
@@ -44,9 +46,10 @@ def read(
     Raises:
       UserError: the folder cannot be read, is damaged, or holds arrays that are not finite.
     """
+    mirrors.fetch(folder)
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     arguments = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
-    with unreadable_errors(named or folder, remedy), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    with unreadable_errors(named or folder, remedy), separate_disks.tree_reader(folder) as reader:
         found = reader.restore(folder.resolve(), args=arguments)
     checksums.check(found, stored, str(named or folder), remedy)
     return found

@@ -6,6 +6,7 @@ Running the same command again goes on where it stopped, bit for bit; `workdir` 
 """
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ import numpy as np
 
 from uda_jax import config
 from uda_jax.config import Experiment
-from uda_jax.data.io import atomic
+from uda_jax.data.io import atomic, mirrors
 from uda_jax.data.pipeline import domains, streams
 from uda_jax.inference import label_check
 from uda_jax.inference.evaluate import protocols
@@ -32,17 +33,18 @@ from uda_jax.runs import (
     stages,
     states,
 )
-from uda_jax.runs.checkpoints import Checkpoints, state_bytes
+from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.illustrations import Illustrator
 from uda_jax.runs.label_watch import LabelWatch
 from uda_jax.runs.signals import Stop, Stopped
 from uda_jax.runs.stages import Context, Stage, needs_workdir
-from uda_jax.runs.unscored import Unscored
+from uda_jax.runs.unscored import Unscored, saved_line
 from uda_jax.runs.workdir import Workdir, check_space
 from uda_jax.training import sharding
 from uda_jax.training.guard import Guard
 from uda_jax.training.logging import MetricWriter, ProgressLine
 from uda_jax.training.metrics import METRICS
+from uda_jax.training.programs import tree_bytes
 
 
 def run(
@@ -57,7 +59,7 @@ def run(
 
     Args:
       experiment: the validated config.
-      workdir: made if absent; must hold the same experiment if it exists.
+      workdir: a local path, or an address in a bucket; made if absent; must hold the same experiment if it exists.
       invocation: how it was asked for, kept in the result rows.
       stop: of a caller that handles signals; None handles them here, except in one of several processes, which Orbax
         tells of a SIGTERM.
@@ -70,7 +72,14 @@ def run(
       UserError: bad input of any kind, before anything is written where that can be known.
       Stopped: SIGTERM arrived; the state is saved.
     """
-    workdir = Workdir(workdir)
+    with mirrors.opened(workdir) as folder:
+        return _run(experiment, Workdir(folder), invocation, stop, ignore_memory)
+
+
+def _run(
+    experiment: Experiment, workdir: Workdir, invocation: results.Invocation, stop: Stop | None, ignore_memory: bool
+) -> list[dict[str, Any]]:
+    """Does what `run` says, in a local folder."""
     for field, size in (("train", experiment.train.batch_size), ("evaluation", experiment.evaluation.batch_size)):
         sharding.check_batch_size(size, f"config.{field}.batch_size")
     with domains.opened_once(), contextlib.ExitStack() as handled:
@@ -96,7 +105,7 @@ def run(
         found = fingerprints.of_domains(recipe if workdir.result.exists() else unfinished)
         workdir.check_data(found)
         context.leave_if_asked()
-        with workdir.locked() if context.first_process else contextlib.nullcontext():
+        with workdir.locked() if context.first_process else workdir.shared():
             # Another process may have begun here since the first look.
             workdir.check(experiment, space.names)
             admission.compile_steps(unfinished, workdir, context)
@@ -187,7 +196,7 @@ class StageRun:
         log = (lambda text: print(text, file=sys.stderr)) if self.context.first_process else None
         seed, identity = self.context.experiment.seed, self.context.identity
         state = states.initial(self.stage, workdir, seed, self.context.mesh, log, identity)
-        check_space(self.files.path, state_bytes(state.frozen))
+        check_space(self.files.path, tree_bytes(state.frozen))
         self.checkpoints.save_frozen(state)
         self.first_row["parameters/total"] = sum(instruments.parameter_counts(state.params).values())
         if log:
@@ -202,7 +211,8 @@ class StageRun:
           protection: held, from the first step on, while there is a state that is not on disk.
         """
         train_config, name = self.stage.train, self.stage.name
-        self.stop.doing, self.stop.saved = f"before step {self.start + 1} of stage {name}", self.saved_line
+        self.stop.doing = f"before step {self.start + 1} of stage {name}"
+        self.stop.saved = functools.partial(saved_line, self.files)
         scoring.check(self.stage, self.state, self.context)
         has_dev = bool(scoring.evaluators(self.stage, "dev", self.context))
         if self.to_score:
@@ -289,13 +299,6 @@ class StageRun:
         self.checkpoints.wait()
         self.unscored.drop()
 
-    def saved_line(self) -> str:
-        """Returns what the folder says is saved, from any thread."""
-        kept = [files for files in (self.files.checkpoints, self.files.unscored) if files.is_dir()]
-        steps = [int(path.name) for folder in kept for path in folder.iterdir() if path.name.isdecimal()]
-        state = f"the state of step {max(steps)}" if steps else "no state"
-        return f"{state} of stage {self.stage.name} is saved"
-
     def _first_row(self) -> dict[str, float]:
         """Returns what the first row of metrics says besides, and nothing from then on."""
         row, self.first_row = self.first_row, None
@@ -316,7 +319,7 @@ class StageRun:
 
     def save(self, step: int, score: float | None) -> None:
         """Starts writing a checkpoint, unless the disk is too full for one."""
-        check_space(self.files.path, state_bytes(self.state.replace(frozen={})))
+        check_space(self.files.path, tree_bytes(self.state.replace(frozen={})))
         about = {"identity": self.context.identity, "notes": self.notes(), "score": score}
         self.checkpoints.save(step, self.state, self.iterator, **about)
         self.saved = step

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from uda_jax.data.io import mirrors
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.training.layout import StageFiles
 
@@ -43,6 +44,15 @@ class Unscored:
         """Removes the state, which has been scored and saved."""
         if jax.process_index() == 0:
             shutil.rmtree(self._files.unscored, ignore_errors=True)
+            mirrors.publish(self._files.unscored, ())
 
     def _opened(self) -> contextlib.closing:
         return contextlib.closing(Checkpoints(self._files, keep_latest=1, folder=self._files.unscored))
+
+
+def saved_line(files: StageFiles) -> str:
+    """Returns what a stage's folder says is saved of it, scored or not; may be called from any thread."""
+    kept = [folder for folder in (files.checkpoints, files.unscored) if folder.is_dir()]
+    steps = [int(path.name) for folder in kept for path in folder.iterdir() if path.name.isdecimal()]
+    state = f"the state of step {max(steps)}" if steps else "no state"
+    return f"{state} of stage {files.path.name} is saved"

@@ -7,15 +7,15 @@ events, finished.json ...), pictures/ and, once everything is done, result.json.
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from uda_jax import config
 from uda_jax.config import Experiment
-from uda_jax.data.io import atomic
+from uda_jax.data.io import atomic, mirrors
 from uda_jax.data.labels import label_spaces
-from uda_jax.errors import UserError
+from uda_jax.errors import DiskFull, UserError
 from uda_jax.training.layout import RunFiles
 
 # Fields that may differ between runs that continue each other: they change what is logged, or where arrays lie and how
@@ -108,8 +108,17 @@ class Workdir(RunFiles):
         return found
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Keeps a second training out of the workdir, which is made; the lock of a process that died is gone."""
-        return atomic.locked(self.path, "--workdir", "uda train")
+        """Keeps a second training out of the workdir, which is made; the lock of a process that died is gone.
+
+        What is written into the mirror of a bucket's folder gets there while the lock is held.
+        """
+        return mirrors.locked(self.path, "--workdir", "uda train")
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Lets a process write where another holds the lock; what it wrote into its own mirror gets into the bucket."""
+        yield
+        mirrors.share(self.path)
 
     def prepare(
         self, experiment: Experiment, space: label_spaces.LabelSpace, fingerprints: Mapping[str, Any] | None = None
@@ -176,7 +185,7 @@ def check_space(folder: Path, size: int) -> None:
     """Raises a UserError unless `size` more bytes fit; a checkpoint is complete before an older one goes."""
     free, needed = shutil.disk_usage(folder).free, size + _SPARE_BYTES
     if free < needed:
-        raise UserError(
+        raise DiskFull(
             f"{folder}: the disk is full: expected {needed / 1e6:.0f} MB for a checkpoint, found {free / 1e6:.0f} MB; "
             "free some space and rerun the same command"
         )

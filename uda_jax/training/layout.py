@@ -1,7 +1,8 @@
 """The names of the files that a run keeps, for those who write them and for those who read them."""
 
 import os
-from pathlib import Path
+
+from uda_jax.data.io import places
 
 
 class StageFiles:
@@ -27,7 +28,7 @@ class StageFiles:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+        self.path = places.local(path)
         self.checkpoints = self.path / "checkpoints"
         self.unscored = self.path / "unscored"
         self.frozen = self.path / "frozen"
@@ -58,7 +59,7 @@ class RunFiles:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+        self.path = places.local(path)
         self.config = self.path / "config.json"
         self.label_space = self.path / "label_space.json"
         self.data = self.path / "data.json"

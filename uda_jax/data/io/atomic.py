@@ -64,12 +64,12 @@ def folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
+    remove_leftovers(path.parent, f".{glob.escape(path.name)}.*-*")
     temporary = _beside(path)
     temporary.mkdir()
     try:
         # Held as long as this process lives, so that others can tell a folder in use from a leftover.
-        with _held(temporary):
+        with held(temporary):
             yield temporary
         try:
             temporary.rename(path)
@@ -142,18 +142,23 @@ def locked(folder: Path, option: str, command: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Removes what killed processes left behind of a folder that `folder` makes."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*-*"):
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Removes what killed processes left behind of the folders that they held.
+
+    Args:
+      folder: where they lie.
+      pattern: of their names, as `Path.glob` takes it.
+    """
+    for leftover in folder.glob(pattern):
         with contextlib.suppress(OSError):
             # The time between making a folder and holding it is far shorter.
             if time.time() - leftover.stat().st_mtime > _NEW:
-                with _held(leftover):
+                with held(leftover):
                     shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """Holds a folder until the block ends or the process does; elsewhere than on Linux and macOS, does nothing.
 
     Raises:

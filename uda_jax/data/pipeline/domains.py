@@ -12,6 +12,7 @@ from typing import Any
 
 from uda_jax.data import open_dataset, require_sound
 from uda_jax.data.base import MAPS, Dataset, is_value_of_image, map_names
+from uda_jax.data.io import places
 from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
 from uda_jax.data.pipeline.other_images import OtherImages
@@ -102,7 +103,10 @@ class Domain:
         return Resampling(self.image_resampling, self.disparity_resampling)
 
     def check(self, path: str) -> None:
-        """Raises a UserError for fields that contradict each other."""
+        """Raises a UserError for fields that contradict each other, and for data elsewhere than in local files."""
+        for field in ("root", "names_file", "labels_from", "images_from"):
+            if getattr(self, field) is not None:
+                places.local(getattr(self, field), f"{path}.{field}")
         if "image" not in self.fields or len(set(self.fields)) != len(self.fields):
             raise UserError(f"{path}.fields: expected 'image' and each map once, got {self.fields!r}")
         for field in ("scale", "short_side"):

@@ -1,10 +1,13 @@
 """What a kind of stage is."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 from jax.experimental import multihost_utils
+
+from uda_jax.data.io import mirrors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,17 @@ class Kind:
         return ()
 
 
-def wait_for_all(name: str) -> None:
-    """Returns once every process of the run has come here; `name` tells one such place from another."""
+def wait_for_all(name: str, folder: Path | None = None, *, all_files: bool = True) -> None:
+    """Returns once every process of the run has come here.
+
+    Args:
+      name: tells one such place from another.
+      folder: of a stage; what each process has written there before, all of them see from then on, disk or bucket.
+      all_files: whether each is to have all of it at once, or heavy files when it asks for them.
+    """
     if jax.process_count() > 1:
+        if folder is not None:
+            mirrors.share(folder)
         multihost_utils.sync_global_devices(name)
+        if folder is not None:
+            mirrors.renew(folder, all_files=all_files)

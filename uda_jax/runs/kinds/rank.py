@@ -163,7 +163,7 @@ class _Ranking:
             if self.context.stop():
                 raise self.context.guard.leaving()
         # Nobody reads the labels before every process has written its own.
-        wait_for_all("ranked")
+        wait_for_all("ranked", self.files.path)
         frames = _records(self.files)
         easy, hard = ops.split_by_score(np.array([frame["score"] for frame in frames]), self.section.fraction)
         if self.context.first_process:
@@ -266,7 +266,7 @@ class _Ranking:
         wait_for_all("listed")
         if jax.process_index() == 0:
             atomic.write(folder / "names.txt", "".join(f"{name}\n" for name in names))
-        wait_for_all("names written")
+        wait_for_all("names written", self.files.path)
         few = dataclasses.replace(self.domain, names_file=str(folder / "names.txt"), count=None)
         batches = self._batches(few, jax.device_count())
         for batch, found in self._predictions(batches, None):

@@ -83,7 +83,7 @@ class Translate(Kind):
             if context.stop():
                 raise context.guard.leaving()
         # Nobody reads the images before every process has written its own.
-        wait_for_all("translated")
+        wait_for_all("translated", folder.parent)
         return {"seconds": time.monotonic() - began, "frames": len(batches.dataset)}
 
     def _unfinished(self, domain: streams.Domain, folder: Path) -> streams.EvaluationBatches:
