@@ -9,9 +9,9 @@ import pytest
 from uda_jax import config
 from uda_jax.errors import UserError
 from uda_jax.runs import admission, memory, plan, results, stages, states, train
-from uda_jax.runs.checkpoints import state_bytes
 from uda_jax.training import sharding
 from uda_jax.training.logging import read_metrics
+from uda_jax.training.programs import tree_bytes
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_the_plan_is_what_the_state_is(planned):
     assert found.parameters == {
         name: sum(map(jax.numpy.size, jax.tree.leaves(tree))) for name, tree in state.params.items()
     }
-    assert found.state_bytes == found.device_state_bytes == found.checkpoint_bytes == state_bytes(state)
+    assert found.state_bytes == found.device_state_bytes == found.checkpoint_bytes == tree_bytes(state)
     assert found.gradient_bytes == 4 * sum(found.parameters.values())
     assert (found.steps, found.platform, found.devices) == (6, "cpu", 1)
     assert found.batch == {"source": [8, 32, 64], "target": [8, 32, 64]}

@@ -346,6 +346,6 @@ def _due(step: int, every: int) -> bool:
 
 
 def _stream(domains: Mapping[str, streams.Domain], train_config: config.Train, seed: int) -> Iterator[dict]:
-    here = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    size, workers = train_config.batch_size, train_config.workers
-    return streams.train_stream(domains, global_batch=size, seed=seed, workers=workers, **here)
+    options = {"global_batch": train_config.batch_size, "workers": train_config.workers, "seed": seed}
+    options |= {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    return streams.train_stream(domains, **options)
