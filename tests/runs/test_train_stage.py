@@ -231,10 +231,9 @@ class Growing(Counting):
         return state.replace(extra={"seen": jnp.concatenate([state.extra["seen"], jnp.zeros((1,))])}), metrics
 
 
-@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
 def test_a_step_that_is_compiled_twice_is_a_mistake(experiment, workdir):
     (stage,) = stages.recipe(with_train(experiment, steps=3), num_classes=3)
-    with pytest.raises(AssertionError, match="stage train: the step was traced 3 times, not once"):
+    with pytest.raises(AssertionError, match=r"another state than it takes, .*compiled twice: .*shape=\([12],\)"):
         train.train_stage(dataclasses.replace(stage, method=Growing()), workdir, context(experiment))
 
 

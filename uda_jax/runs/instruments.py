@@ -73,6 +73,9 @@ class TrainStep:
         began = time.monotonic()
         traced = self.trace(batch)
         lowered = traced.lower()
+        if programs.shapes(after := lowered.out_info[0]) != self._state:
+            wrong = set(map(str, jax.tree.leaves(programs.shapes(after)))) ^ set(map(str, jax.tree.leaves(self._state)))
+            raise AssertionError(f"the step returns another state than it takes, and would be compiled twice: {wrong}")
         self._compiled = lowered.compile()
         self.compile_seconds = time.monotonic() - began
         return programs.costs(traced, lowered, self._compiled, self._mesh.size)
