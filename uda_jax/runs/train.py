@@ -80,8 +80,8 @@ def _run(
     experiment: Experiment, workdir: Workdir, invocation: results.Invocation, stop: Stop | None, ignore_memory: bool
 ) -> list[dict[str, Any]]:
     """Does what `run` says, in a local folder."""
-    for field, size in (("train", experiment.train.batch_size), ("evaluation", experiment.evaluation.batch_size)):
-        sharding.check_batch_size(size, f"config.{field}.batch_size")
+    sharding.check_batch_size(experiment.train.batch_size, "config.train.batch_size")
+    sharding.check_batch_size(experiment.evaluation.batch_size, "config.evaluation.batch_size")
     with domains.opened_once(), contextlib.ExitStack() as handled:
         if stop is None:
             stop = Stop()
@@ -155,14 +155,14 @@ class StageRun:
         self.split = sharding.split_over_batch(context.mesh)
         self.headline = METRICS[context.experiment.evaluation.headline]
         self.domains = stage.domains_in(workdir)
-        late = {name: self.domains[name] for name, domain in stage.domains.items() if needs_workdir(domain)}
+        late = {name: self.domains[name] for name in stage.domains if needs_workdir(stage.domains[name])}
         first_look.print_notes(label_check.check_domains(late), context)
         self.iterator = _stream(self.domains, train_config, context.experiment.seed)
         self.checkpoints = Checkpoints(self.files, keep_latest=train_config.keep_latest)
         self.unscored, self.stop = Unscored(self.files), context.guard
         checkpoint, unscored = self.checkpoints.latest_step() or 0, self.unscored.step() or 0
-        self.start, self.to_score = max(checkpoint, unscored), unscored > checkpoint
-        self.logged = self.saved = self.start
+        self.to_score = unscored > checkpoint
+        self.start = self.logged = self.saved = max(checkpoint, unscored)
         self.seconds_before, self.best = 0.0, None
         self.first_row: dict[str, float] | None = {}
         self.state = self._restored() if self.start else self._initial(workdir)
@@ -244,8 +244,6 @@ class StageRun:
             if stopping and not last:
                 self.checkpoints.wait()
                 raise self.stop.leaving(f"at step {step} of stage {name}")
-        if self.train_step.traces > 1:
-            raise AssertionError(f"stage {name}: the step was traced {self.train_step.traces} times, not once")
 
     def _next_batch(self, step: int) -> dict[str, dict[str, np.ndarray]]:
         """Returns the batch of a step; a run that is asked to stop meanwhile saves the state before it and leaves."""
