@@ -55,7 +55,7 @@ def test_several_devices_of_one_machine(tiny_config):
     ("words", "line"),
     [
         (["advent:street"], "unknown setting 'street'"),
-        (["adven:streets"], "no packaged config of this name (closest known: advent)"),
+        (["adven:streets"], "no packaged config of this name; did you mean 'advent'?"),
         ([], "expected one config, such as uda plan advent:streets"),
         (["advent:streets", "--config", "advent:streets"], "expected one config"),
         (["advent:streets", "--tflops", "0"], "--tflops: expected a number above 0"),
