@@ -172,7 +172,7 @@ def test_shellcheck_finds_nothing(script):
 def test_every_file_is_named_by_the_page_of_its_folder():
     page = (LAUNCH / "README.md").read_text()
     files = [path.name for path in LAUNCH.iterdir() if path.is_file() and path.name != "README.md"]
-    assert files and all(f"`{name}`" in page for name in files if name != "local.sh")
+    assert files and all(f"`{name}`" in page for name in files)
 
 
 def test_without_a_newer_python_the_newest_jax_is_skipped_with_the_reason(stubs):

@@ -95,4 +95,7 @@ def test_the_remedies_are_those_of_the_stage_and_the_device(tiny_experiment, mon
     (stage,) = stages.recipe(experiment, 3)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     line = memory.remedies(stage, experiment)
-    assert "batch_size" not in line and line.endswith("set config.stages.only.train.precision=bf16")
+    assert "batch_size" not in line and "sharding" not in line
+    assert line.endswith("set config.stages.only.train.precision=bf16 or set config.method.segmenter.remat=all")
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert "set config.stages.only.train.sharding=fsdp" in memory.remedies(stage, experiment)

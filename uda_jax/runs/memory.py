@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from uda_jax.errors import UserError
+from uda_jax.training.sharding import FSDP
 
 # What comes to a process after its step is compiled, besides the arrays of that: the program that makes the first
 # state, data that is read ahead, and buffers of the libraries that are loaded last.
@@ -143,8 +144,14 @@ def remedies(stage: Any, experiment: Any) -> str:
     if stage.train.batch_size > jax.device_count():
         found.append(f"lower {where['train']}.batch_size ({stage.train.batch_size}; .accumulation makes up for it)")
     found.append(f"take a smaller network ({where['method']}.segmenter.name, .width)")
-    if jax.default_backend() != "cpu" and stage.train.precision == "fp32":
-        found.append(f"set {where['train']}.precision=bf16")
+    if jax.device_count() > 1 and stage.train.sharding != FSDP:
+        found.append(f"set {where['train']}.sharding={FSDP}")
+    if jax.default_backend() != "cpu":
+        # On the CPU XLA undoes what is recomputed, and bfloat16 is converted back.
+        if stage.train.precision != "bf16":
+            found.append(f"set {where['train']}.precision=bf16")
+        if getattr(getattr(stage.method, "segmenter", None), "remat", None) in (False, ()):
+            found.append(f"set {where['method']}.segmenter.remat=all")
     return " or ".join(found)
 
 
