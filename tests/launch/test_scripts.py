@@ -36,12 +36,13 @@ JOINS = f"""\
 #!{sys.executable}
 import os, sys
 from uda_jax.cli.main import parsed
-from uda_jax.cli.training import _join
+from uda_jax.runs import processes, rendezvous, signals
 options = parsed(sys.argv[1:])
-_join(options.coordinator, options.num_processes, options.process_id)
-import jax
-line = f"process {{jax.process_index()}} of {{jax.process_count()}}, workdir {{options.workdir}}\\n"
-os.write(1, line.encode())  # In one piece, since both write into the same pipe.
+place = rendezvous.place(options.coordinator, options.num_processes, options.process_id, options.start_timeout)
+with processes.joined(place, signals.Stop(), str):
+    import jax
+    line = f"process {{jax.process_index()}} of {{jax.process_count()}}, workdir {{options.workdir}}\\n"
+    os.write(1, line.encode())  # In one piece, since both write into the same pipe.
 sys.exit(options.stopped_status)
 """
 ENDS = "#!/usr/bin/env bash\nexit ${ENDS:-0}\n"

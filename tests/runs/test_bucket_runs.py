@@ -35,11 +35,11 @@ def logged(path):
 
 
 def stop_after(step, experiment, workdir, monkeypatch, during):
-    """Starts a run and stops it after a step by SIGTERM, which comes while the one before it ends."""
+    """Starts a run and stops it after a step by SIGTERM, which comes while it is logged."""
     update = ProgressLine.update
 
     def stop(self, now, scalars):
-        if now == step - 1:
+        if now == step:
             during()
             os.kill(os.getpid(), signal.SIGTERM)
         return update(self, now, scalars)

@@ -124,13 +124,13 @@ found = first_not_finite(split.replace(params={"net": {"large": spoilt, "small":
 assert found[0] == "params/net/large" and np.isnan(found[1]), found
 
 # Other functions of a split state take its whole arrays.
-predict = sharding.compiled(lambda state, images: jnp.sum(images @ state.params["net"]["large"]), mesh)
+predict = sharding.Compiled(lambda state, images: jnp.sum(images @ state.params["net"]["large"]), mesh)
 np.testing.assert_allclose(predict(split, on_device), predict(whole, on_device), rtol=1e-4)
 def scaled(state, images, *, size):
     return images @ state.params["net"]["large"] * size
 alone = jax.jit(sharding.gathering(scaled, mesh), static_argnames="size")(split, batch[:3], size=2)
 np.testing.assert_allclose(alone, 2 * batch[:3] @ host["net"]["large"], rtol=1e-4, atol=1e-5)
-kept = sharding.compiled(lambda state, images: state, mesh, jax.tree.map(lambda x: x.sharding, split))(split, on_device)
+kept = sharding.Compiled(lambda state, images: state, mesh, jax.tree.map(lambda x: x.sharding, split))(split, on_device)
 assert jax.tree.map(lambda x: x.sharding, kept) == jax.tree.map(lambda x: x.sharding, split)
 """
 

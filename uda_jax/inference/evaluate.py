@@ -60,7 +60,7 @@ def evaluation_step(method: Any, section: Evaluation, mesh: jax.sharding.Mesh) -
             found["depth"] = depth.row_sums(maps["depth"][..., 0], batch["depth"])
         return found
 
-    return sharding.compiled(step, mesh)
+    return sharding.Compiled(step, mesh)
 
 
 class Evaluator:

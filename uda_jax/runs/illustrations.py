@@ -36,7 +36,7 @@ class Illustrator:
         self._folder, self._palette, self._write = folder, palette, write
         self._compute = None
         if function := getattr(method, "illustrate", None):
-            self._compute = sharding.compiled(at_precision(method, function), mesh)
+            self._compute = sharding.Compiled(at_precision(method, function), mesh)
 
     def compile(self, state: Any, batch: Any) -> None:
         """Compiles what `draw` calls with the same arguments, at a time when a compilation may be interrupted."""

@@ -181,27 +181,34 @@ def gathering(function: Callable, mesh: Mesh) -> Callable:
     return whole
 
 
-def compiled(function: Callable, mesh: Mesh, results: Any = None) -> Callable:
-    """Compiles a function of a state, which may be split over the devices, and of a global batch.
+class Compiled:
+    """A compiled function of a state, which may be split over the devices, and of a global batch.
+
+    It is compiled on its first call with a whole state and on that with a split one.
 
     Args:
       function: (state or a part of one, batch) -> arrays; pure.
       mesh: the device mesh.
       results: their shardings; None = whole on every device.
-
-    Returns:
-      The same function, compiled on its first call with a whole state and on that with a split one.
     """
-    options = {
-        "in_shardings": (None, split_over_batch(mesh)),
-        "out_shardings": replicated(mesh) if results is None else results,
-    }
-    whole, split = jax.jit(function, **options), jax.jit(gathering(function, mesh), **options)
 
-    def call(state: Any, batch: Any) -> Any:
-        return (whole if is_whole(state) else split)(state, batch)
+    def __init__(self, function: Callable, mesh: Mesh, results: Any = None):
+        options = {
+            "in_shardings": (None, split_over_batch(mesh)),
+            "out_shardings": replicated(mesh) if results is None else results,
+        }
+        self._whole, self._split = jax.jit(function, **options), jax.jit(gathering(function, mesh), **options)
 
-    return call
+    def __call__(self, state: Any, batch: Any) -> Any:
+        """Returns what the function returns."""
+        return self._form(state)(state, batch)
+
+    def lower(self, state: Any, batch: Any) -> jax.stages.Lowered:
+        """Returns the program for arguments like these, to be compiled ahead of the calls."""
+        return self._form(state).lower(state, batch)
+
+    def _form(self, state: Any) -> Any:
+        return self._whole if is_whole(state) else self._split
 
 
 def is_local(array: Any) -> bool:

@@ -182,7 +182,7 @@ class _Ranking:
         """Returns the state with running averages over the target's frames, from one pass over them."""
         update = at_precision(self.method, functools.partial(update_statistics, self.method))
         places, split = jax.tree.map(lambda x: x.sharding, self.state), sharding.split_over_batch(self.mesh)
-        step = sharding.compiled(update, self.mesh, places)
+        step = sharding.Compiled(update, self.mesh, places)
         # The last batch may be padded with frames that are none.
         state = self.state
         for batch in itertools.islice(batches, max(1, len(batches.dataset) // self.section.batch_size)):
@@ -207,7 +207,7 @@ class _Ranking:
             }
 
         replicated, split = sharding.replicated(self.mesh), sharding.split_over_batch(self.mesh)
-        score = sharding.compiled(at_precision(method, score), self.mesh)
+        score = sharding.Compiled(at_precision(method, score), self.mesh)
         for batch in batches:
             found = score(self.state, sharding.to_global(batch["image"], split))
             indices = sharding.to_global(batch["index"], split)

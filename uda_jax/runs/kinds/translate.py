@@ -73,7 +73,7 @@ class Translate(Kind):
         params = {TRANSLATOR: state.params[start_from.network]}
         split = sharding.split_over_batch(mesh)
         draw = lambda params, maps: (ops.to_pixels(method.translate(params, maps)), maps["index"])  # noqa: E731
-        translate = sharding.compiled(at_precision(method, draw), mesh)
+        translate = sharding.Compiled(at_precision(method, draw), mesh)
         batches = self._unfinished(_one_pass(stage.domains_in(workdir)["source"]), folder)
         for batch in batches:
             images, indices = jax.device_get(translate(params, sharding.to_global(batch, split)))
