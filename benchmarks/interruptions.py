@@ -101,13 +101,13 @@ class _Run:
         return f"after step {steps[-1]}" if steps else "before the first step"
 
     def lines(self) -> list[str]:
-        """Returns the lines of both that are not the training's own, with the number of the process."""
-        known = ("images/s", " parameters: ", "[Gloo]")
+        """Returns what both say of their end, a traceback's lines included, with the number of the process."""
+        ours = ("uda: ", "Traceback", "F0", "E0", "Fatal", "terminate called")
         return [
             f"[{k}] {line}"
             for k, log in enumerate(self._logs)
             for line in log.read_text().splitlines()
-            if line and not any(word in line for word in known)
+            if line.startswith(ours)
         ]
 
     def state(self) -> dict[str, str]:
