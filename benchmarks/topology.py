@@ -31,8 +31,11 @@ from benchmarks.topology_run import BATCH, COUNTS, SLOWER, SPLIT_FROM
 from uda_jax.data.io import atomic
 from uda_jax.training.logging import read_metrics
 
-# Compiled without LLVM's optimisations, which would take most of the time; all rows alike.
-FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+# Compiled without LLVM's optimisations and by the older code generator, as the tests are: it would take most of the
+# time. All rows alike.
+FLAGS = (
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false"
+)
 
 
 # Seconds after which processes are given up.
