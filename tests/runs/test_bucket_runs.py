@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from uda_jax.data.io.mirror import SEAL
 from uda_jax.errors import UserError
 from uda_jax.report.rows import KEYS
 from uda_jax.runs import initial_weights, results, run_weights, stages, states, train
+from uda_jax.runs.signals import Stop
 from uda_jax.training.logging import ProgressLine, read_metrics
 
 
@@ -36,15 +38,22 @@ def logged(path):
 
 def stop_after(step, experiment, workdir, monkeypatch, during):
     """Starts a run and stops it after a step by SIGTERM, which comes while it is logged."""
-    update = ProgressLine.update
+    update, decide, decided = ProgressLine.update, Stop.decide, threading.Event()
 
     def stop(self, now, scalars):
         if now == step:
             during()
             os.kill(os.getpid(), signal.SIGTERM)
+            # A thread notices it, before the loop goes on.
+            assert decided.wait(60)
         return update(self, now, scalars)
 
+    def told(self, *where):
+        decide(self, *where)
+        decided.set()
+
     with monkeypatch.context() as patch:
+        patch.setattr(Stop, "decide", told)
         patch.setattr(ProgressLine, "update", stop)
         with pytest.raises(train.Stopped, match=f"stopped at step {step} "):
             run(experiment, workdir)

@@ -1,6 +1,7 @@
 """Local copies of folders in buckets: what is copied when, in which order it is put, and what a failure leaves."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -247,3 +248,29 @@ def test_a_refused_lock_leaves_everything_alone(bucket, temporary):
             raise AssertionError
     lock.release()
     assert BucketFolder(bucket).listing() == before and not list(temporary.iterdir())
+
+
+def test_what_a_writing_run_removes_meanwhile_is_not_missed(bucket, monkeypatch):
+    run(bucket, 1)
+    get, gone = BucketFolder.get, f"train/checkpoints/1/{SEAL}"
+
+    def late(self, files):
+        if gone in files and gone in self.listing():
+            self.remove([gone])
+        return get(self, files)
+
+    monkeypatch.setattr(BucketFolder, "get", late)
+    with mirrors.opened(bucket) as folder:
+        assert (folder / "config.json").exists() and not (folder / gone).exists()
+
+
+def test_a_state_without_a_score_is_sealed_and_goes_once_it_is_scored(bucket):
+    with mirrors.opened(bucket) as folder, locked(folder):
+        steps = checkpoint(folder, 3).rename(folder / "train" / "unscored")
+        mirrors.publish(steps, [3])
+    assert f"train/unscored/3/{SEAL}" in stored(bucket)
+    with mirrors.opened(bucket) as folder, locked(folder):
+        assert (folder / "train/unscored/3/config/metadata").exists()
+        shutil.rmtree(folder / "train" / "unscored")
+        mirrors.publish(folder / "train" / "unscored", ())
+    assert not [name for name in stored(bucket) if "unscored" in name]

@@ -62,6 +62,17 @@ class Mirror:
 
     def refresh(self) -> None:
         """Looks at the bucket anew: copies what is light, and drops copies of what is other or gone by now."""
+        for attempts in (2, 1, 0):
+            found = self._look()
+            try:
+                return self._get(name for name in found if self._is_light(name))
+            except UserError:
+                # What a run that is writing there has removed since the listing is in no other one.
+                if not attempts or found.keys() <= self._bucket.listing().keys():
+                    raise
+
+    def _look(self) -> dict[str, Stored]:
+        """Returns the objects that there are, after dropping copies of others."""
         with self._busy:
             found = self._bucket.listing()
             for name in [name for name in self._same if _differs(self._stored.get(name), found.get(name))]:
@@ -73,7 +84,7 @@ class Mirror:
         if not found and not self.folder.exists() and self._bucket.is_object():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self._bucket.get({"": self.folder})
-        self._get(name for name in found if self._is_light(name))
+        return found
 
     def fetch(self, path: Path) -> None:
         """See the function `fetch`."""
