@@ -19,7 +19,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Every row of every seed of README's table; run it again to go on where it stopped.
+# Every row of every seed of docs/results.md; run it again to go on where it stopped.
 table: $(VENV)/installed
 	$(BIN)/python -m benchmarks.adaptation streets
 	$(BIN)/python -m benchmarks.adaptation camvid_day2dusk

@@ -15,7 +15,6 @@ import datetime
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import numpy as np
 from benchmarks.provenance import provenance
 from benchmarks.topology_run import BATCH, COUNTS, SLOWER, SPLIT_FROM
 from uda_jax.data.io import atomic
+from uda_jax.runs.rendezvous import free_port
 from uda_jax.training.logging import read_metrics
 
 # Compiled without LLVM's optimisations and by the older code generator, as the tests are: it would take most of the
@@ -104,9 +104,7 @@ def attempt(topology: Topology, words: Sequence[str], log: Path) -> dict[Path, i
     environment["JAX_PLATFORMS"] = "cpu"
     command = [sys.executable, "-m", "benchmarks.topology_run", *words]
     if topology.processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            command += ["--coordinator", f"localhost:{probe.getsockname()[1]}"]
+        command += ["--coordinator", f"localhost:{free_port()}"]
         command += ["--processes", str(topology.processes), "--process"]
     processes = {}
     for k in range(topology.processes):

@@ -1,4 +1,4 @@
-"""Grouping over seeds, README's tables and the checks of result rows."""
+"""Grouping over seeds, tables in Markdown and the checks of result rows."""
 
 import json
 import math

@@ -6,7 +6,6 @@ Every method on every topology is the business of `python -m benchmarks.topology
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -16,6 +15,7 @@ import pytest
 
 from uda_jax import config
 from uda_jax.runs import results, train
+from uda_jax.runs.rendezvous import free_port
 from uda_jax.training.logging import read_metrics
 
 # Networks of a few channels, of which the field's default would split nothing.
@@ -119,10 +119,7 @@ def two_processes(eight_devices, tiny_config, tmp_path_factory):
     """The last four steps of the run on two processes of four devices, which share the state, too."""
     workdir = tmp_path_factory.mktemp("two") / "run"
     rewind(eight_devices, workdir, 2)
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    words = [*FSDP, "--coordinator", f"localhost:{port}", "--num-processes", "2", "--process-id"]
+    words = [*FSDP, "--coordinator", f"localhost:{free_port()}", "--num-processes", "2", "--process-id"]
     finish(*[start(tiny_config, workdir, 4, *words, str(i)) for i in range(2)])
     return workdir
 

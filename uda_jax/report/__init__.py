@@ -1,4 +1,4 @@
-"""Reports: what finished and unfinished runs did, as one HTML page, result rows and README's tables."""
+"""Reports: what finished and unfinished runs did, as one HTML page, result rows and tables in Markdown."""
 
 from uda_jax.report.page import write
 from uda_jax.report.runs import Run, collect

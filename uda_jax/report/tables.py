@@ -1,4 +1,4 @@
-"""Result rows, which say how runs ended: reading, checking, grouping over seeds, and README's tables."""
+"""Result rows, which say how runs ended: reading, checking, grouping over seeds, and tables in Markdown."""
 
 import dataclasses
 import json
@@ -253,7 +253,7 @@ def caption(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], source: str = "result rows") -> str:
-    """Writes README's tables, one per benchmark.
+    """Writes tables in Markdown, one per benchmark.
 
     Args:
       rows: result rows.

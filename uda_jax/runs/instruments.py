@@ -134,7 +134,7 @@ def placement_lines(stage: str, state: Any, kind: str) -> list[str]:
     devices = jax.device_count()
     if kind == sharding.REPLICATED or devices == 1:
         return []
-    own, whole = sharding.bytes_per_device(state), sum(x.nbytes for x in jax.tree.leaves(state))
+    own, whole = sharding.bytes_per_device(state), programs.tree_bytes(state)
     return [f"stage {stage}: {own / 1e6:.1f} of the state's {whole / 1e6:.1f} MB lie on each of {devices} devices"]
 
 

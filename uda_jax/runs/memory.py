@@ -68,14 +68,9 @@ def _cgroup_rooms() -> Iterator[int]:
 
 
 def _rooms(root: Path, path: str) -> Iterator[int]:
-    names = (
-        ("memory.max", "memory.current")
-        if root == _CGROUPS
-        else (
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-        )
-    )
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    if root == _CGROUPS:
+        names = ("memory.max", "memory.current")
     inner = root / path.strip("/")
     for folder in (inner, *inner.parents):
         # Inside a container its own group is the root, whatever the path says.
@@ -123,7 +118,8 @@ def check(stage: Any, peak: int, experiment: Any) -> None:
       experiment: the run's.
     """
     found, devices, on_cpu = room(), jax.local_device_count(), jax.default_backend() == "cpu"
-    size = process_peak(peak, devices) - resident() if on_cpu else peak
+    # What the process has by now is no longer free.
+    size = devices * peak + BESIDES if on_cpu else peak
     if found is None or size <= found.size:
         return
     among = f" for {devices} devices" if on_cpu and devices > 1 else ""

@@ -5,7 +5,6 @@ what is found, `uda train` prints it before its first step and runs the very pro
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -98,9 +97,7 @@ def of_stage(stage: Stage, batch: Any, mesh: Any, platform: str | None = None) -
         devices=mesh.size,
         parameters=parameter_counts(state.params),
         state_bytes=programs.tree_bytes(state),
-        device_state_bytes=sum(
-            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
-        ),
+        device_state_bytes=sharding.bytes_per_device(state),
         checkpoint_bytes=programs.tree_bytes(state.replace(frozen={})),
         gradient_bytes=programs.tree_bytes(state.params),
         process_bytes=memory.process_peak(costs.memory.peak, len(mesh.local_devices)) if on_cpu else None,

@@ -241,8 +241,5 @@ def own_parts(array: Any) -> list[np.ndarray]:
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Returns how many bytes of a tree's arrays lie on one device."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * (x.nbytes // x.size if x.size else 0)
-        for x in jax.tree.leaves(tree)
-    )
+    """Returns how many bytes of a tree lie on one device; of arrays, or of shapes with their places."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
