@@ -28,7 +28,7 @@ class JaxStep:
 
     Args:
       reference: of a config, such as "advent:gta5_cityscapes".
-      overrides: words such as "--config.method.precision=bf16".
+      overrides: words such as "--config.train.precision=bf16".
       sizes: domain -> (frames, height, width), in place of the setting's; frames of domains that are not named keep
         theirs.
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uda_jax.networks import convolution
 from uda_jax.networks.convolution import Conv, convolve, sum_of_dilated_convs
+from uda_jax.ops.platform import made_for
 
 
 def random(key, *shape):
@@ -37,23 +37,28 @@ def test_convolve(size, stride, dilation, padding, height):
     np.testing.assert_allclose(convolve(x, kernel, stride, dilation, padding), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_own_gradient_is_chosen_by_dilation_and_platform(monkeypatch):
+def test_own_gradient_is_chosen_by_dilation_and_platform():
     x, kernel = random(0, 1, 9, 9, 4), random(1, 3, 3, 4, 4)
 
-    def is_own(dilation):
-        return "custom_vjp" in str(jax.make_jaxpr(lambda x: convolve(x, kernel, 1, dilation, dilation))(x))
+    def is_own(dilation, platform):
+        with made_for(platform):
+            return "custom_vjp" in str(jax.make_jaxpr(lambda x: convolve(x, kernel, 1, dilation, dilation))(x))
 
-    assert [is_own(1), is_own(2), is_own(4)] == [False, False, True]
-    monkeypatch.setattr(convolution.jax, "default_backend", lambda: "gpu")
-    assert not is_own(4)
+    assert [is_own(dilation, "cpu") for dilation in (1, 2, 4)] == [False, False, True]
+    assert not is_own(4, "gpu")
 
 
-def test_accelerators_get_convolutions(monkeypatch):
+def test_accelerators_get_convolutions():
     x, kernels = random(0, 1, 9, 13, 4), [random(i, 3, 3, 4, 2) for i in range(2)]
-    on_cpu = sum_of_dilated_convs(x, kernels, (6, 12))
-    monkeypatch.setattr(convolution.jax, "default_backend", lambda: "gpu")
-    assert "conv_general_dilated" in str(jax.make_jaxpr(lambda x: sum_of_dilated_convs(x, kernels, (6, 12)))(x))
-    np.testing.assert_allclose(sum_of_dilated_convs(x, kernels, (6, 12)), on_cpu, rtol=1e-4, atol=1e-4)
+
+    def results(platform):
+        with made_for(platform):
+            traced = jax.make_jaxpr(lambda x: sum_of_dilated_convs(x, kernels, (6, 12)))(x)
+            return sum_of_dilated_convs(x, kernels, (6, 12)), "conv_general_dilated" in str(traced)
+
+    (on_cpu, own), (on_gpu, convolved) = results("cpu"), results("gpu")
+    assert (own, convolved) == (False, True)
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-4, atol=1e-4)
 
 
 def test_parameters_start_as_in_pytorch():

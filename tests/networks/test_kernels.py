@@ -10,6 +10,7 @@ from jax import lax
 
 from uda_jax.networks.convolution import convolve, small_conv
 from uda_jax.networks.kernels import dilated_conv, max_pool, plain_conv, project_then_shift, residual_relu
+from uda_jax.ops.platform import made_for
 
 
 def random(key, *shape):
@@ -47,8 +48,9 @@ def test_patches_of_small_maps(shape, size, stride, padding, few_channels):
         return small_conv(x, kernel, strides, pads, few_channels=few_channels, dimension_numbers=numbers)
 
     x, kernel = random(0, *shape), random(1, size, size, shape[-1], 4)
-    assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x, kernel))
-    assert_same_gradients(plain, ours, x, kernel)
+    with made_for("cpu"):
+        assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x, kernel))
+        assert_same_gradients(plain, ours, x, kernel)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
