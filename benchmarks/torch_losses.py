@@ -20,8 +20,9 @@ def upsample(maps, size, align_corners=True):
 
 
 def cross_entropy(logits, labels):
-    """Mean over the labelled pixels."""
-    return functional.cross_entropy(logits, labels, ignore_index=IGNORED)
+    """Mean over the labelled pixels; 0 without any."""
+    total = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 def weighted_cross_entropy(logits, labels, weights):
@@ -155,4 +156,4 @@ def semantic_adversarial(decisions, present, domain):
     classes = present.shape[1]
     truth = torch.arange(classes, device=present.device) + int(domain) * classes
     truth = torch.where(present, truth, IGNORED)
-    return functional.cross_entropy(decisions.flatten(0, 1), truth.flatten(), ignore_index=IGNORED)
+    return cross_entropy(decisions.flatten(0, 1), truth.flatten())
