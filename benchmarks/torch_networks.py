@@ -1,8 +1,8 @@
 """PyTorch modules of the same shape as the library's networks, to time them against.
 
-Written for `benchmarks.networks` alone. Their state dicts carry the names of the published checkpoints, so that both
-sides run on the same weights and their outputs can be compared before anything is timed. The digit networks have no
-published weights and names of their own.
+Written for `benchmarks.networks` and `benchmarks.torch_steps`. Their state dicts carry the names of the published
+checkpoints, so that both sides run on the same weights and their outputs can be compared before anything is timed. The
+digit networks have no published weights and names of their own.
 
 Maps are `[B, C, H, W]`, PyTorch's default layout. Outputs are named as those of `uda_jax.networks`.
 """
@@ -51,10 +51,11 @@ def stage(channels: int, planes: int, blocks: int, stride: int, dilation: int) -
 class Classifier(nn.Module):
     """The sum of dilated 3x3 convolutions; all four have weights, the first `branches` are used."""
 
-    def __init__(self, channels: int, classes: int, branches: int):
+    def __init__(self, channels: int, classes: int, branches: int, bias: bool = True):
         super().__init__()
         self.branches = branches
-        self.conv2d_list = nn.ModuleList(nn.Conv2d(channels, classes, 3, padding=d, dilation=d) for d in DILATIONS)
+        convs = (nn.Conv2d(channels, classes, 3, padding=d, dilation=d, bias=bias) for d in DILATIONS)
+        self.conv2d_list = nn.ModuleList(convs)
 
     def forward(self, x):
         return sum(conv(x) for conv in self.conv2d_list[: self.branches])
@@ -83,11 +84,11 @@ class ResNet(nn.Module):
 class DeepLab(ResNet):
     """DeepLab-v2 with one head or two."""
 
-    def __init__(self, classes, blocks, *, width=64, aspp_branches=4, multi_level=False):
+    def __init__(self, classes, blocks, *, width=64, aspp_branches=4, aspp_bias=True, multi_level=False):
         super().__init__(blocks, width)
-        self.layer5 = Classifier((16 if multi_level else 32) * width, classes, aspp_branches)
+        self.layer5 = Classifier((16 if multi_level else 32) * width, classes, aspp_branches, aspp_bias)
         if multi_level:
-            self.layer6 = Classifier(32 * width, classes, aspp_branches)
+            self.layer6 = Classifier(32 * width, classes, aspp_branches, aspp_bias)
         self.multi_level = multi_level
 
     def forward(self, images):
@@ -166,9 +167,9 @@ class CorDA(ResNet):
 
 
 class DeepLabVGG16(nn.Module):
-    """DeepLab on VGG-16 without its last two pools."""
+    """DeepLab on VGG-16 without its last two pools, with a second head for depth in (0, 1) if asked for."""
 
-    def __init__(self, classes, *, width=64, aspp_branches=4):
+    def __init__(self, classes, *, width=64, aspp_branches=4, depth_head=False):
         super().__init__()
         layers, channels = [], 3
         for i, (count, dilation, pooled) in enumerate(VGG_STAGES):
@@ -181,10 +182,14 @@ class DeepLabVGG16(nn.Module):
             layers += [nn.Conv2d(into, 16 * width, 3, padding=4, dilation=4), nn.ReLU(inplace=True)]
         self.features = nn.Sequential(*layers)
         self.classifier = Classifier(16 * width, classes, aspp_branches)
+        self.depth_classifier = Classifier(16 * width, 1, aspp_branches) if depth_head else None
 
     def forward(self, images):
         features = self.features(images)
-        return {"logits": self.classifier(features), "features": features}
+        outputs = {"logits": self.classifier(features), "features": features}
+        if self.depth_classifier is not None:
+            outputs["depth"] = self.depth_classifier(features).sigmoid()
+        return outputs
 
 
 class Layers(nn.Sequential):
@@ -201,6 +206,18 @@ def pixel_discriminator(channels: int, width: int = 64) -> nn.Module:
     for into, out in zip(widths[:-1], widths[1:], strict=True):
         layers += [nn.Conv2d(into, out, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
     return Layers(*layers[:-1])
+
+
+def semantic_discriminator(classes: int, channels: int, hidden: int = 1024) -> nn.Module:
+    """Returns three dense layers that classify vectors `[..., channels]` by domain and class."""
+    first = (nn.Linear(channels, hidden), nn.LeakyReLU(0.2, inplace=True))
+    return Layers(*first, nn.Linear(hidden, hidden), nn.LeakyReLU(0.2, inplace=True), nn.Linear(hidden, 2 * classes))
+
+
+def score_discriminator(channels: int, hidden: int = 500) -> nn.Module:
+    """Returns three dense layers that classify class scores `[..., channels]` by domain."""
+    first = (nn.Linear(channels, hidden), nn.ReLU(inplace=True))
+    return Layers(*first, nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 2))
 
 
 def patch_discriminator(channels: int, width: int = 64) -> nn.Module:
@@ -229,15 +246,15 @@ class TranslatorBlock(nn.Module):
         return x + self.conv_block(x)
 
 
-def translator(channels: int, width: int = 64, blocks: int = 9) -> nn.Module:
-    """Returns CycleGAN's residual generator."""
+def translator(channels: int, width: int = 64, blocks: int = 9, drawn: int = 3) -> nn.Module:
+    """Returns CycleGAN's residual generator, which draws so many channels."""
     layers = [nn.ReflectionPad2d(3), nn.Conv2d(channels, width, 7), *_norm_relu(width)]
     for into in (width, 2 * width):
         layers += [nn.Conv2d(into, 2 * into, 3, 2, 1), *_norm_relu(2 * into)]
     layers += [TranslatorBlock(4 * width) for _ in range(blocks)]
     for out in (2 * width, width):
         layers += [nn.ConvTranspose2d(2 * out, out, 3, 2, 1, output_padding=1), *_norm_relu(out)]
-    layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()]
+    layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, drawn, 7), nn.Tanh()]
     return Layers(OrderedDict(model=nn.Sequential(*layers)))
 
 
@@ -278,17 +295,20 @@ def build(name: str, num_classes: int, channels: int, **options: Any) -> nn.Modu
       name: of a network that has one here.
       num_classes: as there.
       channels: of the input.
-      **options: those that change the shape; `width`, `aspp_branches` and `multi_level` are known.
+      **options: those that change the shape, as far as the network's function or class here knows them, such as
+        `width`, `aspp_branches` and `multi_level`.
     """
     by_channels = {
         "pixel_discriminator": pixel_discriminator,
         "patch_discriminator": patch_discriminator,
+        "score_discriminator": score_discriminator,
         "translator": translator,
     }
     if name in by_channels:
         return by_channels[name](channels, **options)
-    if name in ("lenet", "dtn"):
-        return {"lenet": lenet, "dtn": dtn}[name](num_classes, channels, **options)
+    by_both = {"lenet": lenet, "dtn": dtn, "semantic_discriminator": semantic_discriminator}
+    if name in by_both:
+        return by_both[name](num_classes, channels, **options)
     if name == "deeplab_v2_vgg16":
         return DeepLabVGG16(num_classes, **options)
     family, encoder = name.rsplit("_", 1)
