@@ -68,6 +68,16 @@ def test_of_a_stage_only_its_own_fields_are_compared():
     assert difference(RECIPE, changed(RECIPE, ("seed",)), stage="intra")[0] == "config.seed"
 
 
+@pytest.mark.parametrize("shorter", ["digits:smoke,long,cycada", "digits:smoke,long,easy"])
+def test_stages_that_two_recipes_begin_with_are_the_same(shorter):
+    plain, other = (config.to_plain(config.experiment(config.load(name))) for name in ("digits:smoke,long", shorter))
+    assert plain["label"] != other["label"] and plain["recipe"] != other["recipe"]
+    for stage in ("pixel", "source", "inter"):
+        assert difference(plain, other, stage=stage) is None
+    assert difference(plain, other)[0] in ("config.label", "config.data.source.images_from")
+    assert difference(plain, changed(other, ("stages", "inter", "train", "steps")), stage="inter") is not None
+
+
 def test_a_cure_of_the_scoring_is_taken_until_there_is_a_result(tiny_experiment, tmp_path):
     workdir, space = Workdir(tmp_path / "run"), label_spaces.label_space("7")
     workdir.prepare(tiny_experiment, space)

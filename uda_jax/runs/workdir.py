@@ -37,6 +37,11 @@ FREE_FIELDS = frozenset(
 _CHOOSING_FIELDS = ("dev", "headline", "selection")
 _REPORTING_FIELDS = ("final", "protocol", "inference")
 
+# What a run is called by, which no stage depends on.
+_NAMES = ("label", "benchmark")
+# Sections of the run that a stage may have of its own.
+_INHERITED = ("method", "data", "train")
+
 # Room for what Orbax and the logs write beside the state's own bytes.
 _SPARE_BYTES = 8_000_000
 
@@ -199,19 +204,30 @@ def difference(
     Args:
       old, new: experiments as plain values.
       scoring_may_change: whether fields of `evaluation` may differ that do not decide which checkpoint is the best.
-      stage: the only stage whose own fields are compared; None = all.
+      stage: the only stage that is looked at, by what it depends on: its own settings, inherited ones included, and
+        those of the whole run, but neither the run's name nor stages that follow; None = all fields.
     """
-    before, after = _flat(old), _flat(new)
+    before, after = (_flat(plain if stage is None else _of_stage(plain, stage)) for plain in (old, new))
     chosen = {plain.get(("evaluation", "selection"), "last") for plain in (before, after)} != {"last"}
     choosing = (*_CHOOSING_FIELDS, *(_REPORTING_FIELDS if chosen else ()))
     for field in sorted(set(before) | set(after)):
         if scoring_may_change and field[0] == "evaluation" and field[1] not in choosing:
             continue
-        if stage is not None and field[0] == "stages" and field[1:2] != (stage,):
-            continue
         if before.get(field) != after.get(field) and not _is_free(field):
             return ".".join(("config", *field)), before.get(field), after.get(field)
     return None
+
+
+def _of_stage(experiment: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """Returns the fields of an experiment that one of its stages depends on."""
+    plain = {name: value for name, value in experiment.items() if name not in _NAMES}
+    recipe = plain.get("recipe") or ()
+    if stage in recipe:
+        section = plain["stages"][stage]
+        replaced = [name for name in _INHERITED if section.get(name)]
+        plain = {name: value for name, value in plain.items() if name not in replaced}
+        plain |= {"recipe": list(recipe[: recipe.index(stage) + 1]), "stages": {stage: section}}
+    return plain
 
 
 def _is_free(field: tuple[str, ...]) -> bool:
