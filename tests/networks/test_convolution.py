@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uda_jax.networks.convolution import Conv, convolve, sum_of_dilated_convs
-from uda_jax.ops.platform import made_for
+from uda_jax.networks.convolution import Conv, convolve
+from uda_jax.networks.kernels import plain_conv
+from uda_jax.ops.platform import LOWERING, made_for
 
 
 def random(key, *shape):
@@ -45,20 +46,23 @@ def test_own_gradient_is_chosen_by_dilation_and_platform():
             return "custom_vjp" in str(jax.make_jaxpr(lambda x: convolve(x, kernel, 1, dilation, dilation))(x))
 
     assert [is_own(dilation, "cpu") for dilation in (1, 2, 4)] == [False, False, True]
-    assert not is_own(4, "gpu")
+    assert [is_own(dilation, "gpu") for dilation in (1, 2, 4)] == [False, True, True]
+    assert not is_own(4, "tpu")
 
 
-def test_accelerators_get_convolutions():
-    x, kernels = random(0, 1, 9, 13, 4), [random(i, 3, 3, 4, 2) for i in range(2)]
+@pytest.mark.parametrize("platform", LOWERING)
+def test_gradients_of_a_dilated_convolution_agree(platform):
+    """In the form of every platform, with more than one image and sides that the dilation does not divide."""
+    x, kernel, weights = random(0, 2, 7, 10, 3), random(1, 3, 3, 3, 5), random(2, 2, 7, 10, 5)
 
-    def results(platform):
-        with made_for(platform):
-            traced = jax.make_jaxpr(lambda x: sum_of_dilated_convs(x, kernels, (6, 12)))(x)
-            return sum_of_dilated_convs(x, kernels, (6, 12)), "conv_general_dilated" in str(traced)
+    def loss(convolution):
+        return jax.grad(lambda x, kernel: (convolution(x, kernel) * weights).sum(), (0, 1))(x, kernel)
 
-    (on_cpu, own), (on_gpu, convolved) = results("cpu"), results("gpu")
-    assert (own, convolved) == (False, True)
-    np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-4, atol=1e-4)
+    expected = loss(lambda x, kernel: plain_conv(x, kernel, 1, 4, 4))
+    with made_for(platform):
+        found = loss(lambda x, kernel: convolve(x, kernel, 1, 4, 4))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_parameters_start_as_in_pytorch():

@@ -9,7 +9,15 @@ import pytest
 from jax import lax
 
 from uda_jax.networks.convolution import convolve, small_conv
-from uda_jax.networks.kernels import dilated_conv, max_pool, plain_conv, project_then_shift, residual_relu
+from uda_jax.networks.kernels import (
+    dilated_conv,
+    max_pool,
+    phase_gradient,
+    plain_conv,
+    product_gradient,
+    residual_relu,
+    sum_of_dilated_convs,
+)
 from uda_jax.ops.platform import made_for
 
 
@@ -68,18 +76,19 @@ def test_product_form_of_1x1(stride):
 
 @pytest.mark.parametrize("size", [(9, 13), (3, 2), (1, 1)])
 @pytest.mark.parametrize("dilation", [1, 4, 5])
-def test_own_gradient_of_dilated_convolution(size, dilation):
+@pytest.mark.parametrize("kernel_gradient", [product_gradient, phase_gradient])
+def test_own_gradient_of_dilated_convolution(size, dilation, kernel_gradient):
     """Also where the dilation reaches past the map, so that most kernel elements have no gradient."""
     x, kernel = random(0, 2, *size, 4), random(1, 3, 3, 4, 6)
 
     def plain(x, kernel):
         return plain_conv(x, kernel, 1, dilation, dilation)
 
-    assert_same_gradients(lambda x, kernel: dilated_conv(x, kernel, dilation), plain, x, kernel)
+    assert_same_gradients(lambda x, kernel: dilated_conv(x, kernel, dilation, kernel_gradient), plain, x, kernel)
 
 
 @pytest.mark.parametrize("size", [(9, 13), (30, 26), (1, 1)])
-def test_project_then_shift(size):
+def test_sum_of_dilated_convolutions(size):
     """Also where a dilation is larger than the map, so that some elements meet padding only."""
     dilations = (6, 12, 18, 24)
     x, kernels = random(0, 2, *size, 4), [random(i, 3, 3, 4, 2) for i in range(1, 5)]
@@ -87,7 +96,7 @@ def test_project_then_shift(size):
     def plain(x, kernels):
         return sum(convolve(x, k, 1, d, d) for k, d in zip(kernels, dilations, strict=True))
 
-    assert_same_gradients(lambda x, k: project_then_shift(x, k, dilations), plain, x, kernels)
+    assert_same_gradients(lambda x, k: sum_of_dilated_convs(x, k, dilations), plain, x, kernels)
 
 
 def test_max_pool():

@@ -14,9 +14,10 @@ from uda_jax.networks.kernels import (
     element_products,
     interleaved_products,
     patch_products,
+    phase_gradient,
     plain_conv,
+    product_gradient,
     project,
-    project_then_shift,
 )
 from uda_jax.ops.platform import platform
 
@@ -105,32 +106,17 @@ def small_conv(
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1, padding: int = 0) -> jax.Array:
     """Returns the convolution `[B, h, w, D]` of `x` `[B, H, W, C]`, padded on every side, with `kernel` `[k, k, C, D]`.
 
-    A 1x1 kernel becomes a matrix product. Larger ones are XLA's convolution; on the CPU, the kernel gradient of a
-    widely dilated one is our own.
+    A 1x1 kernel becomes a matrix product. Larger ones are XLA's convolution; the kernel gradient of a dilated one is
+    our own on GPUs, and on the CPU from `WIDE_DILATION` on.
     """
     if kernel.shape[:2] == (1, 1) and padding == 0:
         return project(x[:, ::stride, ::stride], kernel[0, 0])
-    widely_dilated = kernel.shape[:2] == (3, 3) and stride == 1 and padding == dilation >= WIDE_DILATION
-    if widely_dilated and platform() == "cpu":
-        return dilated_conv(x, kernel, dilation)
+    if kernel.shape[:2] == (3, 3) and stride == 1 and padding == dilation > 1:
+        if platform() == "gpu":
+            return dilated_conv(x, kernel, dilation, phase_gradient)
+        if platform() == "cpu" and dilation >= WIDE_DILATION:
+            return dilated_conv(x, kernel, dilation, product_gradient)
     return plain_conv(x, kernel, stride, dilation, padding)
-
-
-def sum_of_dilated_convs(x: jax.Array, kernels: Sequence[jax.Array], dilations: Sequence[int]) -> jax.Array:
-    """Returns the sum of "same"-padded 3x3 convolutions of one map.
-
-    Args:
-      x: `[B, H, W, C]`.
-      kernels: each `[3, 3, C, D]`.
-      dilations: one per kernel.
-
-    Returns:
-      `[B, H, W, D]`, added up in float32.
-    """
-    if platform() == "cpu":
-        return project_then_shift(x, kernels, dilations)
-    parts = (convolve(x, k, dilation=d, padding=d) for k, d in zip(kernels, dilations, strict=True))
-    return sum(part.astype(jnp.float32) for part in parts)
 
 
 def transposed_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -14,7 +14,8 @@ from flax import linen as nn
 
 from uda_jax.networks import resnet
 from uda_jax.networks.base import Options
-from uda_jax.networks.convolution import ConvParameters, sum_of_dilated_convs
+from uda_jax.networks.convolution import ConvParameters
+from uda_jax.networks.kernels import sum_of_dilated_convs
 from uda_jax.networks.resnet import INITIALISERS, ResNetOptions
 from uda_jax.schema import config_field
 
