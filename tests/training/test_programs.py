@@ -86,6 +86,24 @@ def test_memory_of_a_compiled_program():
     assert found.operations == pytest.approx(2 * 100**3, rel=0.1)
 
 
+def test_on_a_gpu_operations_are_counted_before_libraries_take_them_out(monkeypatch):
+    traced = jax.jit(lambda x: x @ x).trace(jax.ShapeDtypeStruct((100, 100), jnp.float32))
+    lowered = traced.lower()
+    compiled = lowered.compile()
+
+    class WithoutProducts:
+        """What a compiler tells whose products are calls of a library."""
+
+        memory_analysis = compiled.memory_analysis
+
+        def cost_analysis(self):
+            return compiled.cost_analysis() | {"flops": 0.0}
+
+    assert programs.costs(traced, lowered, WithoutProducts()).operations == 0
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert programs.costs(traced, lowered, WithoutProducts()).operations == pytest.approx(2 * 100**3, rel=0.1)
+
+
 def test_sizes_of_trees():
     tree = {"key": jax.random.key(0), "x": np.zeros((3, 5), np.float16), "y": jax.ShapeDtypeStruct((2,), jnp.float32)}
     assert programs.tree_bytes(tree) == 8 + 30 + 8

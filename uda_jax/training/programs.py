@@ -86,8 +86,10 @@ def costs(traced: Any, lowered: Any, compiled: Any = None, devices: int = 1) -> 
         counted = lowered.cost_analysis()
         return Costs(counted["flops"] + further, counted["bytes accessed"] / devices)
     counted = compiled.cost_analysis()
-    # A compiler may unroll a loop, and what it counts is what one device does.
-    operations = lowered.cost_analysis()["flops"] + further if further else devices * counted["flops"]
+    # A compiler may unroll a loop, what it counts is what one device does, and on a GPU not even the convolutions and
+    # products that it leaves to cuDNN and cuBLAS.
+    whole = further or jax.default_backend() != "cpu"
+    operations = lowered.cost_analysis()["flops"] + further if whole else devices * counted["flops"]
     found = compiled.memory_analysis()
     memory = Memory(
         found.argument_size_in_bytes,
