@@ -62,6 +62,11 @@ class JaxStep:
         """The compiled program, whose text and memory may be looked at."""
         return self._step.compiled
 
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters of each network, once there is a state."""
+        return self._state.params
+
     def initialise(self) -> None:
         """Makes the first state and puts the batch where the step reads it."""
         placed = states.placement(self.stage, self._mesh).of(states.shapes(self.stage))

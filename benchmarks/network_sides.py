@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.side_by_side import Side, cores
+from benchmarks.side_by_side import MIB, Side, cores
 
 FORWARD, BACKWARD = PHASES = ("forward", "forward+backward")
 RESIDUAL_SCALE = 0.2
-MIB = 2**20
 
 
 class Case(NamedTuple):

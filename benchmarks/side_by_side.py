@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 # A repeat of what is short is the mean of as many runs as take this long, in milliseconds.
 SHORTEST = 50.0
 PAUSE = 0.1
+MIB = 2**20
 
 
 class Spread(NamedTuple):
