@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test newest lint table clean
+.PHONY: demo test newest lint table bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/uda demo --workdir runs/demo
@@ -26,6 +26,13 @@ table: $(VENV)/installed
 	$(BIN)/python -m benchmarks.adaptation digits
 	$(BIN)/python -m benchmarks.adaptation blobs
 
+# A training step of every method beside the same one in PyTorch, and what starting takes: an hour of all cores. Run it
+# again to go on where it stopped; rows that are there are not measured again.
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.train_step --output runs/bench/train_step.json
+	$(BIN)/python -m benchmarks.startup --output runs/bench/startup.json
+	@$(BIN)/python -m benchmarks.step_tables runs/bench/train_step.json runs/bench/startup.json
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -35,6 +42,10 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@ $(VENV)/installed
 
 clean:

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.networks import spread
 from benchmarks.provenance import provenance
+from benchmarks.side_by_side import spread
 from uda_jax import losses
 
 FORMS = ("dense", "blockwise")

@@ -24,13 +24,14 @@ Sizes = Mapping[str, tuple[int, int, int]]
 
 
 class JaxStep:
-    """The last training stage of a setting: its state, a batch, and its compiled step.
+    """A training stage of a setting: its state, a batch, and its compiled step.
 
     Args:
       reference: of a config, such as "advent:gta5_cityscapes".
       overrides: words such as "--config.train.precision=bf16".
       sizes: domain -> (frames, height, width), in place of the setting's; frames of domains that are not named keep
         theirs.
+      stage: name of the stage; None = the last that trains.
 
     Attributes:
       method: the method's object.
@@ -39,13 +40,15 @@ class JaxStep:
       compile_seconds: what tracing and compiling took.
     """
 
-    def __init__(self, reference: str, overrides: Sequence[str] = (), sizes: Sizes | None = None):
+    def __init__(
+        self, reference: str, overrides: Sequence[str] = (), sizes: Sizes | None = None, stage: str | None = None
+    ):
         experiment = config.experiment(config.load(reference, overrides))
         recipe = stages.recipe(experiment, CLASSES)
-        self.stage = [stage for stage in recipe if stage.kind.TRAINS][-1]
+        self.stage = [each for each in recipe if each.kind.TRAINS and stage in (None, each.name)][-1]
         self.method = self.stage.method
         shapes = _resized(plan.batch_before_data(self.stage), sizes or {})
-        self.batch = random_batch(shapes)
+        self.batch = random_batch(shapes, classes=self.method.num_classes)
         self._mesh = sharding.data_mesh()
         self._abstract = states.abstract(self.stage, self._mesh)
         step = precision.at_precision(self.method, self.method.train_step)
@@ -58,6 +61,11 @@ class JaxStep:
     def program(self) -> Any:
         """The compiled program, whose text and memory may be looked at."""
         return self._step.compiled
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters of each network, once there is a state."""
+        return self._state.params
 
     def initialise(self) -> None:
         """Makes the first state and puts the batch where the step reads it."""
@@ -77,12 +85,15 @@ class JaxStep:
         jax.block_until_ready(self._state)
 
 
-def random_batch(shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]], seed: int = 0) -> dict[str, Any]:
+def random_batch(
+    shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]], seed: int = 0, classes: int = CLASSES
+) -> dict[str, Any]:
     """Returns random frames: uniform pixels, labels and depth in blocks.
 
     Args:
       shapes: domain -> map -> shape and type, frames first.
       seed: of the numbers.
+      classes: labels are in [0, classes), or 255 in the first rows of maps that have more than one.
     """
     generator = np.random.default_rng(seed)
 
@@ -93,9 +104,9 @@ def random_batch(shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]], seed:
             return np.arange(like.size, dtype=like.dtype)
         frames, height, width = like.shape
         coarse = (frames, -(-height // BLOCK), -(-width // BLOCK))
-        drawn = generator.integers(0, CLASSES, coarse) if name == "label" else generator.uniform(1, 50, coarse)
+        drawn = generator.integers(0, classes, coarse) if name == "label" else generator.uniform(1, 50, coarse)
         whole = drawn.repeat(BLOCK, 1).repeat(BLOCK, 2)[:, :height, :width].astype(like.dtype)
-        if name == "label":
+        if name == "label" and height > 1:
             whole[:, :UNLABELLED_ROWS] = UNLABELLED
         return whole
 

@@ -1,22 +1,15 @@
 """The two sides of `benchmarks.networks`: a network of the library and its PyTorch counterpart, ready to be timed."""
 
-import ctypes
-import gc
 import inspect
-import math
-import os
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.side_by_side import MIB, Side, cores
+
 FORWARD, BACKWARD = PHASES = ("forward", "forward+backward")
 RESIDUAL_SCALE = 0.2
-# A repeat of a small network is the mean of as many runs as take this long, in milliseconds.
-SHORTEST = 50.0
-MIB = 2**20
 
 
 class Case(NamedTuple):
@@ -40,35 +33,6 @@ class Case(NamedTuple):
     shape: Mapping[str, Any] = {}
     options: Mapping[str, Any] = {}
     classes: int = 19
-
-
-class Side:
-    """What both libraries' workers share. A subclass sets `calls`: phase to a function that runs it once and waits."""
-
-    calls: dict[str, Callable[[], Any]]
-    runs: int = 1
-
-    def settle(self, phase: str) -> None:
-        """Gives memory that is free back to the kernel, forgets the peak so far and runs a phase until it is warm."""
-        gc.collect()
-        # What building and compiling took is no memory of the phase.
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        self.calls[phase]()
-        self.runs = 1
-        self.runs = math.ceil(SHORTEST / self.timed(phase))
-
-    def timed(self, phase: str) -> float:
-        """Returns the milliseconds of a run, the mean of a repeat."""
-        start = time.perf_counter()
-        for _ in range(self.runs):
-            self.calls[phase]()
-        return 1000 * (time.perf_counter() - start) / self.runs
-
-    def peak(self) -> float:
-        """Returns the peak resident MiB since `settle`: weights, interpreter and libraries included."""
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 class JaxSide(Side):
@@ -205,8 +169,3 @@ class TorchSide(Side):
 def _images(case: Case) -> np.ndarray:
     shape = (case.batch, case.height, case.width, case.channels)
     return np.random.default_rng(0).standard_normal(shape, np.float32)
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -1,17 +1,10 @@
 """The tables that `benchmarks.networks` prints."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.network_sides import PHASES
-
-
-class Spread(NamedTuple):
-    """A middle figure and the range around it."""
-
-    middle: float
-    low: float
-    high: float
+from benchmarks.side_by_side import Spread
 
 
 def verdict(memory: float, duration: float) -> str:

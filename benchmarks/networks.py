@@ -16,30 +16,23 @@ A second table, of JAX alone, shows what bfloat16 and recomputed activations (re
 """
 
 import argparse
-import contextlib
 import importlib.metadata
 import importlib.util
 import json
-import multiprocessing
-import os
 import platform
-import statistics
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import network_tables
-from benchmarks.network_sides import BACKWARD, PHASES, Case, JaxSide, Side, TorchSide
-from benchmarks.network_tables import Spread
+from benchmarks.network_sides import BACKWARD, PHASES, Case, JaxSide, TorchSide
 from benchmarks.provenance import provenance
+from benchmarks.side_by_side import compared, spread, turns, workers
 
 TOLERANCE = 1e-3
-PAUSE = 0.1
 WITHOUT_TORCH = "benchmarks.networks: PyTorch is not installed; run: pip install 'uda_jax[bench]'"
 
 
@@ -69,98 +62,6 @@ SWITCHES = {
 }
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Returns median, minimum and maximum."""
-    return Spread(statistics.median(values), min(values), max(values))
-
-
-def ratio(times: Sequence[float], reference: Sequence[float]) -> Spread:
-    """Returns the ratio of the medians, and the lowest and highest ratio within one turn."""
-    pairs = [time / other for time, other in zip(times, reference, strict=True)]
-    return Spread(statistics.median(times) / statistics.median(reference), min(pairs), max(pairs))
-
-
-def _serve(connection: Connection, side: type[Side], case: Case) -> None:
-    """Runs in a worker: answers (method, arguments) until None comes."""
-    from uda_jax.training import allocator
-
-    # Before the library starts its threads.
-    if not allocator.keep_freed_memory():
-        sys.exit("benchmarks.networks: memory is measured on Linux with glibc only; run it there")
-    worker = side(case)
-    connection.send(None)
-    while request := connection.recv():
-        method, arguments = request
-        connection.send(getattr(worker, method)(*arguments))
-
-
-class Worker:
-    """The parent's end of a worker process."""
-
-    def __init__(self, process: multiprocessing.Process, connection: Connection):
-        self.pid = process.pid
-        self._connection = connection
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Returns what a method of the worker's side returns."""
-        self._connection.send((method, arguments))
-        return self.answer()
-
-    def answer(self) -> Any:
-        """Returns the next answer; the first one tells that the side is built."""
-        try:
-            return self._connection.recv()
-        except EOFError:
-            sys.exit(f"benchmarks.networks: worker {self.pid} ended early; its own message is above")
-
-
-@contextlib.contextmanager
-def _workers(case: Case, *sides: type[Side]) -> Iterator[list[Worker]]:
-    """Starts a worker per side, one after the other, and ends them."""
-    context = multiprocessing.get_context("spawn")
-    processes, ends, workers = [], [], []
-    try:
-        for side in sides:
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, side, case), daemon=True)
-            process.start()
-            there.close()
-            processes.append(process)
-            ends.append(here)
-            workers.append(Worker(process, here))
-            workers[-1].answer()
-        yield workers
-        for end in ends:
-            end.send(None)
-    finally:
-        for process, end in zip(processes, ends, strict=True):
-            end.close()
-            process.join(10)
-            process.kill()
-
-
-class ForeignLoad:
-    """Cores that others kept busy, on average, since this was made."""
-
-    def __init__(self, pids: Sequence[int]):
-        self._pids = pids
-        self._start = self._now()
-
-    def _now(self) -> tuple[float, float, float]:
-        # user, nice, system, (idle, iowait,) irq, softirq, steal
-        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        # The name of a process may hold blanks; what follows its bracket starts with field 3, and 14 and 15 are times.
-        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self._pids]
-        own = sum(int(words[11]) + int(words[12]) for words in stats)
-        hertz = os.sysconf("SC_CLK_TCK")
-        return time.perf_counter(), (sum(ticks[:3]) + sum(ticks[5:])) / hertz, own / hertz
-
-    def cores(self) -> float:
-        """Returns the average; clocks tick coarsely, so it is not below 0 only because that is cut off."""
-        wall, busy, own = (now - start for now, start in zip(self._now(), self._start, strict=True))
-        return max(0.0, (busy - own) / wall)
-
-
 def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], *, values: bool) -> float | None:
     """Returns the largest difference of two sides' outputs, relative to each output's largest absolute value.
 
@@ -186,7 +87,7 @@ def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray],
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
     """Returns the row of a case: facts, and per phase the times, their ratio and the peaks of both libraries."""
-    with _workers(case, JaxSide, TorchSide) as (jax_worker, torch_worker):
+    with workers(case, JaxSide, TorchSide) as (jax_worker, torch_worker):
         facts = jax_worker.ask("facts")
         temporary = facts.pop("temporary_mib")
         if (parameters := torch_worker.ask("parameters")) != facts["parameters"]:
@@ -197,39 +98,17 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         row = {"label": label(case), **case._asdict(), **facts, "output_error": error}
         sides = {"jax": jax_worker, "torch": torch_worker}
         for phase in PHASES:
-            times, foreign = _turns(sides, phase, repeats)
-            row[phase] = {
-                **{f"{name}_ms": spread(found)._asdict() for name, found in times.items()},
-                "ratio": ratio(times["jax"], times["torch"])._asdict(),
-                **{f"{name}_peak_mib": worker.ask("peak") for name, worker in sides.items()},
-                "jax_temporary_mib": temporary[phase],
-                "foreign_cores": foreign,
-                "times_ms": times,
-            }
+            row[phase] = compared(sides, phase, repeats) | {"jax_temporary_mib": temporary[phase]}
     return row
-
-
-def _turns(sides: Mapping[str, Worker], phase: str, repeats: int) -> tuple[dict[str, list[float]], float]:
-    """Runs a phase on each side in turns; returns the milliseconds and the foreign load meanwhile, in cores."""
-    for worker in sides.values():
-        worker.ask("settle", phase)
-    times = {name: [] for name in sides}
-    load = ForeignLoad([os.getpid(), *(worker.pid for worker in sides.values())])
-    for turn in range(repeats):
-        for name in list(sides)[:: -1 if turn % 2 else 1]:
-            # Threads of the side before that spin for more work come to rest.
-            time.sleep(PAUSE)
-            times[name].append(sides[name].ask("timed", phase))
-    return times, load.cores()
 
 
 def measure_switches(case: Case, repeats: int) -> list[dict[str, Any]]:
     """Returns one row per switch of memory or precision: forward+backward of JAX, beside that without a switch."""
     rows = []
     for name, switch in SWITCHES.items():
-        with _workers(case._replace(options={**case.options, **switch}), JaxSide) as (worker,):
+        with workers(case._replace(options={**case.options, **switch}), JaxSide) as (worker,):
             temporary = worker.ask("facts")["temporary_mib"][BACKWARD]
-            times, foreign = _turns({"jax": worker}, BACKWARD, repeats)
+            times, foreign = turns({"jax": worker}, BACKWARD, repeats)
             row = {
                 "label": f"{label(case)}, {name}",
                 "temporary_mib": temporary,

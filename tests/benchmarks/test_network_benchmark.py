@@ -20,6 +20,13 @@ def networks():
     return networks
 
 
+@pytest.fixture(scope="module")
+def side_by_side(networks):
+    from benchmarks import side_by_side
+
+    return side_by_side
+
+
 def phase(jax, torch):
     """Figures of a phase as `measure` writes them."""
     return {
@@ -33,18 +40,18 @@ def phase(jax, torch):
     }
 
 
-def test_spread_is_median_and_range(networks):
-    assert networks.spread([5.0, 1.0, 2.0]) == (2.0, 1.0, 5.0)
+def test_spread_is_median_and_range(side_by_side):
+    assert side_by_side.spread([5.0, 1.0, 2.0]) == (2.0, 1.0, 5.0)
 
 
-def test_ratio_is_of_medians_and_its_range_of_turns(networks):
+def test_ratio_is_of_medians_and_its_range_of_turns(side_by_side):
     # Medians 30 and 20; the turns' ratios are 10/20, 30/10 and 60/40.
-    assert networks.ratio([10.0, 30.0, 60.0], [20.0, 10.0, 40.0]) == (1.5, 0.5, 3.0)
+    assert side_by_side.ratio([10.0, 30.0, 60.0], [20.0, 10.0, 40.0]) == (1.5, 0.5, 3.0)
 
 
-def test_ratio_needs_as_many_repeats_of_both(networks):
+def test_ratio_needs_as_many_repeats_of_both(side_by_side):
     with pytest.raises(ValueError):
-        networks.ratio([1.0, 2.0], [1.0])
+        side_by_side.ratio([1.0, 2.0], [1.0])
 
 
 @pytest.mark.parametrize(
