@@ -43,11 +43,8 @@ class JaxStep:
     def __init__(
         self, reference: str, overrides: Sequence[str] = (), sizes: Sizes | None = None, stage: str | None = None
     ):
-        experiment = config.experiment(config.load(reference, overrides))
-        recipe = stages.recipe(experiment, CLASSES)
-        self.stage = [each for each in recipe if each.kind.TRAINS and stage in (None, each.name)][-1]
+        self.stage, shapes = stage_and_batch(reference, overrides, sizes, stage)
         self.method = self.stage.method
-        shapes = _resized(plan.batch_before_data(self.stage), sizes or {})
         self.batch = random_batch(shapes, classes=self.method.num_classes)
         self._mesh = sharding.data_mesh()
         self._abstract = states.abstract(self.stage, self._mesh)
@@ -83,6 +80,16 @@ class JaxStep:
     def synchronise(self) -> None:
         """Waits until the last iteration has ended."""
         jax.block_until_ready(self._state)
+
+
+def stage_and_batch(
+    reference: str, overrides: Sequence[str] = (), sizes: Sizes | None = None, stage: str | None = None
+) -> tuple[stages.Stage, dict[str, dict[str, jax.ShapeDtypeStruct]]]:
+    """Returns a training stage of a setting, and the shapes and types of its batch; arguments as of `JaxStep`."""
+    experiment = config.experiment(config.load(reference, overrides))
+    recipe = stages.recipe(experiment, CLASSES)
+    found = [each for each in recipe if each.kind.TRAINS and stage in (None, each.name)][-1]
+    return found, _resized(plan.batch_before_data(found), sizes or {})
 
 
 def random_batch(
