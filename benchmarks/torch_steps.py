@@ -71,13 +71,14 @@ class TorchStep:
         self.method = METHODS[method](bench)
         self.networks, self.teacher = self.method.networks, getattr(self.method, "teacher", None)
         self.parameters = sum(p.numel() for network in self.networks.values() for p in network.parameters())
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
 
     def __call__(self) -> dict[str, torch.Tensor]:
         """Runs one iteration and returns its weighted losses by name, which may still be on their way."""
         losses = self.method.iterate(self.iteration)
         self.iteration += 1
+        if self.iteration == 1 and self.device.type == "cuda":
+            # cuDNN has tried its algorithms, some of which take memory that is never needed again.
+            torch.cuda.reset_peak_memory_stats(self.device)
         return losses
 
     def synchronise(self) -> None:
@@ -86,5 +87,5 @@ class TorchStep:
             torch.cuda.synchronize(self.device)
 
     def peak_bytes(self) -> int | None:
-        """Returns the most bytes that PyTorch has held on a GPU since this was made; None on a CPU."""
+        """Returns the most bytes of tensors on a GPU since the first iteration; None on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
