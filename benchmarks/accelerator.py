@@ -128,7 +128,7 @@ def tests(options: argparse.Namespace, folder: Path, clock: Clock, reserve: floa
     """Runs the tests and counts how they ended; those that had no time are not among them."""
     chosen = ["tests/ops/test_classmix.py"] if options.tiny else TESTS
     processes = "1" if options.tiny else str(max(2, (os.cpu_count() or 2) - 2))
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-n", processes, *chosen]
+    command = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-n", processes, *chosen]
     ended = run(command, options, folder, clock, reserve, {})
     text = (folder / "worker.log").read_text(errors="replace")
     counts = {word: len(re.findall(rf"^\[gw\d+\].* {word} ", text, re.MULTILINE)) for word in ("PASSED", "FAILED")}
@@ -153,15 +153,20 @@ def train(options: argparse.Namespace, folder: Path, clock: Clock, reserve: floa
         return {"preparing": ended}
     steps = 4 if options.tiny else STEPS
     changes = [f"train.steps={steps}", "train.precision=bf16", f"train.workers={WORKERS}", "train.batch_size=1"]
-    changes += ["train.accumulation=1", f"train.log_every={steps // 4}", f"train.checkpoint_every={steps}"]
+    changes += [
+        "train.accumulation=1",
+        "method.schedule.warmup=0",
+        f"train.log_every={steps // 4}",
+        f"train.checkpoint_every={steps}",
+    ]
     frames = (f"root={folder / 'prepared'}", "split=train", f"size={size[0]},{size[1]}")
     changes += [f"data.{domain}.{field}" for domain in ("source", "target") for field in frames]
     changes += [f"evaluation.final.{field}" for field in (*frames, "count=2")]
     words = ["--config", "advent:folder", "--workdir", str(folder / "run"), *(f"--config.{word}" for word in changes)]
     words += ["--config.method.segmenter.width=8"] if options.tiny else []
     ended = run([sys.executable, "-m", "uda_jax", "train", *words], options, folder, clock, reserve, {})
-    log = folder / "run" / "metrics.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    logs = (folder / "run").rglob("metrics.jsonl")
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     return {"steps": steps, "workers": WORKERS, "log": lines, "ended": ended}
 
 
