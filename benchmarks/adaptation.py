@@ -159,7 +159,9 @@ def copy_stages(reference: str, overrides: Sequence[str], others: Iterable[Path]
 def _settings(plain: Mapping[str, Any], stage: str) -> tuple:
     """Returns what a stage of an experiment depends on, beside the stages before it."""
     section = plain["stages"][stage]
-    inherited = {key: section[key] or plain[key] for key in ("method", "data", "train")}
+    # One that does not train reads frames, and networks of the stages before it.
+    keys = ("method", "data", "train") if section["kind"]["name"] == "train" else ("data",)
+    inherited = {key: section[key] or plain[key] for key in keys}
     return section | inherited, plain["seed"], plain["init_from"], plain["evaluation"]
 
 

@@ -47,6 +47,14 @@ def test_longer_runs_add_the_stages_that_shorter_ones_lack(tmp_path):
     assert copied == {"source": "short", "inter": "long"}
 
 
+def test_stages_that_do_not_train_are_shared_whatever_follows_them(tmp_path):
+    other = write_run(tmp_path / "easy", "digits:smoke,long,easy", "--config.seed=0")
+    adaptation.copy_stages("digits:smoke,long", ["--config.seed=0"], [other], tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "pixel", "translate", "source", "inter", "rank", "easy"
+    }  # fmt: skip
+
+
 def test_unfinished_runs_and_single_stages_share_nothing(tmp_path):
     other = write_run(tmp_path / "other", "digits:smoke,inter", "--config.seed=0")
     (other / "result.json").unlink()
