@@ -4,8 +4,8 @@
     python -m benchmarks.accelerator --budget 240 --parts rows tests        # less time, and only these
     python -m benchmarks.accelerator --tiny --output tiny.json              # all of it on a CPU, at tiny sizes
 
-Parts, in this order: `rows`, the steps of `benchmarks.accelerator_row`, which compile side by side and are timed one
-after the other; `association`, the cycle association as whole matrices and tile by tile; `tests` of losses, ops and
+Parts, in this order: `rows`, the steps of `benchmarks.accelerator_row`, of which a few compile side by side and are
+then timed one after the other; `association`, the cycle association as whole matrices and tile by tile; `tests` of losses, ops and
 networks, and golden vectors; `train`, a run of 200 steps on prepared frames of random pixels, with the share of its
 time that it waited for them. Where time runs short, a part is ended or left out, and the results say so.
 
@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.accelerator_row import ROWS
+from benchmarks.accelerator_row import ROWS, Row
 from benchmarks.provenance import provenance
 
 TESTS = ("tests/networks", "tests/losses", "tests/ops", "tests/golden")
@@ -72,37 +72,51 @@ def last_line(file: Path) -> str:
 
 
 def rows(options: argparse.Namespace, folder: Path, clock: Clock, reserve: float) -> dict[str, Any]:
-    """Runs the rows, at most `--parallel` at once, and returns name -> figures, or why there are none."""
-    waiting = [row for row in ROWS if not options.rows or row.name in options.rows]
+    """Runs the rows, `--parallel` at once, and returns name -> figures, or why there are none."""
+    chosen = [row for row in ROWS if not options.rows or row.name in options.rows]
+    found = {row.name: {"skipped": "no time was left to begin it"} for row in chosen}
+    # Batch by batch: the first rows are timed before the last ones compile, so that what is there stays.
+    for first in range(0, len(chosen), options.parallel):
+        if clock.left() - reserve > LEAST["rows"] or first == 0:
+            batch = chosen[first : first + options.parallel]
+            found |= row_batch(batch, options, folder, folder / f"turn{first}", clock, reserve)
+    return found
+
+
+def row_batch(
+    batch: Sequence[Row], options: argparse.Namespace, folder: Path, turn: Path, clock: Clock, reserve: float
+) -> dict[str, Any]:
+    """Runs some rows that compile side by side."""
     running, found = {}, {}
-    while (waiting or running) and clock.left() > reserve:
-        while waiting and len(running) < options.parallel:
-            row = waiting.pop(0)
-            stem = folder / row.name.replace("/", "_")
-            flags = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), "" if options.tiny else row.flags]))
-            more = {"XLA_FLAGS": flags} | ({"JAX_PLATFORMS": "cpu"} if row.library != "jax" else {})
-            words = ["--row", row.name, "--turn", str(folder / "turn"), "--output", f"{stem}.json"]
-            command = [sys.executable, "-m", "benchmarks.accelerator_row", *words, *options.tiny_word]
-            with open(f"{stem}.log", "w") as log:
-                running[row.name] = (
-                    stem,
-                    subprocess.Popen(command, stdout=log, stderr=log, env=environment(options.device, **more)),
-                )
+    for row in batch:
+        stem = folder / row.name.replace("/", "_")
+        flags = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), "" if options.tiny else row.flags]))
+        more = {"XLA_FLAGS": flags} | ({"JAX_PLATFORMS": "cpu"} if row.library != "jax" else {})
+        words = ["--row", row.name, "--turn", str(turn), "--output", f"{stem}.json", *options.tiny_word]
+        with open(f"{stem}.log", "w") as log:
+            running[row.name] = (
+                stem,
+                subprocess.Popen(
+                    [sys.executable, "-m", "benchmarks.accelerator_row", *words],
+                    stdout=log,
+                    stderr=log,
+                    env=environment(options.device, **more),
+                ),
+            )
+    while running and clock.left() > reserve:
         for name, (stem, process) in list(running.items()):
-            if process.poll() is None:
-                continue
-            del running[name]
-            file = Path(f"{stem}.json")
-            found[name] = {"failed": last_line(Path(f"{stem}.log"))}
-            if process.returncode == 0:
-                found[name] = json.loads(file.read_text())
-            print(name, summary(found[name]), flush=True)
+            if process.poll() is not None:
+                del running[name]
+                done = process.returncode == 0
+                found[name] = json.loads(Path(f"{stem}.json").read_text()) if done else {}
+                found[name] |= {} if done else {"failed": last_line(Path(f"{stem}.log"))}
+                print(name, summary(found[name]), flush=True)
         time.sleep(0.2)
-    for name, (_, process) in running.items():
+    for name, (stem, process) in running.items():
         process.kill()
         process.wait()
-        found[name] = {"skipped": "its time was over"}
-    return found | {row.name: {"skipped": "no time was left to begin it"} for row in waiting}
+        found[name] = {"skipped": "its time was over", "last_words": last_line(Path(f"{stem}.log"))}
+    return found
 
 
 def summary(figures: dict[str, Any]) -> str:
@@ -195,7 +209,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=470, help="seconds for everything")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], help="only these")
-    parser.add_argument("--parallel", type=int, default=max(1, (os.cpu_count() or 1) - 2), help="rows at once")
+    parser.add_argument("--parallel", type=int, default=max(1, (os.cpu_count() or 1) // 4), help="rows at once")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try the script")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()

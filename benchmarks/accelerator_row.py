@@ -2,8 +2,8 @@
 
     python -m benchmarks.accelerator_row --row advent/jax/bf16 --turn /tmp/turn --output row.json [--tiny]
 
-All rows compile at the same time, holding a shared lock on the file `--turn`; one after the other times its steps under
-an exclusive one, which nobody gets before all have compiled.
+Rows that are started together compile at the same time, holding a shared lock on the file `--turn`; one after the other
+times its steps under an exclusive one, which nobody gets before all have compiled.
 """
 
 import argparse
@@ -63,11 +63,11 @@ class Row(NamedTuple):
 FLAGS = "--xla_gpu_dot_merger_threshold_mb=0 --xla_gpu_enable_triton_gemm=false"
 ROWS = (
     Row("advent", "jax", "bf16"),
+    Row("advent", "torch", "bf16"),
     Row("advent", "jax", "tf32"),
     Row("advent", "torch", "tf32"),
-    Row("advent", "torch", "bf16"),
-    Row("advent", "torch_compiled", "bf16"),
     Row("advent", "jax", "bf16", FLAGS),
+    Row("advent", "torch_compiled", "bf16"),
     Row("dacs", "jax", "bf16"),
     Row("dacs", "torch", "bf16"),
     Row("plca", "jax", "bf16"),
