@@ -5,9 +5,9 @@
     python -m benchmarks.accelerator --tiny --output tiny.json              # all of it on a CPU, at tiny sizes
 
 Parts, in this order: `rows`, the steps of `benchmarks.accelerator_row`, of which a few compile side by side and are
-then timed one after the other; `association`, the cycle association as whole matrices and tile by tile; `tests` of losses, ops and
-networks, and golden vectors; `train`, a run of 200 steps on prepared frames of random pixels, with the share of its
-time that it waited for them. Where time runs short, a part is ended or left out, and the results say so.
+then timed one after the other; `association`, the cycle association as whole matrices and tile by tile; `tests` of
+losses, ops and networks, and golden vectors; `train`, a run of 200 steps on prepared frames of random pixels, with the
+share of its time that it waited for them. Where time runs short, a part is ended or left out, and the results say so.
 
 The library is read from where this runs; the extras `bench` and `test` are needed, and no data.
 """
