@@ -2,7 +2,7 @@
 
     python -m benchmarks.dilated
 
-Prints what `convolution.WIDE_DILATION` was chosen by. The two forms alternate in one process.
+Prints why dilated convolutions have the latter. The two forms alternate in one process.
 """
 
 import statistics
@@ -15,6 +15,7 @@ CASES = (
     (1, 33, 33, 128, 1),
     (1, 33, 33, 256, 2),
     (1, 33, 33, 512, 4),
+    (1, 17, 33, 256, 2),
     (1, 33, 65, 256, 2),
     (1, 33, 65, 512, 4),
     (4, 12, 24, 48, 2),

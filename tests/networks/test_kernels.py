@@ -15,7 +15,7 @@ from uda_jax.networks.kernels import (
     phase_gradient,
     plain_conv,
     product_gradient,
-    residual_relu,
+    relu,
     sum_of_dilated_convs,
 )
 from uda_jax.ops.platform import made_for
@@ -125,7 +125,7 @@ def test_max_pool():
     np.testing.assert_array_equal(gradient(size=2, stride=2), [[0, 1, 0, 0], [0, 0, 1, 0]])
 
 
-def test_residual_relu():
+def test_relu():
     x = jnp.array([-2.0, 0.0, 3.0, jnp.nan])
-    np.testing.assert_array_equal(residual_relu(x), [0.0, 0.0, 3.0, np.nan])
-    np.testing.assert_array_equal(jax.grad(lambda x: residual_relu(x).sum())(x[:3]), [0.0, 0.0, 1.0])
+    np.testing.assert_array_equal(relu(x), [0.0, 0.0, 3.0, np.nan])
+    np.testing.assert_array_equal(jax.grad(lambda x: relu(x).sum())(x[:3]), [0.0, 0.0, 1.0])

@@ -1,5 +1,6 @@
 """Batch normalisation with PyTorch's running statistics, which the published checkpoints rely on."""
 
+import functools
 from typing import Any
 
 import jax
@@ -38,26 +39,69 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        x = x.astype(jnp.float32)
         if train and self.mode == "batch":
-            mean, var = batch_statistics(x)
+            y, mean, var = normalise(x, scale, bias, self.dtype)
             if not self.is_initializing():
                 count = x.size // channels
                 # One value per channel has no unbiased variance: PyTorch refuses it, here the biased one (0) is kept.
                 unbiased = var * (count / max(count - 1, 1))
                 running_mean.value += MOMENTUM * (mean - running_mean.value)
                 running_var.value += MOMENTUM * (unbiased - running_var.value)
-        else:
-            mean, var = running_mean.value, running_var.value
-        return ((x - mean) * (scale * jax.lax.rsqrt(var + EPSILON)) + bias).astype(self.dtype)
+            return y
+        mean, var = running_mean.value, running_var.value
+        return _scaled(x.astype(jnp.float32) - mean, var, scale, bias).astype(self.dtype)
 
 
-def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean and the biased variance of each channel of `x` `[..., C]`, both `[C]`.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalise(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalises each channel of a batch with its own statistics, then scales and shifts it.
 
-    The variance is the mean of squared deviations: the difference of two large means (E[x^2] - E[x]^2) would lose all
-    digits, and may turn negative, where the mean is large beside the deviation.
+    Its gradient is the closed form of Ioffe and Szegedy (2015), which needs two sums over the batch and keeps `x` alone
+    for them; that of the statistics' own sums would need four, and further maps of the size of `x`. Forward-mode
+    differentiation is not available, and the statistics are constants to whoever differentiates.
+
+    Args:
+      x: `[..., C]`.
+      scale, bias: `[C]`, float32.
+      dtype: of the first result.
+
+    Returns:
+      The map, in its type, and the float32 mean and biased variance of each channel `[C]`.
     """
+    return _normalise_forward(x, scale, bias, dtype)[0]
+
+
+def _normalise_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: jnp.dtype
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple]:
+    """Returns the results of `normalise`, and what its gradient needs."""
     axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    return mean, jnp.mean(jnp.square(x - mean), axes)
+    mean = jnp.mean(x.astype(jnp.float32), axes)
+    centred = x.astype(jnp.float32) - mean
+    # The difference of two large means (E[x^2] - E[x]^2) would lose all digits where the mean is large beside the
+    # deviation, and may turn negative.
+    var = jnp.mean(jnp.square(centred), axes)
+    return (_scaled(centred, var, scale, bias).astype(dtype), mean, var), (x, scale, mean, var)
+
+
+def _scaled(centred: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    return centred * (scale * jax.lax.rsqrt(var + EPSILON)) + bias
+
+
+def _normalise_backward(dtype: jnp.dtype, saved: tuple, cotangents: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
+    del dtype
+    x, scale, mean, var = saved
+    cotangent, axes, count = cotangents[0].astype(jnp.float32), tuple(range(x.ndim - 1)), x.size // var.size
+    inverse, kept = jax.lax.rsqrt(var + EPSILON), x.astype(jnp.float32)
+    to_bias = jnp.sum(cotangent, axes)
+    # Here and below `x` and its mean are scaled one by one: of their difference, which the forward pass makes, XLA's
+    # CPU backend would keep a copy beside `x`.
+    to_scale = jnp.sum(cotangent * (kept * inverse - mean * inverse), axes)
+    of_x = -scale * jnp.square(inverse) * to_scale / count
+    gradient = (scale * inverse) * (cotangent - to_bias / count) + (of_x * kept - of_x * mean)
+    return gradient.astype(x.dtype), to_scale, to_bias
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)

@@ -22,8 +22,6 @@ from uda_jax.networks.kernels import (
 from uda_jax.ops.platform import platform
 
 FLOAT32 = jnp.dtype(jnp.float32)
-# From here on our kernel gradient is quicker on the CPU than that of XLA: `python -m benchmarks.dilated`.
-WIDE_DILATION = 4
 # On the CPU, XLA's convolution of a whole image is much quicker with at most so many channels in and out.
 FEW_CHANNELS = 16
 COMPUTE_DTYPES = (FLOAT32, jnp.dtype(jnp.bfloat16))
@@ -106,15 +104,15 @@ def small_conv(
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1, padding: int = 0) -> jax.Array:
     """Returns the convolution `[B, h, w, D]` of `x` `[B, H, W, C]`, padded on every side, with `kernel` `[k, k, C, D]`.
 
-    A 1x1 kernel becomes a matrix product. Larger ones are XLA's convolution; the kernel gradient of a dilated one is
-    our own on GPUs, and on the CPU from `WIDE_DILATION` on.
+    A 1x1 kernel becomes a matrix product. Larger ones are XLA's convolution, with a kernel gradient of our own where
+    they are dilated, but on TPUs.
     """
     if kernel.shape[:2] == (1, 1) and padding == 0:
         return project(x[:, ::stride, ::stride], kernel[0, 0])
     if kernel.shape[:2] == (3, 3) and stride == 1 and padding == dilation > 1:
         if platform() == "gpu":
             return dilated_conv(x, kernel, dilation, phase_gradient)
-        if platform() == "cpu" and dilation >= WIDE_DILATION:
+        if platform() == "cpu":
             return dilated_conv(x, kernel, dilation, product_gradient)
     return plain_conv(x, kernel, stride, dilation, padding)
 

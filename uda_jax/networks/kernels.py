@@ -28,8 +28,9 @@ def plain_conv(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padd
 def dilated_conv(x: jax.Array, kernel: jax.Array, dilation: int, kernel_gradient: Callable) -> jax.Array:
     """Computes a "same"-padded 3x3 convolution with a kernel gradient of its own.
 
-    XLA computes that gradient as a convolution whose window is as large as the map, on the CPU and on GPUs, where it
-    takes ten times as long as the convolution. Forward-mode differentiation is not available.
+    XLA computes that gradient as a convolution whose window is as large as the map: on large maps it takes twice as
+    long on the CPU (`python -m benchmarks.dilated`), and ten times as long as the convolution itself on GPUs.
+    Forward-mode differentiation is not available.
 
     Args:
       x: `[B, H, W, C]`.
@@ -69,12 +70,13 @@ def product_gradient(x: jax.Array, cotangent: jax.Array, dilation: int) -> jax.A
       dilation: of the convolution.
     """
     height, width, channels = x.shape[1:]
-    padded = jnp.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
-    flat = cotangent.reshape(-1, cotangent.shape[-1])
+    # Not the map is shifted, but what comes back: XLA would shift maps in the forward pass and keep all nine of them.
+    padded = jnp.pad(cotangent, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
+    flat = x.reshape(-1, channels)
 
     def element(row: int, column: int) -> jax.Array:
-        top, left = row * dilation, column * dilation
-        return padded[:, top : top + height, left : left + width].reshape(-1, channels).T @ flat
+        top, left = (2 - row) * dilation, (2 - column) * dilation
+        return flat.T @ padded[:, top : top + height, left : left + width].reshape(flat.shape[0], -1)
 
     elements = jnp.stack([element(row, column) for row in range(3) for column in range(3)])
     return elements.reshape(3, 3, channels, -1)
@@ -95,6 +97,8 @@ def phase_gradient(x: jax.Array, cotangent: jax.Array, dilation: int) -> jax.Arr
         y = y.reshape(batch, rows, dilation, columns, dilation, channels).transpose(0, 2, 4, 1, 3, 5)
         return y.reshape(-1, rows, columns, channels)
 
+    # As above, the map is rearranged when the cotangent is there.
+    x, cotangent = lax.optimization_barrier((x, cotangent))
     small, size = phases(x), (3, 3, x.shape[-1], cotangent.shape[-1])
     _, pullback = jax.vjp(lambda kernel: plain_conv(small, kernel, 1, 1, 1), jnp.zeros(size, x.dtype))
     return pullback(phases(cotangent))[0]
@@ -220,10 +224,24 @@ def max_pool(x: jax.Array, size: int, stride: int, *, padding: int = 0, ceil_mod
     return x
 
 
-def residual_relu(x: jax.Array) -> jax.Array:
-    """Returns max(x, 0) of the sum that ends a block, with a gradient of 0 at 0, as `nn.relu`.
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """Returns max(x, 0), with a gradient of 0 at 0, as `nn.relu`; NaN stays NaN.
 
-    XLA's CPU backend fuses `maximum` into every reader, so that each block's sum would be computed anew from the sums
-    of all blocks before it. A selection has two large operands and is computed once. NaN stays NaN.
+    What the backward pass keeps is the result, which the layer that reads it keeps anyway, and not what came in. A
+    selection of two large operands, where XLA's CPU backend would fuse `maximum` into every reader, so that each
+    block's sum were computed anew from those of all blocks before it.
     """
     return jnp.where(x <= 0, 0, x)
+
+
+def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    return (jnp.where(y <= 0, 0, cotangent),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)

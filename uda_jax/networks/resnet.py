@@ -17,7 +17,7 @@ from uda_jax.networks import initialisers
 from uda_jax.networks.base import Entry, Options, Remat, collected, patterns, remat_field, rematted
 from uda_jax.networks.batch_norm import BatchNorm
 from uda_jax.networks.convolution import Conv
-from uda_jax.networks.kernels import max_pool, residual_relu
+from uda_jax.networks.kernels import max_pool, relu
 from uda_jax.schema import config_field
 
 # Bottlenecks per stage, by the name of the network.
@@ -99,15 +99,15 @@ class Bottleneck(nn.Module):
 
         first, second = (self.stride, 1) if self.style == "caffe" else (1, self.stride)
         y = conv(self.planes, 1, "conv1", stride=first)(x)
-        y = nn.relu(norm("bn1")(y, train))
+        y = relu(norm("bn1")(y, train))
         y = conv(self.planes, 3, "conv2", stride=second, dilation=self.dilation, padding=self.dilation)(y)
-        y = nn.relu(norm("bn2")(y, train))
+        y = relu(norm("bn2")(y, train))
         y = conv(EXPANSION * self.planes, 1, "conv3")(y)
         y = norm("bn3")(y, train)
         if self.project:
             x = conv(EXPANSION * self.planes, 1, "downsample_0", stride=self.stride)(x)
             x = norm("downsample_1")(x, train)
-        return residual_relu(x + y)
+        return relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -159,7 +159,7 @@ class ResNet(nn.Module):
         def stem(module: nn.Module, x: jax.Array) -> jax.Array:
             del module  # Its parts become this module's as they are called.
             x = Conv(self.width, 7, stride=2, padding=3, kernel_init=init, dtype=self.dtype, name="conv1")(x)
-            x = nn.relu(BatchNorm(self.bn_mode, self.dtype, name="bn1")(x, train))
+            x = relu(BatchNorm(self.bn_mode, self.dtype, name="bn1")(x, train))
             return max_pool(x, 3, self.pool_stride, padding=1, ceil_mode=caffe)
 
         maps = {"stem": (x := (nn.remat(stem) if "stem" in recomputed else stem)(self, images))}
