@@ -11,7 +11,8 @@ from uda_jax.methods.adaptsegnet import AdaptSegNet
 from uda_jax.methods.ass import ASS
 from uda_jax.methods.base import SegmentationMethod, Segmenter
 from uda_jax.methods.intrada import IntraDA
-from uda_jax.methods.parts.updates import initial_state, single_player_step, update_player
+from uda_jax.methods.parts.updates import gradients_in_turn, initial_state, single_player_step, update_player
+from uda_jax.ops.platform import LOWERING, made_for
 from uda_jax.methods.source_only import SourceOnly
 from uda_jax.training.optimisers import sgd
 from uda_jax.training.schedules import Schedule
@@ -98,3 +99,27 @@ def test_the_learning_rate_that_is_told_is_the_one_of_the_update():
     assert rates == [0.5, 0.5, 0.375, 0.375]
     _, metrics = update_player(state, "segmenter", one, params, batches=jnp.int32(0))
     assert metrics["learning_rate/segmenter"] == 0.5
+
+
+@pytest.mark.parametrize("platform", LOWERING)
+def test_parts_in_turn_have_the_gradients_of_their_sum(platform):
+    """Also where a part starts from what the one before has found, which is a constant to it."""
+    params = {"learns": {"w": jnp.asarray([1.0, -2.0])}, "stays": {"w": jnp.asarray([3.0, 5.0])}}
+    x = jnp.asarray([7, 11], jnp.uint8)
+
+    def first(params):
+        value = (params["learns"]["w"] * params["stays"]["w"]).sum()
+        return {"first": value}, params["learns"]["w"] * 2
+
+    def second(params, before):
+        started = before.then(x)
+        assert started.dtype == x.dtype
+        return {"second": (params["learns"]["w"] ** 2 * started * before.found[1]).sum()}, started
+
+    with made_for(platform):
+        run = jax.jit(lambda params: gradients_in_turn((first, second), {"learns": params["learns"]}, params))
+        value, found, gradients = run(params)
+    # 1 * 3 - 2 * 5, and 1 * 7 * 2 + 4 * 11 * -4; gradients 3 + 2 * 1 * 7 * 2 and 5 + 2 * -2 * 11 * -4.
+    np.testing.assert_allclose(value, -7 + (14 - 176))
+    np.testing.assert_allclose(gradients["learns"]["w"], [31, 181])
+    np.testing.assert_array_equal(found[1][1], x)

@@ -65,7 +65,9 @@ def gradients():
     """A compiled function of method, outputs and mixed batch: gradients of the total, and the losses."""
 
     def total(outputs, mixed, method):
-        terms = method.objective(outputs, BATCH, mixed)
+        terms = method.source_objective(outputs["source"], BATCH) | method.mixed_objective(
+            outputs["mixed"], BATCH, mixed
+        )
         return sum(terms.values()), terms
 
     return jax.jit(jax.grad(total, has_aux=True), static_argnames="method")

@@ -20,7 +20,7 @@ from uda_jax.methods.parts.alignment import (
     probabilities,
 )
 from uda_jax.methods.parts.forward import segmentation_losses
-from uda_jax.methods.parts.updates import GeneratorLosses, two_player_step
+from uda_jax.methods.parts.updates import GeneratorLosses, Previous, two_player_step
 from uda_jax.schema import config_field
 from uda_jax.training.optimisers import Optimiser, sgd
 
@@ -43,19 +43,26 @@ class AdaptSegNet(base.SegmentationMethod):
         discriminators = self.discriminator.of_outputs(self.precision)
         weights = head_weights(self.target_weight, self.target_aux_weight)
 
-        def generator_loss(params) -> GeneratorLosses:
-            # Source, then target: each is normalised by its own batch statistics, which both update.
+        def source_loss(params) -> GeneratorLosses:
             model_state = state.model_state["segmenter"]
-            outputs_s, model_state = self.forward(params["segmenter"], model_state, source["image"])
-            losses = segmentation_losses(self.segmenter, outputs_s, source["label"], self.aux_weight)
-            outputs_t, model_state = self.forward(params["segmenter"], model_state, target["image"])
-            maps_s = probabilities(self.segmenter, outputs_s, source["image"].shape[1:3])
-            maps_t = probabilities(self.segmenter, outputs_t, target["image"].shape[1:3])
-            losses |= discriminators.adversarial_losses(params, maps_t, weights)
-            return GeneratorLosses(losses, DiscriminatorInputs(maps_s, maps_t), {"segmenter": model_state})
+            outputs, model_state = self.forward(params["segmenter"], model_state, source["image"])
+            losses = segmentation_losses(self.segmenter, outputs, source["label"], self.aux_weight)
+            maps = probabilities(self.segmenter, outputs, source["image"].shape[1:3])
+            return GeneratorLosses(losses, maps, {"segmenter": model_state})
+
+        def target_loss(params, before: Previous) -> GeneratorLosses:
+            # Normalised by its own batch statistics, which update those that the source has updated.
+            images, model_state = before.then(target["image"]), before.found.model_state["segmenter"]
+            outputs, model_state = self.forward(params["segmenter"], model_state, images)
+            maps = probabilities(self.segmenter, outputs, images.shape[1:3])
+            losses = discriminators.adversarial_losses(params, maps, weights)
+            inputs = DiscriminatorInputs(before.found.discriminator_inputs, maps)
+            return GeneratorLosses(losses, inputs, {"segmenter": model_state})
 
         generators, others = adversarial_players(self, state.params)
-        return two_player_step(state, generators, others, generator_loss, discriminators.discriminator_losses)
+        return two_player_step(
+            state, generators, others, (source_loss, target_loss), discriminators.discriminator_losses
+        )
 
 
 METHOD = AdaptSegNet

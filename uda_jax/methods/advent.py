@@ -31,7 +31,7 @@ from uda_jax.methods.parts.alignment import (
     probabilities,
 )
 from uda_jax.methods.parts.forward import segmentation_losses
-from uda_jax.methods.parts.updates import GeneratorLosses, initial_state, two_player_step
+from uda_jax.methods.parts.updates import GeneratorLosses, Previous, initial_state, two_player_step
 from uda_jax.schema import config_field
 from uda_jax.training.optimisers import Optimiser, sgd
 
@@ -81,32 +81,40 @@ class Advent(base.SegmentationMethod):
             shares = state.extra["class_shares"] + _class_shares(source["label"], self.num_classes)
             state = state.replace(extra=state.extra | {"class_shares": shares})
 
-        def generator_loss(params) -> GeneratorLosses:
-            # Source, then target: each is normalised by its own batch statistics, which both update.
+        def source_loss(params) -> GeneratorLosses:
             model_state = state.model_state["segmenter"]
-            outputs_s, model_state = self.forward(params["segmenter"], model_state, source["image"])
-            terms = segmentation_losses(self.segmenter, outputs_s, source["label"], self.aux_weight)
-            outputs_t, model_state = self.forward(params["segmenter"], model_state, target["image"])
-            maps_t = probabilities(self.segmenter, outputs_t, target["image"].shape[1:3])
+            outputs, model_state = self.forward(params["segmenter"], model_state, source["image"])
+            terms = segmentation_losses(self.segmenter, outputs, source["label"], self.aux_weight)
+            maps = None
+            if self.objective == "adversarial":
+                maps = information(self.segmenter, outputs, source["image"].shape[1:3])
+            return GeneratorLosses(terms, maps, {"segmenter": model_state})
+
+        def target_loss(params, before: Previous) -> GeneratorLosses:
+            # Normalised by its own batch statistics, which update those that the source has updated.
+            images, model_state = before.then(target["image"]), before.found.model_state["segmenter"]
+            outputs, model_state = self.forward(params["segmenter"], model_state, images)
+            maps, terms = probabilities(self.segmenter, outputs, images.shape[1:3]), {}
             if self.prior_weight:
                 # Against the classes' mean share in the source batches so far.
                 prior = state.extra["class_shares"] / jnp.maximum(jnp.sum(state.extra["class_shares"]), 1e-12)
-                penalty = losses.class_ratio_prior(maps_t["logits"], prior, relaxation=self.prior_relaxation)
+                penalty = losses.class_ratio_prior(maps["logits"], prior, relaxation=self.prior_relaxation)
                 terms["class_prior"] = self.prior_weight * penalty
             if self.objective == "entropy":
                 # MinEnt: the mean entropy of each head's target maps, or of their most uncertain pixels.
-                for head, p in maps_t.items():
+                for head, p in maps.items():
                     terms[loss_name("entropy", head)] = weights[head] * self._entropy(p)
                 return GeneratorLosses(terms, None, {"segmenter": model_state})
             # AdvEnt: the discriminators see weighted self-information.
-            information_s = information(self.segmenter, outputs_s, source["image"].shape[1:3])
-            information_t = {head: ops.self_information(p) for head, p in maps_t.items()}
-            inputs = DiscriminatorInputs(information_s, information_t)
+            information_t = {head: ops.self_information(p) for head, p in maps.items()}
+            inputs = DiscriminatorInputs(before.found.discriminator_inputs, information_t)
             terms |= discriminators.adversarial_losses(params, inputs.target, weights)
             return GeneratorLosses(terms, inputs, {"segmenter": model_state})
 
         generators, others = adversarial_players(self, state.params)
-        return two_player_step(state, generators, others, generator_loss, discriminators.discriminator_losses)
+        return two_player_step(
+            state, generators, others, (source_loss, target_loss), discriminators.discriminator_losses
+        )
 
     def _entropy(self, probabilities: jax.Array) -> jax.Array:
         if self.hard_fraction == 1:

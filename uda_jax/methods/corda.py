@@ -23,7 +23,7 @@ from uda_jax.losses import berhu, cross_entropy
 from uda_jax.methods import base
 from uda_jax.methods.parts.mixing import Mixed, Mixing, check_single_head, illustrate_mixing
 from uda_jax.methods.parts.teacher import MeanTeacher, init_with_teacher, predict_with_teacher
-from uda_jax.methods.parts.updates import single_player_step
+from uda_jax.methods.parts.updates import Previous, single_player_step
 from uda_jax.schema import config_field
 from uda_jax.training.optimisers import Optimiser, sgd
 
@@ -84,14 +84,19 @@ class CorDA(base.SegmentationMethod):
         logits = self.pseudo_label_logits(state.step, outputs)
         mixed, shares = self.mixing.label_and_mix(self.segmenter, state, batch, logits)
 
-        def student_loss(params):
-            # Source, then mixed: each is normalised by its own batch statistics, which both update.
-            outputs, model_state = {}, state.model_state["segmenter"]
-            outputs["source"], model_state = self.forward(params["segmenter"], model_state, source["image"])
-            outputs["mixed"], model_state = self.forward(params["segmenter"], model_state, mixed.image)
-            return self.objective(outputs, batch, mixed), {"segmenter": model_state}
+        def source_loss(params):
+            model_state = state.model_state["segmenter"]
+            outputs, model_state = self.forward(params["segmenter"], model_state, source["image"])
+            return self.source_objective(outputs, batch), {"segmenter": model_state}
 
-        state, metrics = single_player_step(state, self.player("segmenter", optimiser=self.optimiser), student_loss)
+        def mixture_loss(params, before: Previous):
+            # Normalised by its own batch statistics, which update those that the source has updated.
+            images, model_state = before.then(mixed.image), before.found[1]["segmenter"]
+            outputs, model_state = self.forward(params["segmenter"], model_state, images)
+            return self.mixed_objective(outputs, batch, mixed), {"segmenter": model_state}
+
+        student = self.player("segmenter", optimiser=self.optimiser)
+        state, metrics = single_player_step(state, student, source_loss, mixture_loss)
         return self.teacher.update(teacher, state, self.accumulation), metrics | shares
 
     def pseudo_label_logits(self, step: jax.Array, outputs: Mapping[str, jax.Array]) -> jax.Array:
@@ -100,37 +105,46 @@ class CorDA(base.SegmentationMethod):
             return outputs["logits"]
         return jnp.where(step < self.initial_steps, outputs["aux_logits"], outputs["logits"])
 
-    def objective(
-        self, outputs: Mapping[str, Mapping[str, jax.Array]], batch: base.Batch, mixed: Mixed
-    ) -> dict[str, jax.Array]:
-        """Returns L_s and L_m as weighted losses by name.
+    def source_objective(self, outputs: Mapping[str, jax.Array], batch: base.Batch) -> dict[str, jax.Array]:
+        """Returns L_s as weighted losses by name.
 
         Args:
-          outputs: the network's maps of the "source" images and of the "mixed" ones.
-          batch: gives the source's labels and the inverse depth of both domains.
+          outputs: the network's maps of the source images.
+          batch: gives their labels and inverse depth.
+        """
+        labels, target = batch["source"]["label"], self.inverse_depth(batch, "source")
+        known, target = target > ops.NO_SUPERVISION, target / self.depth_unit
+        maps, losses = self._upsampled(outputs, labels.shape[1:3]), {}
+        for before, suffix in (("", ""), ("aux_", "_aux")):
+            losses[f"segmentation{suffix}"] = cross_entropy(maps[f"{before}logits"], labels)
+            depth = maps[f"{before}source_depth"][..., 0]
+            losses[f"depth{suffix}"] = self.source_depth_weight * berhu(depth, target, known)
+        return losses
+
+    def mixed_objective(
+        self, outputs: Mapping[str, jax.Array], batch: base.Batch, mixed: Mixed
+    ) -> dict[str, jax.Array]:
+        """Returns L_m as weighted losses by name.
+
+        Args:
+          outputs: the network's maps of the mixed images.
+          batch: gives the inverse depth of both domains.
           mixed: the mixed batch.
         """
-        labels = batch["source"]["label"]
-        target_s = self.inverse_depth(batch, "source")
-        target_m = ops.mix(mixed.mask, target_s, self.inverse_depth(batch, "target"))
-        known_s, known_m = target_s > ops.NO_SUPERVISION, target_m > ops.NO_SUPERVISION
-        target_s, target_m = target_s / self.depth_unit, target_m / self.depth_unit
-        source, mixture = (
-            {name: self.segmenter.upsample(x, labels.shape[1:3]) for name, x in maps.items() if name != "features"}
-            for maps in (outputs["source"], outputs["mixed"])
-        )
-        weight = mixed.weight * self.difficulty(mixture["source_depth"], mixture["depth"], target_m, known_m)
-        losses = {}
+        target = ops.mix(mixed.mask, *(self.inverse_depth(batch, domain) for domain in ("source", "target")))
+        known, target = target > ops.NO_SUPERVISION, target / self.depth_unit
+        maps, losses = self._upsampled(outputs, mixed.label.shape[1:3]), {}
+        weight = mixed.weight * self.difficulty(maps["source_depth"], maps["depth"], target, known)
         for before, suffix in (("", ""), ("aux_", "_aux")):
-            losses[f"segmentation{suffix}"] = cross_entropy(source[f"{before}logits"], labels)
-            loss = cross_entropy(mixture[f"{before}logits"], mixed.label, pixel_weights=weight)
+            loss = cross_entropy(maps[f"{before}logits"], mixed.label, pixel_weights=weight)
             losses[f"mixed{suffix}"] = self.mixed_weight * loss
-            depth = source[f"{before}source_depth"][..., 0]
-            losses[f"depth{suffix}"] = self.source_depth_weight * berhu(depth, target_s, known_s)
             # Each half of a mixed image teaches the head of the domain that it comes from.
-            depth = ops.mix(mixed.mask, mixture[f"{before}source_depth"], mixture[f"{before}depth"])[..., 0]
-            losses[f"mixed_depth{suffix}"] = self.mixed_depth_weight * berhu(depth, target_m, known_m)
+            depth = ops.mix(mixed.mask, maps[f"{before}source_depth"], maps[f"{before}depth"])[..., 0]
+            losses[f"mixed_depth{suffix}"] = self.mixed_depth_weight * berhu(depth, target, known)
         return losses
+
+    def _upsampled(self, outputs: Mapping[str, jax.Array], size: tuple[int, int]) -> dict[str, jax.Array]:
+        return {name: self.segmenter.upsample(x, size) for name, x in outputs.items() if name != "features"}
 
     def difficulty(self, source_depth: jax.Array, depth: jax.Array, target: jax.Array, known: jax.Array) -> jax.Array:
         """Returns dw / mean(dw) `[B, H, W]`, by which a pixel's weight is multiplied; no gradient passes.

@@ -21,7 +21,7 @@ from uda_jax.methods import base
 from uda_jax.methods.parts.forward import segmentation_losses
 from uda_jax.methods.parts.mixing import Mixed, Mixing, as_picture, check_single_head, illustrate_mixing, mixed_loss
 from uda_jax.methods.parts.teacher import MeanTeacher, init_with_teacher, predict_with_teacher
-from uda_jax.methods.parts.updates import single_player_step
+from uda_jax.methods.parts.updates import Previous, single_player_step
 from uda_jax.schema import config_field
 from uda_jax.training.optimisers import Optimiser, sgd
 
@@ -50,16 +50,20 @@ class Dacs(base.SegmentationMethod):
         source = batch["source"]
         mixed, shares, teacher = self._mixed(state, batch)
 
-        def student_loss(params):
-            # Source, then mixed: each is normalised by its own batch statistics, which both update.
+        def source_loss(params):
             model_state = state.model_state["segmenter"]
-            outputs_s, model_state = self.forward(params["segmenter"], model_state, source["image"])
-            outputs_m, model_state = self.forward(params["segmenter"], model_state, mixed.image)
-            losses = segmentation_losses(self.segmenter, outputs_s, source["label"])
-            losses["mixed"] = self.mixed_weight * mixed_loss(self.segmenter, outputs_m["logits"], mixed)
-            return losses, {"segmenter": model_state}
+            outputs, model_state = self.forward(params["segmenter"], model_state, source["image"])
+            return segmentation_losses(self.segmenter, outputs, source["label"]), {"segmenter": model_state}
 
-        state, metrics = single_player_step(state, self.player("segmenter", optimiser=self.optimiser), student_loss)
+        def mixture_loss(params, before: Previous):
+            # Normalised by its own batch statistics, which update those that the source has updated.
+            images, model_state = before.then(mixed.image), before.found[1]["segmenter"]
+            outputs, model_state = self.forward(params["segmenter"], model_state, images)
+            loss = self.mixed_weight * mixed_loss(self.segmenter, outputs["logits"], mixed)
+            return {"mixed": loss}, {"segmenter": model_state}
+
+        student = self.player("segmenter", optimiser=self.optimiser)
+        state, metrics = single_player_step(state, student, source_loss, mixture_loss)
         return self.teacher.update(teacher, state, self.accumulation), metrics | shares
 
     def _mixed(self, state: base.TrainState, batch: base.Batch) -> tuple[Mixed, base.Metrics, dict[str, Any]]:

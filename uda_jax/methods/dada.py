@@ -32,6 +32,7 @@ from uda_jax.methods.parts.forward import segmentation_losses
 from uda_jax.methods.parts.updates import (
     DiscriminatorLosses,
     GeneratorLosses,
+    Previous,
     two_player_step,
 )
 from uda_jax.schema import config_field
@@ -84,24 +85,28 @@ class DADA(base.SegmentationMethod):
         source, target = batch["source"], batch["target"]
         discriminators = self.discriminator.of_outputs(self.precision)
 
-        def generator_loss(params) -> GeneratorLosses:
-            # Source, then target: each is normalised by its own batch statistics, which both update.
+        def source_loss(params) -> GeneratorLosses:
             model_state = state.model_state["segmenter"]
-            outputs_s, model_state = self.forward(params["segmenter"], model_state, source["image"])
-            losses = segmentation_losses(self.segmenter, outputs_s, source["label"])
+            outputs, model_state = self.forward(params["segmenter"], model_state, source["image"])
+            losses = segmentation_losses(self.segmenter, outputs, source["label"])
             if self.depth_weight:
-                losses["depth"] = self.depth_weight * self._depth_loss(outputs_s, source_depth(source))
-            outputs_t, model_state = self.forward(params["segmenter"], model_state, target["image"])
-            pairs = ((outputs_s, source["image"]), (outputs_t, target["image"]))
-            inputs = DiscriminatorInputs(*(self._inputs(outputs, x.shape[1:3]) for outputs, x in pairs))
-            losses |= discriminators.adversarial_losses(params, inputs.target, {"logits": self.target_weight})
+                losses["depth"] = self.depth_weight * self._depth_loss(outputs, source_depth(source))
+            maps = self._inputs(outputs, source["image"].shape[1:3])
+            return GeneratorLosses(losses, maps, {"segmenter": model_state})
+
+        def target_loss(params, before: Previous) -> GeneratorLosses:
+            # Normalised by its own batch statistics, which update those that the source has updated.
+            images, model_state = before.then(target["image"]), before.found.model_state["segmenter"]
+            outputs, model_state = self.forward(params["segmenter"], model_state, images)
+            inputs = DiscriminatorInputs(before.found.discriminator_inputs, self._inputs(outputs, images.shape[1:3]))
+            losses = discriminators.adversarial_losses(params, inputs.target, {"logits": self.target_weight})
             return GeneratorLosses(losses, inputs, {"segmenter": model_state})
 
         def discriminator_loss(params, inputs: DiscriminatorInputs) -> DiscriminatorLosses:
             return discriminators.discriminator_losses(params, inputs, domain_weight=self.domain_weight)
 
         generators, others = adversarial_players(self, state.params)
-        return two_player_step(state, generators, others, generator_loss, discriminator_loss)
+        return two_player_step(state, generators, others, (source_loss, target_loss), discriminator_loss)
 
     def _inputs(self, outputs: Mapping[str, jax.Array], size: tuple[int, int]) -> dict[str, jax.Array]:
         """What the discriminator sees, F [B, *size, C]."""

@@ -24,7 +24,7 @@ from uda_jax.methods.parts.alignment import (
     probabilities,
 )
 from uda_jax.methods.parts.forward import segmentation_losses
-from uda_jax.methods.parts.updates import GeneratorLosses, two_player_step
+from uda_jax.methods.parts.updates import GeneratorLosses, Previous, two_player_step
 from uda_jax.schema import config_field
 from uda_jax.training.optimisers import Optimiser, sgd
 
@@ -58,25 +58,30 @@ class IntraDA(base.SegmentationMethod):
         discriminators = self.discriminator.of_outputs(self.precision)
         weights = head_weights(self.target_weight, self.target_aux_weight)
 
-        def generator_loss(params) -> GeneratorLosses:
-            # Easy, then hard: each is normalised by its own batch statistics, which both update.
+        maps = information if self.discriminator_input == "self_information" else probabilities
+
+        def easy_loss(params) -> GeneratorLosses:
             model_state = state.model_state["segmenter"]
-            outputs_e, model_state = self.forward(params["segmenter"], model_state, easy["image"])
-            losses = segmentation_losses(self.segmenter, outputs_e, easy["label"], self.aux_weight)
+            outputs, model_state = self.forward(params["segmenter"], model_state, easy["image"])
+            losses = segmentation_losses(self.segmenter, outputs, easy["label"], self.aux_weight)
             losses = {name: self.easy_weight * loss for name, loss in losses.items()}
-            if hard is None:
-                return GeneratorLosses(losses, None, {"segmenter": model_state})
-            outputs_k, model_state = self.forward(params["segmenter"], model_state, hard["image"])
-            maps = information if self.discriminator_input == "self_information" else probabilities
-            pairs = ((outputs_e, easy["image"]), (outputs_k, hard["image"]))
-            inputs = DiscriminatorInputs(*(maps(self.segmenter, outputs, x.shape[1:3]) for outputs, x in pairs))
-            losses |= discriminators.adversarial_losses(params, inputs.target, weights)
+            seen = None if hard is None else maps(self.segmenter, outputs, easy["image"].shape[1:3])
+            return GeneratorLosses(losses, seen, {"segmenter": model_state})
+
+        def hard_loss(params, before: Previous) -> GeneratorLosses:
+            # Normalised by its own batch statistics, which update those that the easy frames have updated.
+            images, model_state = before.then(hard["image"]), before.found.model_state["segmenter"]
+            outputs, model_state = self.forward(params["segmenter"], model_state, images)
+            inputs = DiscriminatorInputs(
+                before.found.discriminator_inputs, maps(self.segmenter, outputs, images.shape[1:3])
+            )
+            losses = discriminators.adversarial_losses(params, inputs.target, weights)
             return GeneratorLosses(losses, inputs, {"segmenter": model_state})
 
         generators, others = adversarial_players(self, state.params)
         # Where nothing is hard there is nothing to tell apart, and the discriminators stay as they are.
-        others = {} if hard is None else others
-        return two_player_step(state, generators, others, generator_loss, discriminators.discriminator_losses)
+        others, parts = ({}, (easy_loss,)) if hard is None else (others, (easy_loss, hard_loss))
+        return two_player_step(state, generators, others, parts, discriminators.discriminator_losses)
 
 
 METHOD = IntraDA

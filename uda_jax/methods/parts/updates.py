@@ -1,7 +1,9 @@
 """Who trains which networks, and one update of them: of one player alone, or of two that play against each other."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from uda_jax.methods.parts.state import Metrics, TrainState
+from uda_jax.ops.platform import platform
 from uda_jax.training import optimisers, sharding
 from uda_jax.training.optimisers import Optimiser
 from uda_jax.training.schedules import Schedule
@@ -124,28 +127,75 @@ def _norm(tree: Any) -> jax.Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in [*long, *([jnp.concatenate(short)] if short else [])]))
 
 
+class Previous(NamedTuple):
+    """What the part of an iteration before this one left.
+
+    Attributes:
+      found: what its loss returned, as constants.
+      gradients: of all parts so far.
+    """
+
+    found: Any
+    gradients: Any
+
+    def then(self, x: jax.Array) -> jax.Array:
+        """Returns `x`, a number or an array of any type, once the gradients are there.
+
+        Whoever starts from it does so when the maps of the part before are no longer in memory.
+        """
+        if platform() != "cpu":
+            return jax.lax.optimization_barrier((x, self.gradients))[0]
+        # XLA's CPU backend drops barriers before it orders a program, but cannot know that this is 0.
+        first = sum(leaf.reshape(-1)[0] for leaf in jax.tree.leaves(self.gradients))
+        return x + jnp.minimum(jnp.abs(first), 0).astype(x.dtype)
+
+
+def gradients_in_turn(parts: Sequence[Callable], params: Mapping[str, Any], constants: Mapping[str, Any]) -> tuple:
+    """Differentiates the parts of a loss one after the other, as the released codes call `backward` for each domain.
+
+    That of one part alone is then in memory at a time.
+
+    Args:
+      parts: each (parameters by network name, and after the first, `Previous`) -> a tuple that begins with weighted
+        losses by name.
+      params: network name -> parameters, those that learn.
+      constants: those of the other networks.
+
+    Returns:
+      The sum of all losses, what each part returned, and the sum of the gradients.
+    """
+    value, found, gradients = 0.0, [], None
+    for part in parts:
+        previous = [Previous(found[-1], gradients)] if found else []
+
+        def total(params: Mapping[str, Any], part=part, previous=previous) -> tuple[jax.Array, Any]:
+            returned = part({**constants, **params}, *previous)
+            return sum(returned[0].values()), returned
+
+        (added, returned), new = jax.value_and_grad(total, has_aux=True)(params)
+        gradients = new if gradients is None else jax.tree.map(jnp.add, gradients, new)
+        value, found = value + added, [*found, returned]
+    return value, found, gradients
+
+
 def single_player_step(
-    state: TrainState, player: Player, loss: Callable[[Mapping[str, Any]], tuple[Losses, Mapping[str, Any]]]
+    state: TrainState, player: Player, *parts: Callable[..., tuple[Losses, Mapping[str, Any]]]
 ) -> tuple[TrainState, Metrics]:
-    """One iteration of a method with a single player: one backward, one update.
+    """One iteration of a method with a single player: a backward for each part of its loss, one update.
 
     Args:
       state: the state before.
       player: who learns, named after its first network.
-      loss: parameters by network name -> (weighted losses by name, network name -> next model state). Only the
-        player's networks are differentiated.
+      *parts: as `gradients_in_turn` takes them: parameters by network name -> (weighted losses by name, network name
+        -> next model state). Only the player's networks are differentiated.
 
     Returns:
       The state after, and the metrics: every loss, their total, and those of `update_player`.
     """
-
-    def total(params: Mapping[str, Any]) -> tuple[jax.Array, Any]:
-        losses, model_state = loss({**state.params, **params})
-        return sum(losses.values()), (losses, model_state)
-
-    (value, (losses, model_state)), gradients = jax.value_and_grad(total, has_aux=True)(player.of(state.params))
+    value, found, gradients = gradients_in_turn(parts, player.of(state.params), state.params)
     state, metrics = update_player(state, player.networks[0], player, gradients)
-    state = state.replace(step=state.step + 1, model_state=state.model_state | dict(model_state))
+    losses, model_state = (functools.reduce(operator.or_, map(dict, kind)) for kind in zip(*found, strict=True))
+    state = state.replace(step=state.step + 1, model_state=state.model_state | model_state)
     return state, loss_metrics(losses | {"total": value}) | metrics
 
 
@@ -176,7 +226,7 @@ def two_player_step(
     state: TrainState,
     generators: Players,
     discriminators: Players,
-    generator_loss: Callable[[Mapping[str, Any]], GeneratorLosses],
+    generator_loss: Callable[..., GeneratorLosses] | Sequence[Callable[..., GeneratorLosses]],
     discriminator_loss: Callable[[Mapping[str, Any], Any], DiscriminatorLosses],
 ) -> tuple[TrainState, Metrics]:
     """One adversarial iteration: the generators against constant discriminators, then these on their inputs.
@@ -188,23 +238,22 @@ def two_player_step(
       state: the state before.
       generators, discriminators: the players of both sides, by name.
       generator_loss: parameters by network name -> losses of the generators' side; only its networks are
-        differentiated.
+        differentiated. Several, one for each domain, are as `gradients_in_turn` takes them, and the last one returns
+        all that the discriminators shall see, and all that later iterations need.
       discriminator_loss: (parameters by network name, the inputs) -> losses of the discriminators' side, likewise.
 
     Returns:
       The state after, and the metrics: every loss, the generators' total, and those of `update_player`.
     """
 
-    def generator_total(params):
-        found = generator_loss({**state.params, **params})
-        return sum(found.losses.values()), found
-
     def discriminator_total(params):
         found = discriminator_loss({**state.params, **params}, generated.discriminator_inputs)
         return sum(found.losses.values()), found
 
-    (value, generated), gradients = jax.value_and_grad(generator_total, has_aux=True)(_params(state, generators))
-    metrics = loss_metrics(generated.losses | {"total": value})
+    parts = (generator_loss,) if callable(generator_loss) else generator_loss
+    value, generated_parts, gradients = gradients_in_turn(parts, _params(state, generators), state.params)
+    metrics = loss_metrics({name: loss for part in generated_parts for name, loss in part.losses.items()})
+    generated, metrics = generated_parts[-1], metrics | {"loss/total": value}
     if discriminators:
         differentiate = jax.value_and_grad(discriminator_total, has_aux=True)
         (_, found), theirs = differentiate(_params(state, discriminators))
