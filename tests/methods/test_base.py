@@ -12,8 +12,8 @@ from uda_jax.methods.ass import ASS
 from uda_jax.methods.base import SegmentationMethod, Segmenter
 from uda_jax.methods.intrada import IntraDA
 from uda_jax.methods.parts.updates import gradients_in_turn, initial_state, single_player_step, update_player
-from uda_jax.ops.platform import LOWERING, made_for
 from uda_jax.methods.source_only import SourceOnly
+from uda_jax.ops.platform import LOWERING, made_for
 from uda_jax.training.optimisers import sgd
 from uda_jax.training.schedules import Schedule
 
