@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uda_jax.networks.batch_norm import BatchNorm
+from uda_jax.networks.batch_norm import BatchNorm, normalise
 
 # Channel 0: mean 2, squared deviations 4, 0, 4, 0; channel 1 is constant.
 X = jnp.asarray([[[[0.0, 7.0], [2.0, 7.0]]], [[[4.0, 7.0], [2.0, 7.0]]]])
@@ -45,6 +45,27 @@ def test_single_value_per_channel():
     np.testing.assert_allclose(updated["batch_stats"]["var"], [3.6, 0.9], rtol=1e-6)
     gradient = jax.grad(lambda x: apply(x)[0].sum())(X[:1, :, :1])
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_gradient_is_that_of_the_statistics(offset, wrap):
+    """In closed form as by differentiating mean and variance, also where the mean is large beside the deviation."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 7, 3)) + offset
+    weights = jax.random.normal(jax.random.key(1), x.shape)
+    scale, bias = jnp.asarray([3.0, -1.0, 0.5]), jnp.asarray([1.0, 0.0, -2.0])
+
+    def expected(x, scale, bias):
+        mean = x.mean((0, 1, 2))
+        var = ((x - mean) ** 2).mean((0, 1, 2))
+        return ((x - mean) * jax.lax.rsqrt(var + 1e-5) * scale + bias) * weights
+
+    def ours(x, scale, bias):
+        return normalise(x, scale, bias, jnp.float32)[0] * weights
+
+    found, wanted = (wrap(jax.grad(lambda *a, f=f: f(*a).sum(), (0, 1, 2)))(x, scale, bias) for f in (ours, expected))
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
 
 
 def test_large_mean():
