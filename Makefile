@@ -26,8 +26,8 @@ table: $(VENV)/installed
 	$(BIN)/python -m benchmarks.adaptation digits
 	$(BIN)/python -m benchmarks.adaptation blobs
 
-# A training step of every method beside the same one in PyTorch, and what starting takes: an hour of all cores. Run it
-# again to go on where it stopped; rows that are there are not measured again.
+# A training step of every method beside the same one in PyTorch, and what starting takes: more than an hour of all
+# cores. Run it again to go on where it stopped; rows that are there are not measured again.
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks.train_step --output runs/bench/train_step.json
 	$(BIN)/python -m benchmarks.startup --output runs/bench/startup.json

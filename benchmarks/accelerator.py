@@ -20,34 +20,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 from benchmarks.accelerator_row import ROWS, Row
 from benchmarks.provenance import provenance
 
 TESTS = ("tests/networks", "tests/losses", "tests/ops", "tests/golden")
+# Dense peaks that the vendor states of Hopper GPUs, in FLOP/s: float32 without matrix units, TF32, bfloat16.
+PEAKS = {"fp32": 67e12, "tf32": 494e12, "bf16": 989e12}
+PEAK_NAMES = ("H100", "H200")
 # Seconds that a part needs at least, and those that are left for what follows it.
 LEAST = {"rows": 60, "association": 15, "tests": 25, "train": 60}
 # Frames of the training run: random pixels are the hardest to decode.
-FRAMES, SIZE, WIDTH_HEIGHT = 64, (720, 1280), "1280x720"
+FRAMES, SIZE = 64, (720, 1280)
 STEPS, WORKERS = 200, 8
-
-
-class Clock(NamedTuple):
-    """When all has to be over.
-
-    Attributes:
-      began, budget: in seconds of the monotonic clock.
-    """
-
-    began: float
-    budget: float
-
-    def left(self) -> float:
-        """Returns the seconds that are left."""
-        return self.began + self.budget - time.monotonic()
 
 
 def device() -> str:
@@ -59,10 +48,9 @@ def device() -> str:
         return "CPU"
 
 
-def environment(name: str, **more: str) -> dict[str, str]:
-    """Returns that of a worker: the name of the device, and nothing compiled before."""
-    inherited = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    return inherited | {"UDA_BENCH_DEVICE": name} | more
+def environment(**more: str) -> dict[str, str]:
+    """Returns that of a worker, which has no cache of compiled programs but the library's own."""
+    return {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | more
 
 
 def last_line(file: Path) -> str:
@@ -71,20 +59,20 @@ def last_line(file: Path) -> str:
     return lines[-1][:300] if lines else "ended without a word"
 
 
-def rows(options: argparse.Namespace, folder: Path, clock: Clock, reserve: float) -> dict[str, Any]:
+def rows(options: argparse.Namespace, folder: Path, deadline: float) -> dict[str, Any]:
     """Runs the rows, `--parallel` at once, and returns name -> figures, or why there are none."""
     chosen = [row for row in ROWS if not options.rows or row.name in options.rows]
     found = {row.name: {"skipped": "no time was left to begin it"} for row in chosen}
     # Batch by batch: the first rows are timed before the last ones compile, so that what is there stays.
     for first in range(0, len(chosen), options.parallel):
-        if clock.left() - reserve > LEAST["rows"] or first == 0:
+        if left(deadline) > LEAST["rows"] or first == 0:
             batch = chosen[first : first + options.parallel]
-            found |= row_batch(batch, options, folder, folder / f"turn{first}", clock, reserve)
+            found |= row_batch(batch, options, folder, folder / f"turn{first}", deadline)
     return found
 
 
 def row_batch(
-    batch: Sequence[Row], options: argparse.Namespace, folder: Path, turn: Path, clock: Clock, reserve: float
+    batch: Sequence[Row], options: argparse.Namespace, folder: Path, turn: Path, deadline: float
 ) -> dict[str, Any]:
     """Runs some rows that compile side by side."""
     running, found = {}, {}
@@ -92,7 +80,15 @@ def row_batch(
         stem = folder / row.name.replace("/", "_")
         flags = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), "" if options.tiny else row.flags]))
         more = {"XLA_FLAGS": flags} | ({"JAX_PLATFORMS": "cpu"} if row.library != "jax" else {})
-        words = ["--row", row.name, "--turn", str(turn), "--output", f"{stem}.json", *options.tiny_word]
+        words = [
+            "--row",
+            row.name,
+            "--turn",
+            str(turn),
+            "--output",
+            f"{stem}.json",
+            *(["--tiny"] if options.tiny else []),
+        ]
         with open(f"{stem}.log", "w") as log:
             running[row.name] = (
                 stem,
@@ -100,16 +96,17 @@ def row_batch(
                     [sys.executable, "-m", "benchmarks.accelerator_row", *words],
                     stdout=log,
                     stderr=log,
-                    env=environment(options.device, **more),
+                    env=environment(**more),
                 ),
             )
-    while running and clock.left() > reserve:
+    while running and left(deadline) > 0:
         for name, (stem, process) in list(running.items()):
             if process.poll() is not None:
                 del running[name]
-                done = process.returncode == 0
-                found[name] = json.loads(Path(f"{stem}.json").read_text()) if done else {}
-                found[name] |= {} if done else {"failed": last_line(Path(f"{stem}.log"))}
+                if process.returncode == 0:
+                    found[name] = with_utilisation(json.loads(Path(f"{stem}.json").read_text()), options.device)
+                else:
+                    found[name] = {"failed": last_line(Path(f"{stem}.log"))}
                 print(name, summary(found[name]), flush=True)
         time.sleep(0.2)
     for name, (stem, process) in running.items():
@@ -117,6 +114,19 @@ def row_batch(
         process.wait()
         found[name] = {"skipped": "its time was over", "last_words": last_line(Path(f"{stem}.log"))}
     return found
+
+
+def with_utilisation(figures: dict[str, Any], device: str) -> dict[str, Any]:
+    """Returns a row's figures with the share of the device's peak, where both are known."""
+    if not figures.get("operations") or not any(name in device for name in PEAK_NAMES):
+        return figures
+    rate = figures["operations"] / (figures["median_ms"] / 1000)
+    return figures | {"utilisation": rate / PEAKS[figures["precision"]]}
+
+
+def left(deadline: float) -> float:
+    """Returns the seconds until then, on the monotonic clock."""
+    return deadline - time.monotonic()
 
 
 def summary(figures: dict[str, Any]) -> str:
@@ -129,32 +139,32 @@ def summary(figures: dict[str, Any]) -> str:
     return f"{figures['median_ms']:.1f} ms{held}{share}; {seconds}"
 
 
-def association(options: argparse.Namespace, folder: Path, clock: Clock, reserve: float) -> dict[str, Any]:
+def association(options: argparse.Namespace, folder: Path, deadline: float) -> dict[str, Any]:
     """Times the cycle association in both forms."""
     grid = "12x12" if options.tiny else "92x92"
     words = ["--grids", grid, "--time", grid, "--repeats", "10", "--output", str(folder / "association.json")]
     more = {} if options.tiny else {"JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32"}
-    ended = run([sys.executable, "-m", "benchmarks.association", *words], options, folder, clock, reserve, more)
+    ended = run([sys.executable, "-m", "benchmarks.association", *words], folder, deadline, more)
     return ended or json.loads((folder / "association.json").read_text())
 
 
-def tests(options: argparse.Namespace, folder: Path, clock: Clock, reserve: float) -> dict[str, Any]:
+def tests(options: argparse.Namespace, folder: Path, deadline: float) -> dict[str, Any]:
     """Runs the tests and counts how they ended; those that had no time are not among them."""
     chosen = ["tests/ops/test_classmix.py"] if options.tiny else TESTS
     processes = "1" if options.tiny else str(max(2, (os.cpu_count() or 2) - 2))
     command = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-n", processes, *chosen]
-    ended = run(command, options, folder, clock, reserve, {})
+    ended = run(command, folder, deadline)
     text = (folder / "worker.log").read_text(errors="replace")
     counts = {word: len(re.findall(rf"^\[gw\d+\].* {word} ", text, re.MULTILINE)) for word in ("PASSED", "FAILED")}
     return {**counts, "failed": re.findall(r"^FAILED (\S+)", text, re.MULTILINE), "ended": ended}
 
 
-def train(options: argparse.Namespace, folder: Path, clock: Clock, reserve: float) -> dict[str, Any]:
+def train(options: argparse.Namespace, folder: Path, deadline: float) -> dict[str, Any]:
     """Trains AdvEnt on prepared frames, and returns what its log tells of speed and of waiting for data."""
     import numpy as np
     from PIL import Image
 
-    count, size, fit = (8, (32, 64), "64x32") if options.tiny else (FRAMES, SIZE, WIDTH_HEIGHT)
+    count, size = (8, (32, 64)) if options.tiny else (FRAMES, SIZE)
     generator, root = np.random.default_rng(0), folder / "frames"
     for kind, high in (("images", 256), ("labels", 3)):
         (root / "train" / kind).mkdir(parents=True)
@@ -162,8 +172,9 @@ def train(options: argparse.Namespace, folder: Path, clock: Clock, reserve: floa
             drawn = generator.integers(0, high, (*size, 3) if kind == "images" else size, np.uint8)
             Image.fromarray(drawn).save(root / "train" / kind / f"{i:03}.png", compress_level=1)
     (root / "dataset.yaml").write_text("classes: [ground, wall, thing]\n")
-    words = ["folder", "--root", str(root), "--out", str(folder / "prepared"), "--split", "train", "--size", fit]
-    if ended := run([sys.executable, "-m", "uda_jax", "prepare", *words], options, folder, clock, reserve, {}):
+    words = ["folder", "--root", str(root), "--out", str(folder / "prepared"), "--split", "train"]
+    words += ["--size", f"{size[1]}x{size[0]}"]
+    if ended := run([sys.executable, "-m", "uda_jax", "prepare", *words], folder, deadline):
         return {"preparing": ended}
     steps = 4 if options.tiny else STEPS
     changes = [f"train.steps={steps}", "train.precision=bf16", f"train.workers={WORKERS}", "train.batch_size=1"]
@@ -178,21 +189,21 @@ def train(options: argparse.Namespace, folder: Path, clock: Clock, reserve: floa
     changes += [f"evaluation.final.{field}" for field in (*frames, "count=2")]
     words = ["--config", "advent:folder", "--workdir", str(folder / "run"), *(f"--config.{word}" for word in changes)]
     words += ["--config.method.segmenter.width=8"] if options.tiny else []
-    ended = run([sys.executable, "-m", "uda_jax", "train", *words], options, folder, clock, reserve, {})
+    ended = run([sys.executable, "-m", "uda_jax", "train", *words], folder, deadline)
     logs = (folder / "run").rglob("metrics.jsonl")
     lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     return {"steps": steps, "workers": WORKERS, "log": lines, "ended": ended}
 
 
 def run(
-    command: Sequence[str], options: argparse.Namespace, folder: Path, clock: Clock, reserve: float, more: dict
+    command: Sequence[str], folder: Path, deadline: float, more: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, str] | None:
     """Runs a worker to its end or to that of its time; returns None if it went well, else why not."""
     log = folder / "worker.log"
     with log.open("w") as opened:
-        process = subprocess.Popen(command, stdout=opened, stderr=opened, env=environment(options.device, **more))
+        process = subprocess.Popen(command, stdout=opened, stderr=opened, env=environment(**more))
         try:
-            status = process.wait(max(clock.left() - reserve, 1))
+            status = process.wait(max(left(deadline), 1))
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()
@@ -215,19 +226,18 @@ def main() -> int:
     options = parser.parse_args()
     # Whatever names the hardware may take the GPU's memory, too.
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    options.tiny_word = ["--tiny"] if options.tiny else []
-    options.device, clock = device(), Clock(time.monotonic(), options.budget)
+    options.device, end = device(), time.monotonic() + options.budget
     found = provenance("benchmarks.accelerator") | {"device": options.device, "tiny": options.tiny}
     with tempfile.TemporaryDirectory() as name:
         for i, part in enumerate(options.parts):
-            reserve = sum(LEAST[later] for later in options.parts[i + 1 :])
-            if clock.left() - reserve < LEAST[part]:
-                found[part] = {"skipped": f"{clock.left():.0f} s were left"}
+            deadline = end - sum(LEAST[later] for later in options.parts[i + 1 :])
+            if left(deadline) < LEAST[part]:
+                found[part] = {"skipped": f"{left(end):.0f} s were left"}
             else:
                 folder = Path(name) / part
                 folder.mkdir()
                 began = time.monotonic()
-                found[part] = PARTS[part](options, folder, clock, reserve)
+                found[part] = PARTS[part](options, folder, deadline)
                 found[part]["seconds"] = round(time.monotonic() - began, 1)
             print(part, "skipped" if "skipped" in found[part] else f"{found[part]['seconds']} s", flush=True)
             options.output.write_text(json.dumps(found, indent=1) + "\n")

@@ -11,7 +11,6 @@ import collections
 import contextlib
 import fcntl
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -20,12 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.step_cases import SETTINGS
+
 BLOCKS, STEPS, TRACED = 5, 4, 3
 KERNELS = 12
-
-# Dense peaks that the vendor states of Hopper GPUs, in FLOP/s: float32 without matrix units, TF32, bfloat16.
-PEAKS = {"fp32": 67e12, "tf32": 494e12, "bf16": 989e12}
-PEAK_NAMES = ("H100", "H200")
 
 # Domain -> frames, height, width, as published; PLCA's batch of a device is two pairs, here it is one.
 SIZES = {
@@ -34,7 +31,6 @@ SIZES = {
     "corda": {"source": (2, 512, 512), "target": (2, 512, 512)},
     "plca": {"source": (1, 730, 730), "target": (1, 730, 730)},
 }
-WORDS = {"plca": ("--config.method.supervised_group=0", "--config.method.association.reduction_group=0")}
 
 
 class Row(NamedTuple):
@@ -94,9 +90,10 @@ def sizes(method: str, tiny: bool) -> dict[str, tuple[int, int, int]]:
 
 def setting(row: Row, tiny: bool) -> tuple[str, list[str], dict[str, tuple[int, int, int]]]:
     """Returns the reference, the overrides and the sizes of a row's setting."""
-    words = [f"--config.train.precision={row.precision}", "--config.train.accumulation=1"]
-    words += [*WORDS.get(row.method, ()), *(["--config.method.segmenter.width=8"] if tiny else [])]
-    return f"{row.method}:gta5_cityscapes", words, sizes(row.method, tiny)
+    published = SETTINGS[row.method]
+    words = [*published.overrides, f"--config.train.precision={row.precision}"]
+    words += ["--config.method.segmenter.width=8"] if tiny else []
+    return published.reference, words, sizes(row.method, tiny)
 
 
 class Jax:
@@ -201,10 +198,7 @@ def measure(row: Row, tiny: bool, lock: Path) -> dict[str, Any]:
     median = statistics.median(milliseconds)
     found = {"row": row.name, "sizes": sizes(row.method, tiny), "flags": row.flags, "seconds": side.seconds}
     found |= {"ms": milliseconds, "median_ms": median, "images_per_second": 1000 * frames / median, **facts}
-    device = os.environ.get("UDA_BENCH_DEVICE", "")
-    if any(name in device for name in PEAK_NAMES) and facts.get("operations"):
-        found["utilisation"] = facts["operations"] / (median / 1000) / PEAKS[row.precision]
-    return found
+    return found | {"precision": row.precision}
 
 
 def main() -> int:

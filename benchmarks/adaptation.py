@@ -20,12 +20,12 @@ import operator
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from uda_jax import config, report
 from uda_jax.data.io import atomic
+from uda_jax.runs.workdir import difference
 from uda_jax.training.layout import RunFiles
 
 RESULTS = Path(__file__).parent / "results"
@@ -139,7 +139,8 @@ def main() -> int:
 def copy_stages(reference: str, overrides: Sequence[str], others: Iterable[Path], workdir: Path) -> None:
     """Starts a run with the stages that it has in common with finished runs, from the first one on.
 
-    What a stage computes depends on its own settings, those before it, the seed and the files it starts from.
+    What a stage computes depends on its own settings, those before it, the seed and the files it starts from, as its
+    checkpoints are known by (`workdir.difference`).
     """
     wanted = config.to_plain(config.experiment(config.load(reference, overrides)))
     for other in others:
@@ -147,22 +148,13 @@ def copy_stages(reference: str, overrides: Sequence[str], others: Iterable[Path]
         if not files.result.exists():
             continue
         found = json.loads(files.config.read_text())
-        if found.get("format") != config.FORMAT:  # of a version whose stages go on nowhere
+        if found.pop("format", None) != config.FORMAT:  # of a version whose stages go on nowhere
             continue
         for name, done in zip(wanted["recipe"], found.get("recipe", ()), strict=False):
-            if name != done or _settings(wanted, name) != _settings(found, name):
+            if name != done or difference(wanted, found, stage=name):
                 break
             if not (workdir / name).exists():
                 shutil.copytree(other / name, workdir / name)
-
-
-def _settings(plain: Mapping[str, Any], stage: str) -> tuple:
-    """Returns what a stage of an experiment depends on, beside the stages before it."""
-    section = plain["stages"][stage]
-    # One that does not train reads frames, and networks of the stages before it.
-    keys = ("method", "data", "train") if section["kind"]["name"] == "train" else ("data",)
-    inherited = {key: section[key] or plain[key] for key in keys}
-    return section | inherited, plain["seed"], plain["init_from"], plain["evaluation"]
 
 
 def merge(target: Path, rows: list[dict]) -> None:

@@ -47,17 +47,11 @@ class JaxStep:
         self.method = self.stage.method
         self.batch = random_batch(shapes, classes=self.method.num_classes)
         self._mesh = sharding.data_mesh()
-        self._abstract = states.abstract(self.stage, self._mesh)
         step = precision.at_precision(self.method, self.method.train_step)
-        self._step = TrainStep(step, self._abstract, self._mesh)
+        self._step = TrainStep(step, states.abstract(self.stage, self._mesh), self._mesh)
         self.costs = self._step.compile(shapes)
         self.compile_seconds = self._step.compile_seconds
         self._state = self._placed = None
-
-    @property
-    def program(self) -> Any:
-        """The compiled program, whose text and memory may be looked at."""
-        return self._step.compiled
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -92,17 +86,14 @@ def stage_and_batch(
     return found, _resized(plan.batch_before_data(found), sizes or {})
 
 
-def random_batch(
-    shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]], seed: int = 0, classes: int = CLASSES
-) -> dict[str, Any]:
+def random_batch(shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]], classes: int) -> dict[str, Any]:
     """Returns random frames: uniform pixels, labels and depth in blocks.
 
     Args:
       shapes: domain -> map -> shape and type, frames first.
-      seed: of the numbers.
       classes: labels are in [0, classes), or 255 in the first rows of maps that have more than one.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
 
     def array(name: str, like: jax.ShapeDtypeStruct) -> np.ndarray:
         if name == "image":

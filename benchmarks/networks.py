@@ -16,10 +16,8 @@ A second table, of JAX alone, shows what bfloat16 and recomputed activations (re
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
-import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +27,7 @@ import numpy as np
 
 from benchmarks import network_tables
 from benchmarks.network_sides import BACKWARD, PHASES, Case, JaxSide, TorchSide
-from benchmarks.provenance import provenance
+from benchmarks.provenance import provenance, versions
 from benchmarks.side_by_side import compared, spread, turns, workers
 
 TOLERANCE = 1e-3
@@ -132,9 +130,8 @@ def label(case: Case) -> str:
 
 def _origin() -> dict[str, Any]:
     """Returns what the figures depend on, beside the code."""
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch", "numpy")}
     return provenance("benchmarks.networks") | {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions(),
         "gflop": "of one forward pass of the batch, by XLA's cost analysis of the program before its optimisation",
     }
 

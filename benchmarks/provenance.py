@@ -1,6 +1,8 @@
 """What a figure depends on, beside the code: kept with every result file."""
 
+import importlib.metadata
 import os
+import platform
 import sys
 from typing import Any
 
@@ -15,3 +17,9 @@ def provenance(module: str) -> dict[str, Any]:
         "commit": results.commit(),
         "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
     }
+
+
+def versions() -> dict[str, str]:
+    """Returns those of Python and of what both sides of a comparison with PyTorch are made of."""
+    found = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch", "numpy")}
+    return {"python": platform.python_version(), **found}

@@ -59,6 +59,11 @@ class Setting(NamedTuple):
     stage: str | None = None
     digits: int | None = None
 
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Words of the command line: every batch is an update."""
+        return "--config.train.accumulation=1", *(f"--config.method.{word}" for word in self.words)
+
 
 # PLCA's groups of image pairs, and its two batches per update, are those of several devices.
 _ONE_PAIR = ("supervised_group=0", "association.reduction_group=0")
@@ -86,10 +91,10 @@ def cases(methods: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[Case
     found = []
     for method in methods:
         setting = SETTINGS[method]
-        words = ("--config.train.accumulation=1", *(f"--config.method.{word}" for word in setting.words))
         for size in (DIGIT,) if setting.digits else sizes:
             frames = dict.fromkeys(setting.domains, (setting.digits or 1, *size))
-            found.append(Case(method, setting.reference, words, setting.stage, frames, setting.digits is not None))
+            own = setting.digits is not None
+            found.append(Case(method, setting.reference, setting.overrides, setting.stage, frames, own))
     return found
 
 

@@ -1,17 +1,15 @@
 """How `benchmarks.train_step` and `benchmarks.startup` measure, keep and go on with their rows."""
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import step_cases
-from benchmarks.provenance import provenance
+from benchmarks.provenance import provenance, versions
 from benchmarks.step_cases import Case
 
 Row = Mapping[str, Any]
@@ -19,8 +17,7 @@ Row = Mapping[str, Any]
 
 def origin(module: str) -> dict[str, Any]:
     """Returns what a row depends on, beside the case."""
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch", "numpy")}
-    return provenance(module) | {"versions": {"python": platform.python_version(), **versions}}
+    return provenance(module) | {"versions": versions()}
 
 
 def missing(cases: Sequence[Case], stored: Sequence[Row], hardware: str) -> list[Case]:

@@ -75,7 +75,7 @@ class Workbench:
         """
         own = {option: value for option, value in self.options.items() if "." not in option}
         name = own.pop("name", name)
-        module = self._build(name, 3 if "channels" not in shape else shape.pop("channels"), {**shape, **own})
+        module = self._build(name, shape.pop("channels", 3), {**shape, **own})
         if frozen_norms:
             torch_updates.freeze_norms(module)
         return module

@@ -28,9 +28,9 @@ def plain_conv(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padd
 def dilated_conv(x: jax.Array, kernel: jax.Array, dilation: int, kernel_gradient: Callable) -> jax.Array:
     """Computes a "same"-padded 3x3 convolution with a kernel gradient of its own.
 
-    XLA computes that gradient as a convolution whose window is as large as the map: on large maps it takes twice as
-    long on the CPU (`python -m benchmarks.dilated`), and ten times as long as the convolution itself on GPUs.
-    Forward-mode differentiation is not available.
+    XLA computes that gradient as a convolution whose window is as large as the map: with it, a convolution and its
+    gradients take up to twice as long on the CPU (`python -m benchmarks.dilated`), and four to nine times on a GPU
+    (benchmarks/results/gpu_forms.json). Forward-mode differentiation is not available.
 
     Args:
       x: `[B, H, W, C]`.

@@ -23,7 +23,6 @@ class TrainStep:
 
     Attributes:
       traces: how often the function was traced, which is once.
-      compiled: the program; None before.
       compile_seconds: what tracing and compiling took; None before.
     """
 
@@ -37,7 +36,7 @@ class TrainStep:
             return step(state, batch)
 
         self.traces, self.compile_seconds = 0, None
-        self._state, self._mesh, self.compiled = programs.shapes(state), mesh, None
+        self._state, self._mesh, self._compiled = programs.shapes(state), mesh, None
         self._step = jax.jit(
             traced,
             donate_argnums=0,
@@ -77,15 +76,15 @@ class TrainStep:
         if programs.shapes(after := lowered.out_info[0]) != self._state:
             wrong = set(map(str, jax.tree.leaves(programs.shapes(after)))) ^ set(map(str, jax.tree.leaves(self._state)))
             raise AssertionError(f"the step returns another state than it takes, and would be compiled twice: {wrong}")
-        self.compiled = lowered.compile()
+        self._compiled = lowered.compile()
         self.compile_seconds = time.monotonic() - began
-        return programs.costs(traced, lowered, self.compiled, self._mesh.size)
+        return programs.costs(traced, lowered, self._compiled, self._mesh.size)
 
     def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
         """Returns the next state and the step's metrics; compiles first if nobody did."""
-        if self.compiled is None:
+        if self._compiled is None:
             self.compile(programs.shapes(batch))
-        return self.compiled(state, batch)
+        return self._compiled(state, batch)
 
 
 class Profile:

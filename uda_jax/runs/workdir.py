@@ -224,7 +224,9 @@ def _of_stage(experiment: Mapping[str, Any], stage: str) -> dict[str, Any]:
     recipe = plain.get("recipe") or ()
     if stage in recipe:
         section = plain["stages"][stage]
-        replaced = [name for name in _INHERITED if section.get(name)]
+        # A stage that does not train reads frames, and networks of those before it.
+        needed = _INHERITED if section["kind"]["name"] == "train" else ("data",)
+        replaced = [name for name in _INHERITED if section.get(name) or name not in needed]
         plain = {name: value for name, value in plain.items() if name not in replaced}
         plain |= {"recipe": list(recipe[: recipe.index(stage) + 1]), "stages": {stage: section}}
     return plain

@@ -139,7 +139,7 @@ class Previous(NamedTuple):
     gradients: Any
 
     def then(self, x: jax.Array) -> jax.Array:
-        """Returns `x`, a number or an array of any type, once the gradients are there.
+        """Returns `x`, an array of any type, once the gradients are there.
 
         Whoever starts from it does so when the maps of the part before are no longer in memory.
         """
@@ -252,8 +252,8 @@ def two_player_step(
 
     parts = (generator_loss,) if callable(generator_loss) else generator_loss
     value, generated_parts, gradients = gradients_in_turn(parts, _params(state, generators), state.params)
-    metrics = loss_metrics({name: loss for part in generated_parts for name, loss in part.losses.items()})
-    generated, metrics = generated_parts[-1], metrics | {"loss/total": value}
+    losses = {name: loss for part in generated_parts for name, loss in part.losses.items()}
+    generated, metrics = generated_parts[-1], loss_metrics(losses | {"total": value})
     if discriminators:
         differentiate = jax.value_and_grad(discriminator_total, has_aux=True)
         (_, found), theirs = differentiate(_params(state, discriminators))
