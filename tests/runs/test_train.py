@@ -23,11 +23,12 @@ from uda_jax.data.labels import label_spaces
 from uda_jax.data.pipeline import domains, streams
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import protocols
+from uda_jax.report import confusion
 from uda_jax.report.rows import KEYS
 from uda_jax.runs import results, scoring, stages, states, train
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.workdir import Workdir
-from uda_jax.training import sharding
+from uda_jax.training import metrics, sharding
 from uda_jax.training.guard import NonFiniteLoss
 from uda_jax.training.logging import read_metrics
 
@@ -95,6 +96,8 @@ def test_a_run_leaves_what_the_report_reads(uninterrupted):
     assert steps == [1, 2, 3, 4, 5, 6]
     assert [entry["step"] for entry in logged(workdir) if "evaluation/miou" in entry] == [3, 6]
     assert len(list((workdir / "pictures").glob("*/prediction.png"))) == 1  # a split of one batch has one picture
+    matrix = confusion.read(workdir / "confusion.json")["final"]
+    assert matrix.classes == tuple(row["iou"]) and metrics.iou(matrix.counts).tolist() == list(row["iou"].values())
     last = Checkpoints(Workdir(workdir).stage("train")).latest_step()
     assert last == 6 and (workdir / "train" / "finished.json").exists()
 

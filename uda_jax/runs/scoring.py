@@ -14,7 +14,7 @@ from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import Evaluator, evaluation_step, headline
 from uda_jax.inference.joint import joint_summary
 from uda_jax.inference.options import JOINT
-from uda_jax.report import pictures
+from uda_jax.report import confusion, pictures
 from uda_jax.runs import results, states
 from uda_jax.runs.stages import Context, Stage
 from uda_jax.runs.workdir import Workdir
@@ -137,7 +137,7 @@ def score_final(
     stage_results: Sequence[Mapping[str, Any]],
     invocation: results.Invocation,
 ) -> list[dict[str, Any]]:
-    """Scores the last stage on the final splits, and writes the result rows and the pictures.
+    """Scores the last stage on the final splits, and writes the result rows, confusion matrices and pictures.
 
     Its state is the last one, or of the checkpoint that `evaluation.selection` asks for.
 
@@ -150,7 +150,7 @@ def score_final(
         state = None  # Its memory is needed.
         state = states.load(stage, workdir, context.mesh, section.chosen_step, context.identity)
     about = results.About(stage_results, invocation, int(state.step))
-    splits, scored = evaluators(stage, "final", context), []
+    splits, scored, matrices = evaluators(stage, "final", context), [], {}
     for name, evaluator in splits.items():
         totals, frames = evaluator.totals(state, section.pictures, context.leave_if_asked)
         for frame in frames:
@@ -158,10 +158,15 @@ def score_final(
             pictures.save_frame(workdir.pictures, palette=context.palette, **own)
         if evaluator.scored:
             scored.append((evaluator, totals, evaluator.summary(totals)))
+            if "confusion" in totals:
+                classes = evaluator.dataset.label_space.names
+                matrices[name] = confusion.Confusion(classes, totals["confusion"])
             rows.append(results.row(experiment, name, scored[-1][2], about))
     if section.joint != "none" and scored:
         rows.append(results.row(experiment, JOINT, joint_summary(section.joint, *zip(*scored, strict=True)), about))
     if rows and context.first_process:
+        if matrices:
+            atomic.write(workdir.confusion, confusion.to_json(matrices))
         atomic.write(workdir.result, json.dumps(rows, indent=1) + "\n")
     return rows
 

@@ -1,7 +1,7 @@
 """Workdirs: what a run keeps on disk, and whether another run may go on there.
 
 A workdir holds config.json, label_space.json, data.json, one folder per stage (checkpoints/, metrics.jsonl, TensorBoard
-events, finished.json ...), pictures/ and, once everything is done, result.json.
+events, finished.json ...), pictures/, confusion.json and, once everything is done, result.json.
 """
 
 import contextlib

@@ -54,6 +54,7 @@ class RunFiles:
       config: the experiment.
       label_space: the classes, their colours and the label that is ignored.
       data: what tells the frames of the training domains from others.
+      confusion: the confusion matrix of each final split that has labels, see `report.confusion`.
       result: the result row, once everything is done.
       pictures: folder of predictions on the evaluation split.
     """
@@ -63,6 +64,7 @@ class RunFiles:
         self.config = self.path / "config.json"
         self.label_space = self.path / "label_space.json"
         self.data = self.path / "data.json"
+        self.confusion = self.path / "confusion.json"
         self.result = self.path / "result.json"
         self.pictures = self.path / "pictures"
 
