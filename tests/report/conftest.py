@@ -42,8 +42,9 @@ class Page(html.parser.HTMLParser):
         if "td" in self.open or "th" in self.open:
             self.cells[-1][-1][0] += data
 
-    def row(self, first):
-        return next(row for row in self.cells if row and row[0][0] == first)
+    def row(self, first, columns=None):
+        """The first table row that begins with a text, of tables with a number of columns."""
+        return next(row for row in self.cells if row and row[0][0] == first and columns in (None, len(row)))
 
 
 @pytest.fixture

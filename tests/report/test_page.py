@@ -10,42 +10,14 @@ import sys
 
 import numpy as np
 import pytest
+from run_folders import change_rows, make_run
 
 from uda_jax.data.io import atomic
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
 from uda_jax.report import collect, curves, markdown, read_rows, write
-from uda_jax.report.pictures import png, save_frame
+from uda_jax.report.pictures import png
 from uda_jax.training.logging import MetricWriter
-
-
-def make_run(folder, label, seed, value, finished=True):
-    writer = MetricWriter(folder, stage="train")
-    for step in range(10, 210, 10):
-        writer.write_scalars(step, {"loss/total": 3 / step + seed, "speed/images_per_second": 1.0})
-        if step % 100 == 0:
-            writer.write_scalars(step, {"evaluation/miou": value, "evaluation/iou/road": value})
-    writer.write_scalars(200, {"evaluation/pixel_accuracy": 0.8})  # one point is no curve
-    writer.close()
-    if not finished:
-        return folder
-    iou = {name: value for name in label_spaces.CLASS_NAMES} | {"train": None, "car": value / 2}
-    result = {
-        "label": label, "benchmark": "streets", "method": label, "config": f"{label}:streets", "overrides": {},
-        "seed": seed, "steps": 200, "batch": 2, "head_classes": 19, "commit": "0123456789abcdef",
-        "command": f"uda train <{label}>",
-        "hardware": "2 CPU cores", "seconds": 61.0, "protocol": "19", "miou": {"19": value}, "iou": iou,
-        "pixel_accuracy": 0.8, "split": "val",
-    }  # fmt: skip
-    (folder / "result.json").write_text(json.dumps([result]))
-    generator = np.random.default_rng(seed)
-    for name in ("frame_1", "frame_2"):
-        label_map = generator.integers(0, 19, (32, 64)).astype(np.uint8)
-        image = generator.integers(0, 256, (32, 64, 3), np.uint8)
-        save_frame(
-            folder / "pictures", name, image, label_map, label_map, generator.random((32, 64)), label_spaces.PALETTE
-        )
-    return folder
 
 
 @pytest.fixture
@@ -69,12 +41,12 @@ def test_page_and_rows(workdirs, tmp_path, read_page):
     assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "report.json"]
     rows = read_rows(path.with_suffix(".json"))
     assert rows == [json.loads((folder / "result.json").read_text())[0] for folder in workdirs[:5]]
-    advent = page.row("advent")
+    advent = page.row("advent", 9)
     assert [cell[0] for cell in advent] == [
         *("advent", "42.0 ± 2.8", "40.0 – 44.0", "40.0, 44.0", "40.8 ± 2.7"),
         *("80.0 ± 0.0", "38 %", "200", "0:01:01"),
     ]
-    assert advent[1][1] and not page.row("oracle")[1][1] and not page.row("source_only")[1][1]
+    assert advent[1][1] and not page.row("oracle", 9)[1][1] and not page.row("source_only", 9)[1][1]
     assert "| advent | **42.0 ± 2.8** |" in markdown(rows)  # README says the same
 
 
@@ -118,9 +90,13 @@ def test_illustrations_are_shown_by_stage_and_name(workdirs, tmp_path):
     for i in range(2):
         atomic.write(folder / f"{i}.png", png(np.full((8, 100, 3), 50 * i, np.uint8)))
     text = write(workdirs, tmp_path / "r.html").read_text()
-    assert "<h2>Training batches</h2>" in text and text.count("of train: translated") == 2
+    assert (
+        "What a method made of its last batch" in text
+        and "<h3>train: translated</h3>" in text
+        and text.count("of source_only, seed 0") == 2 * (2 + 2 * 2)
+    )
     shutil.rmtree(folder)
-    assert "Training batches" not in write(workdirs, tmp_path / "r.html").read_text()
+    assert "What a method made" not in write(workdirs, tmp_path / "r.html").read_text()
 
 
 def test_an_earlier_report_among_the_folders_is_passed_over(workdirs, tmp_path):
@@ -149,14 +125,14 @@ def test_any_text_is_shown_and_none_is_markup(tmp_path, read_page):
     text = write([folder, tmp_path / "<i>unfinished"], tmp_path / "report.html").read_text()
     page = read_page(text)
     tags = set(re.findall(r"<([a-z0-9]+)", text.partition("<body>")[2]))
-    assert not tags & {"script", "u", "s"} and text.count("</style>") == 1
+    assert not tags & {"script", "u", "s"} and text.count("</style>") == 1 and text.count("<script>") == 1
     shown = "".join(page.text)
     assert "<i>unfinished" in shown and "frame <u>" in shown and "train: <s>" in shown
     for key in texts:
         if key != "commit":  # shortened
             assert f"{key[:4]} {hostile}" in shown, key
     assert any(cell[0] == f"class {hostile}" for row in page.cells for cell in row)
-    assert any(image["alt"] == "0 'x' of train: <s>" for image in page.images)
+    assert any(image["alt"] == f"0 'x' of {hostile}, seed 0" for image in page.images)
 
 
 def test_what_is_no_run(tmp_path):
@@ -177,11 +153,7 @@ def cut(path):
 
 
 def rewritten(**values):
-    def change(path):
-        rows = json.loads(path.read_text())
-        path.write_text(json.dumps([row | values for row in rows]))
-
-    return change
+    return lambda path: change_rows(path.parent, **values)
 
 
 BROKEN = {

@@ -73,7 +73,9 @@ def test_saved_frame_keeps_ids_and_colours(tmp_path):
 def test_thumbnails_do_not_mix_classes(tmp_path):
     label = np.random.default_rng(1).integers(0, 2, (40, 100)).astype(np.uint8)
     (tmp_path / "a.png").write_bytes(pictures.png(pictures.label_picture(label, PALETTE)))
-    head, data = pictures.thumbnail_uri(tmp_path / "a.png", 50).split(",")
+    address, *size = pictures.thumbnail(tmp_path / "a.png", 50)
+    head, data = address.split(",")
+    assert size == [50, 20]
     small = Image.open(io.BytesIO(base64.b64decode(data)))
     assert head == "data:image/png;base64" and small.size == (50, 20)
     assert {colour for _, colour in small.convert("RGB").getcolors()} == {tuple(row) for row in PALETTE.tolist()}
@@ -83,11 +85,11 @@ def test_tiny_thumbnails_grow_by_whole_pixels(tmp_path):
     image = np.random.default_rng(2).integers(0, 256, (28, 28, 3), np.uint8)
     (tmp_path / "digit.png").write_bytes(pictures.png(image))
     large = np.asarray(
-        Image.open(io.BytesIO(base64.b64decode(pictures.thumbnail_uri(tmp_path / "digit.png", 360)[22:])))
+        Image.open(io.BytesIO(base64.b64decode(pictures.thumbnail(tmp_path / "digit.png", 360)[0][22:])))
     )
     np.testing.assert_array_equal(large, np.kron(image, np.ones((12, 12, 1), np.uint8)))
     (tmp_path / "frame.png").write_bytes(pictures.png(np.repeat(image, 3, axis=1)))
-    kept = Image.open(io.BytesIO(base64.b64decode(pictures.thumbnail_uri(tmp_path / "frame.png", 360)[22:])))
+    kept = Image.open(io.BytesIO(base64.b64decode(pictures.thumbnail(tmp_path / "frame.png", 360)[0][22:])))
     assert kept.size == (84, 28)
 
 

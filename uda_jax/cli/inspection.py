@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from uda_jax.cli.console import report as tell
 from uda_jax.cli.console import show
 from uda_jax.cli.environment import add_step, leave_accelerators_alone, place
 from uda_jax.errors import UserError
@@ -46,7 +47,7 @@ def _report(options: argparse.Namespace) -> int:
     if options.markdown:
         show(report.markdown([row for word in options.workdirs for row in _rows(word)]))
         return 0
-    show(f"report: {report.write(options.workdirs, options.output)}")
+    show(f"report: {report.write(options.workdirs, options.output, tell)}")
     return 0
 
 

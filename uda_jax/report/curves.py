@@ -8,6 +8,7 @@ page.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,22 +21,39 @@ _COLOURS = "#3b7dd8 #e07b28 #2f9e5f #cf4a52 #8a63c9 #a0714f #d765ab #7f8792 #a79
 _WIDTH, _HEIGHT = 480, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 22, 34, 38
 _MOST_POINTS = 240
+# Above this number of lines each gets fewer points, and the logged values behind them are left out.
+_MANY_LINES = 12
+_FEWEST_POINTS = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line of a chart.
+    """One line of a chart, of one run or of several seeds.
 
     Attributes:
       name: shown when the pointer rests on the line.
       colour: number of the line's colour, see `stroke`.
-      steps, values: the points; a value that is NaN interrupts the line.
+      steps: of the points.
+      values: `[N]`, or `[seeds, N]`: then the line is their mean, in a band from their least to their largest value.
+        A value that is NaN interrupts the line of its run.
     """
 
     name: str
     colour: int
     steps: Sequence[float]
-    values: Sequence[float]
+    values: Sequence[float] | Sequence[Sequence[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+    """A line as it is drawn: its points, the logged values `[seeds, N]` and their smoothed mean, least and largest."""
+
+    line: Series
+    steps: np.ndarray
+    raw: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,25 +74,31 @@ def chart(title: str, lines: Sequence[Series]) -> Markup:
     Returns:
       An `<svg>` element, or nothing if there is nothing to draw.
     """
-    drawn = [(line, *_thin(np.asarray(line.steps, float), np.asarray(line.values, float))) for line in lines]
-    drawn = [(line, steps, raw, smooth(raw)) for line, steps, raw in drawn if np.isfinite(raw).any()]
+    most = max(_FEWEST_POINTS, _MOST_POINTS * _MANY_LINES // max(len(lines), _MANY_LINES))
+    drawn = [found for line in lines if (found := _drawn(line, most)) is not None]
     if not drawn:
         return Markup()
-    x_ticks = ticks(min(0.0, *(steps.min() for _, steps, _, _ in drawn)), max(steps.max() for _, steps, _, _ in drawn))
-    y_ticks = ticks(*_limits([raw for _, _, raw, _ in drawn], [smoothed for _, _, _, smoothed in drawn]))
+    x_ticks = ticks(min(0.0, *(each.steps.min() for each in drawn)), max(each.steps.max() for each in drawn))
+    y_ticks = ticks(*_limits(drawn))
 
     def position(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = _LEFT + (steps - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (_WIDTH - _LEFT - _RIGHT)
         share = np.clip((values - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]), 0, 1)
         return x, _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
-    paths = []
-    for is_raw in (True, False):
-        for line, steps, raw, smoothed in drawn:
-            paths.append((line.name, stroke(line.colour), is_raw, _path(*position(steps, raw if is_raw else smoothed))))
+    bands, paths = [], []
+    for each in drawn:
+        name, look = each.line.name, stroke(each.line.colour)
+        if len(each.raw) > 1:
+            bands.append((name, look, _area(*position(each.steps, each.low), position(each.steps, each.high)[1])))
+        elif len(drawn) <= _MANY_LINES:
+            paths.append((name, look, True, _path(*position(each.steps, each.raw[0]))))
+    paths += [
+        (each.line.name, stroke(each.line.colour), False, _path(*position(each.steps, each.mean))) for each in drawn
+    ]
     grid, labels = _axes(x_ticks, y_ticks, position)
     sizes = {"width": _WIDTH, "height": _HEIGHT, "left": _LEFT}
-    return render("chart.svg", title=title, grid=grid, labels=labels, paths=paths, **sizes)
+    return render("chart.svg", title=title, grid=grid, labels=labels, bands=bands, paths=paths, **sizes)
 
 
 def stroke(number: int) -> Stroke:
@@ -127,25 +151,50 @@ def _axes(x_ticks: np.ndarray, y_ticks: np.ndarray, position: Callable) -> tuple
     return "".join(grid), labels
 
 
-def _limits(raw: list[np.ndarray], smoothed: list[np.ndarray]) -> tuple[float, float]:
+def _drawn(line: Series, most: int) -> _Drawn | None:
+    """Thins and smooths the points of a line; None without a finite value."""
+    steps, raw = _thin(np.asarray(line.steps, float), np.atleast_2d(np.asarray(line.values, float)), most)
+    if not np.isfinite(raw).any():
+        return None
+    smoothed = np.stack([smooth(values) for values in raw])
+    with warnings.catch_warnings():
+        # No seed has a value there, and the line a gap.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return _Drawn(
+            line, steps, raw, *(function(smoothed, axis=0) for function in (np.nanmean, np.nanmin, np.nanmax))
+        )
+
+
+def _limits(drawn: Sequence[_Drawn]) -> tuple[float, float]:
     """The range of the smoothed lines and of all raw points but the most extreme ones, which would flatten the rest."""
-    points = np.concatenate(raw)
+    points = np.concatenate([each.raw.ravel() for each in drawn])
     low, high = np.percentile(points[np.isfinite(points)], [1, 99])
-    lines = np.concatenate(smoothed)
-    return min(low, np.nanmin(lines)), max(high, np.nanmax(lines))
+    return min(low, *(np.nanmin(each.low) for each in drawn)), max(high, *(np.nanmax(each.high) for each in drawn))
 
 
-def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over runs of neighbouring points, so that a long run does not make a heavy page."""
+def _thin(steps: np.ndarray, values: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means over runs of neighbouring points, so that a long run does not make a heavy page; values `[seeds, N]`."""
     values = np.where(np.isfinite(values), values, np.nan)
-    bucket = -(-len(values) // _MOST_POINTS)
+    bucket = -(-len(steps) // most)
     if bucket <= 1:
         return steps, values
-    starts = range(0, len(values), bucket)
+    starts = range(0, len(steps), bucket)
     return (
         np.array([steps[i : i + bucket].mean() for i in starts]),
-        np.array([values[i : i + bucket].mean() for i in starts]),
+        np.stack([values[:, i : i + bucket].mean(axis=1) for i in starts], axis=1),
     )
+
+
+def _area(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
+    """The path around what lies between two lines, one closed part for each stretch without a gap."""
+    parts = []
+    known = np.isfinite(low)
+    ends = np.flatnonzero(np.diff(np.concatenate(([0], known.astype(int), [0]))))
+    for first, last in ends.reshape(-1, 2):
+        there = [f"{x[i]:.1f} {low[i]:.1f}" for i in range(first, last)]
+        back = [f"{x[i]:.1f} {high[i]:.1f}" for i in range(last - 1, first - 1, -1)]
+        parts.append(f"M{'L'.join([*there, *back])}Z")
+    return "".join(parts)
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:

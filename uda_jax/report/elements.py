@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -16,7 +16,8 @@ from markupsafe import Markup
 from uda_jax.errors import UserError
 from uda_jax.report import pictures
 
-PICTURE_WIDTH = 360  # pixels; sharp at the width at which the page shows them, small enough for dozens of runs
+# Files whose colours stand for classes, so that none may be mixed.
+_CLASSES = ("label", "prediction")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,30 +52,48 @@ class Table:
     kind: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """Pictures side by side under one title.
+class Image(NamedTuple):
+    """A picture of a page.
 
     Attributes:
-      title: shown below them.
+      words: what it shows, or why it is not shown.
+      address: its `data:` address, "" where it is not shown.
+      width, height: in pixels.
+    """
+
+    words: str
+    address: str
+    width: int
+    height: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """Pictures under one title.
+
+    Attributes:
+      title: shown with them.
       files: PNG files; absent ones (None) are left out.
+      width: pixels that wider pictures shrink to.
+      subject: what they are of, in the words for each; "" = the title.
     """
 
     title: str
     files: Sequence[pathlib.Path | None]
+    width: int
+    subject: str = ""
 
     @functools.cached_property
-    def images(self) -> list[tuple[str, str]]:
-        """What each picture shows, in words, and the picture as a `data:` address; without one, why it is not shown."""
+    def images(self) -> list[Image]:
+        """Its pictures; where one cannot be read, why."""
         shown = []
         for file in filter(None, self.files):
-            words, address = f"{file.stem} of {self.title}", ""
             try:
-                address = pictures.thumbnail_uri(file, PICTURE_WIDTH)
+                found = pictures.thumbnail(file, self.width, exact=file.stem in _CLASSES)
+                shown.append(Image(f"{file.stem} of {self.subject or self.title}", *found))
             except UserError as error:
                 # One broken picture must not cost the page of all runs.
-                words = str(error)
-            shown.append((words, address))
+                shown.append(Image(str(error), "", 1, 1))
         return shown
 
 

@@ -165,13 +165,14 @@ def png(picture: np.ndarray | Image.Image) -> bytes:
     return data.getvalue()
 
 
-def thumbnail_uri(path: str | os.PathLike, width: int) -> str:
-    """Returns a PNG file as a `data:` address for an HTML page.
+def thumbnail(path: str | os.PathLike, width: int, *, exact: bool = True) -> tuple[str, int, int]:
+    """Returns a PNG file as a `data:` address for an HTML page, and its width and height there.
 
     Args:
       path: the file.
       width: pixels. Wider pictures shrink to it; tiny ones (digits) grow towards it by a whole factor, each pixel a
         square.
+      exact: whether colours stand for classes, so that neither shrinking nor compression (JPEG) may mix them.
 
     Raises:
       UserError: the file cannot be read as a picture.
@@ -191,14 +192,18 @@ def thumbnail_uri(path: str | os.PathLike, width: int) -> str:
         Image.DecompressionBombError,
     ) as error:
         raise UserError(f"{path}: cannot be read as a picture ({error}); predict or evaluate again") from None
+    tiny = picture.width <= _TINY
+    if not exact:
+        picture = picture.convert("RGB")
     if picture.width > width:
-        # Pillow never mixes the indices of palette pictures (labels, heat maps): for those it takes the nearest.
+        # Pillow never mixes the indices of palette pictures: for those it takes the nearest.
         height = max(1, round(picture.height * width / picture.width))
         picture = picture.resize((width, height), Image.Resampling.BOX)
-    elif picture.width <= _TINY:
+    elif tiny:
         factor = width // picture.width
         picture = picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
-    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+    kind, data = ("png", png(picture)) if exact or tiny else ("jpeg", _jpeg(picture))
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}", picture.width, picture.height
 
 
 def frame_folder(name: str) -> str:
@@ -251,6 +256,13 @@ def save_frame(
         atomic.write(frame / "label.png", png(label_picture(label, palette)))
     atomic.write(frame / "prediction.png", png(label_picture(prediction, palette)))
     atomic.write(frame / "entropy.png", png(label_picture(levels, _heat_table())))
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    data = io.BytesIO()
+    # Colours at full resolution, as lines and heat maps have small ones.
+    picture.save(data, "JPEG", quality=85, subsampling=0)
+    return data.getvalue()
 
 
 def _colours(palette: np.ndarray) -> np.ndarray:

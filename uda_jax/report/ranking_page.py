@@ -30,6 +30,9 @@ FRAME_KEYS: dict[str, tuple[type, ...]] = {
     "normaliser": (int, float),
 }
 
+_WIDTH = 360  # pixels of a picture
+MOST_RANKINGS = 12
+
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
@@ -137,7 +140,7 @@ def _figure(ranking: Ranking, title: str, position: int | None, files: Mapping[s
         frame = ranking.frames[position]
         title += f", place {position + 1}, score {frame['score']:.4g}"
         title += f", rare classes {frame['rare_classes']}" if ranking.normalise else ""
-    return Figure(title, [files.get(kind) for kind in ("image", "prediction", "entropy")])
+    return Figure(title, [files.get(kind) for kind in ("image", "prediction", "entropy")], _WIDTH)
 
 
 def _check(found: Any, keys: Mapping[str, tuple[type, ...]], where: str) -> None:

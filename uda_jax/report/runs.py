@@ -1,19 +1,29 @@
-"""Reading run folders: result rows, logged metrics, saved pictures and rankings."""
+"""Reading run folders: result rows, logged metrics, configs, confusion matrices, saved pictures and rankings."""
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from uda_jax.data.io import mirrors, places
-from uda_jax.data.io.files import require_file
+from uda_jax.data.io.files import read_file, require_file
 from uda_jax.errors import UserError, os_error_line
+from uda_jax.report import confusion
+from uda_jax.report.confusion import Confusion
 from uda_jax.report.pictures import saved_frames
 from uda_jax.report.ranking_page import Ranking, read_ranking
 from uda_jax.report.tables import read_rows
 from uda_jax.training.layout import RunFiles, StageFiles
 from uda_jax.training.logging import read_metrics
+
+Colour = tuple[int, int, int]
+
+# The name of a single final split in a run's confusion matrices.
+_SINGLE = "final"
+# Objects within objects of a config; what is deeper no training wrote.
+_DEEPEST = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +37,9 @@ class Run:
       pictures: frame name to {"image" | "label" | "prediction" | "entropy": file}.
       rankings: what its stages ranked, by stage folder.
       illustrations: "stage: name" of what the method made of a training batch to the files of its images.
+      config: its experiment as plain values; empty where the file is missing.
+      colours: class name to its RGB colour in the pictures; empty where the file is missing, as of early versions.
+      confusion: name of the final split to its confusion matrix; empty for runs of early versions.
       notes: why some of its files were left out, in one line each.
     """
 
@@ -36,6 +49,9 @@ class Run:
     pictures: Mapping[str, Mapping[str, pathlib.Path]]
     rankings: tuple[Ranking, ...] = ()
     illustrations: Mapping[str, list[pathlib.Path]] = dataclasses.field(default_factory=dict)
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    colours: Mapping[str, Colour] = dataclasses.field(default_factory=dict)
+    confusion: Mapping[str, Confusion] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -54,42 +70,81 @@ class Run:
         return f"{self.label}, seed {self.rows[-1]['seed']}" if self.rows else self.folder.name
 
     @property
+    def seed(self) -> int:
+        """Its seed, as far as it is known, else 0."""
+        seed = self.rows[-1]["seed"] if self.rows else self.config.get("seed")
+        return seed if isinstance(seed, int) else 0
+
+    def matrix(self, row: Mapping[str, Any]) -> Confusion | None:
+        """Returns the confusion matrix behind one of its rows; None where there is none, as for all splits together."""
+        return self.confusion.get(row.get("domain", _SINGLE))
+
+    @property
     def last_step(self) -> tuple[str, int] | None:
         """The stage and step logged last, or None where nothing was logged."""
         logged = [(stage, rows[-1]["step"]) for stage, rows in self.metrics.items() if rows]
         return logged[-1] if logged else None
 
 
-def collect(workdirs: Iterable[str | os.PathLike]) -> list[Run]:
-    """Reads run folders, finished or not.
+class Gathered(NamedTuple):
+    """What lies in some folders.
+
+    Attributes:
+      runs: one Run per run folder, in the order given.
+      passed_over: why the others are no runs, in one line each.
+    """
+
+    runs: list[Run]
+    passed_over: list[str]
+
+
+def gather(workdirs: Iterable[str | os.PathLike]) -> Gathered:
+    """Reads run folders, finished or not, and passes over what else lies among them, as `runs/*` may hold.
 
     Args:
-      workdirs: folders that `uda train` wrote; of those in buckets, open mirrors.
-
-    Returns:
-      One Run per folder, in the order given.
+      workdirs: folders that `uda train` wrote, and other files and folders; of those in buckets, open mirrors.
 
     Raises:
-      UserError: a folder that is no run, or no folder at all. Files that cannot be read are noted instead.
+      UserError: a path where nothing is, or no run at all. Files of a run that cannot be read are noted instead.
     """
-    runs = [_read(places.local(folder, "report.collect")) for folder in workdirs]
-    if not runs:
-        raise UserError("report: expected at least one run folder, got none; give folders that 'uda train' wrote")
-    return runs
+    found = Gathered([], [])
+    for folder in workdirs:
+        folder = places.local(folder, "report.collect")
+        if not folder.exists():
+            raise UserError(f"{folder}: expected a run folder, got nothing; check the path")
+        if reason := _no_run(folder):
+            found.passed_over.append(mirrors.named(folder, reason))
+        else:
+            found.runs.append(_read(folder))
+    if not found.runs:
+        cure = "give folders that 'uda train' wrote"
+        if found.passed_over:
+            raise UserError(f"{found.passed_over[0]}; {cure}")
+        raise UserError(f"report: expected at least one run folder, got none; {cure}")
+    return found
+
+
+def collect(workdirs: Iterable[str | os.PathLike]) -> list[Run]:
+    """Returns the runs that `gather` finds; arguments and errors are its."""
+    return gather(workdirs).runs
+
+
+def _no_run(folder: pathlib.Path) -> str | None:
+    """Returns why a path is no run folder, None if it is one."""
+    if not folder.is_dir():
+        return f"{folder}: a file, no run folder"
+    files = RunFiles(folder)
+    # Files that programs write may have no stages.
+    marks = (files.result, StageFiles(folder).metrics, files.config)
+    if any(mark.exists() for mark in marks) or any(stage.metrics.exists() for stage in files.stages()):
+        return None
+    return f"{folder}: no run (it has none of {', '.join(path.name for path in marks)})"
 
 
 def _read(folder: pathlib.Path) -> Run:
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: expected a run folder, got {'a file' if folder.exists() else 'nothing'}; check the path"
-        )
     files = RunFiles(folder)
     stages = files.stages()
-    # Files that programs write may have no stages.
     logs = [stage.metrics for stage in (StageFiles(folder), *stages) if stage.metrics.exists()]
-    if not logs and not files.result.exists() and not files.config.exists():
-        marks = ", ".join(path.name for path in (files.result, StageFiles(folder).metrics, files.config))
-        raise UserError(f"{folder}: no run (it has none of {marks}); give folders that 'uda train' wrote")
     notes: list[str] = []
     metrics: dict[str, list[dict[str, Any]]] = {}
     # A stage's file was last written when the stage ended, which is the order of the stages.
@@ -105,10 +160,20 @@ def _read(folder: pathlib.Path) -> Run:
         mirrors.fetch(stage.illustrations)
         for path in sorted(stage.illustrations.glob("*/*.png")):
             illustrations.setdefault(f"{stage.path.name}: {path.parent.name}", []).append(path)
-    rankings = tuple(ranking for ranking in rankings if ranking is not None)
     mirrors.fetch(files.pictures)
-    shown = (metrics, saved_frames(files.pictures), rankings, illustrations)
-    return Run(mirrors.address(folder), rows, *shown, tuple(mirrors.named(folder, note) for note in notes))
+    pictures = saved_frames(files.pictures)
+    return Run(
+        mirrors.address(folder),
+        rows,
+        metrics,
+        pictures,
+        tuple(ranking for ranking in rankings if ranking is not None),
+        illustrations,
+        config=_noted(lambda: _config(files.config), {}, notes) if files.config.exists() else {},
+        colours=_noted(lambda: _colours(files.label_space), {}, notes) if files.label_space.exists() else {},
+        confusion=_noted(lambda: confusion.read(files.confusion), {}, notes) if files.confusion.exists() else {},
+        notes=tuple(mirrors.named(folder, note) for note in notes),
+    )
 
 
 def _noted(read: Callable[[], Any], default: Any, notes: list[str]) -> Any:
@@ -120,6 +185,44 @@ def _noted(read: Callable[[], Any], default: Any, notes: list[str]) -> Any:
     except OSError as error:
         notes.append(os_error_line(error))
     return default
+
+
+def _json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(read_file(path).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no JSON ({error}), it may be cut; 'uda train' writes it again") from None
+
+
+def _config(path: pathlib.Path) -> dict[str, Any]:
+    found = _json(path)
+    level, depth = [found], 0
+    while level and depth <= _DEEPEST:
+        level = [inner for value in level for inner in _inside(value)]
+        depth += 1
+    if not isinstance(found, dict) or level:
+        raise UserError(f"{path}: expected an object of fields, {_DEEPEST} deep at most; 'uda train' writes it again")
+    return found
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _colours(path: pathlib.Path) -> dict[str, Colour]:
+    """Returns the classes of a run with the colours that its pictures have."""
+    found = _json(path)
+    names, colours = (found.get(key) if isinstance(found, dict) else None for key in ("names", "colours"))
+    sound = isinstance(names, list) and isinstance(colours, list) and len(names) == len(colours)
+    if not sound or not all(map(_is_colour, colours)) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"{path}: expected as many names as colours of three numbers 0 to 255; 'uda train' writes it again"
+        )
+    return {name: tuple(colour) for name, colour in zip(names, colours, strict=True)}
+
+
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(part) is int and 0 <= part < 256 for part in value)
 
 
 def _metrics(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:

@@ -165,12 +165,18 @@ def selection_note(row: Mapping[str, Any]) -> str:
     return f" (best on labels of {row.get('selected_on', 'the target')})" if "selection" in row else ""
 
 
+def comparable(one: Group, other: Group) -> bool:
+    """Whether two rows may be compared: of one benchmark, family, headline and way of choosing the step."""
+    key = lambda group: (group.benchmark, group.family, group.column, group.rows[0].get("selection"))  # noqa: E731
+    return key(one) == key(other)
+
+
 def gap_recovered(group: Group, others: Iterable[Group]) -> float | None:
     """Returns (group - source_only) / (oracle - source_only), of means, or None where a row is missing.
 
     Only comparable rows count; the two ends have no gap, nor has any where an end has several settings.
     """
-    alike = [other for other in others if _comparable(group, other)]
+    alike = [other for other in others if comparable(group, other)]
     lows, highs = ([other.mean for other in alike if other.kind == kind] for kind in ("source_only", "oracle"))
     if group.kind in ("source_only", "oracle") or len(lows) != 1 or len(highs) != 1:
         return None
@@ -181,7 +187,7 @@ def gap_recovered(group: Group, others: Iterable[Group]) -> float | None:
 
 def is_best(group: Group, others: Iterable[Group]) -> bool:
     """Whether no comparable group but an oracle, which adapts nothing, has a better mean; False for a lone row."""
-    rivals = [other for other in others if other.kind != "oracle" and _comparable(group, other)]
+    rivals = [other for other in others if other.kind != "oracle" and comparable(group, other)]
     best = max if group.higher_is_better else min
     return group.kind != "oracle" and len(rivals) > 1 and group.mean == best(other.mean for other in rivals)
 
@@ -329,11 +335,6 @@ def _settings(row: Mapping[str, Any]) -> tuple[str, ...]:
         [f"{name}={value}" for name, value in overrides.items()] if isinstance(overrides, dict) else map(str, overrides)
     )
     return tuple(sorted(text.lstrip("-") for text in texts if not text.partition("=")[0].endswith("seed")))
-
-
-def _comparable(one: Group, other: Group) -> bool:
-    key = lambda group: (group.benchmark, group.family, group.column, group.rows[0].get("selection"))  # noqa: E731
-    return key(one) == key(other)
 
 
 def _is_error(column: str) -> bool:
