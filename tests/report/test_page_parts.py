@@ -10,7 +10,7 @@ from run_folders import change_rows, make_run, save_frames
 
 from uda_jax.cli import main
 from uda_jax.errors import UserError
-from uda_jax.report import collect, curves, headline_page, tables, write
+from uda_jax.report import collect, curves, headline_page, repeats, tables, write
 
 OWN = {"names": ["road", "moss"], "colours": [[1, 2, 3], [250, 240, 230]], "ignore": 255}
 
@@ -118,6 +118,15 @@ def test_runs_that_differ_in_the_seed_alone_are_one_band(folders, tmp_path, read
     assert sum(line.get("class") == "band" for line in page.lines) == 2  # of loss/total and evaluation/miou
     text = "".join(page.text)
     assert "source_only (2 runs)" in text and "advent (advent-0)" in text and "advent (advent-1)" in text
+
+
+def test_runs_come_in_the_order_of_the_tables_benchmark_by_benchmark(folders, tmp_path):
+    change_rows(folders[2], benchmark="camvid")
+    change_rows(folders[0], benchmark="camvid")
+    runs = collect([folders[i] for i in (2, 5, 4, 0, 1)])
+    found = repeats.gather(runs, tables.groups([row for run in runs for row in run.rows]))
+    titles = {name: [each.title for each in members] for name, members in repeats.by_benchmark(found).items()}
+    assert titles == {"camvid": ["source_only", "advent"], "streets": ["source_only", "dacs"]}
 
 
 def test_a_band_reaches_from_the_least_to_the_largest_and_its_line_is_the_mean(read_page):

@@ -44,7 +44,8 @@ class Table:
     Attributes:
       head: the column headings.
       rows: as many cells each as there are headings.
-      kind: the style sheet's class: "classes" (headings set upright), "sources" (long texts) or "".
+      kind: the style sheet's classes: "classes" (headings set upright), "published" (but for those of the first four
+        columns), "sources" (long texts) or "".
     """
 
     head: Sequence[str]

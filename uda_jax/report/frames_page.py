@@ -9,30 +9,31 @@ from uda_jax.report.repeats import Repeats
 from uda_jax.report.runs import Colour, Run
 
 # Pictures of frames on one page, which keep it below a few megabytes; and the widths, in pixels, that so many may have.
-_MOST_PICTURES = 240
-_WIDTHS = ((60, 960), (120, 640), (_MOST_PICTURES, 360))
+MOST_PICTURES = 240
+_WIDTHS = ((60, 960), (120, 640), (MOST_PICTURES, 360))
 # Above this number of runs each config shows its first seed alone.
 _MANY_RUNS = 24
 MOST_ILLUSTRATED = 12
 _WIDTH = 360
 
 
-def section(repeats: Sequence[Repeats]) -> dict[str, Any] | None:
+def section(repeats: Sequence[Repeats], most: int = MOST_PICTURES) -> dict[str, Any] | None:
     """Returns what `frames.html` shows of a benchmark: a part for each set of classes, which has a legend of its own.
 
     Args:
       repeats: its runs.
+      most: pictures that it may have.
     """
     every = [(run, _title(each, run)) for each in repeats for run in each.runs if run.pictures]
     runs = every
     if len(runs) > _MANY_RUNS:
         runs = [(run, _title(each, run)) for each in repeats for run in each.runs[:1] if run.pictures]
-    runs = runs[: _MOST_PICTURES // 2 - 1]
+    runs = runs[: max(1, most // 2 - 1)]
     # Colours tell pictures of one name apart where runs have other classes.
     parts: dict[tuple, list[tuple[Run, str]]] = {}
     for run, title in runs:
         parts.setdefault(tuple(class_colours(run).items()), []).append((run, title))
-    count = max(1, _MOST_PICTURES // (2 * len(runs) + 2 * len(parts))) if runs else 0
+    count = max(1, most // (2 * len(runs) + 2 * len(parts))) if runs else 0
     shown = []
     for colours, members in parts.items():
         names = list(dict.fromkeys(name for run, _ in members for name in run.pictures))

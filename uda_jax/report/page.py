@@ -122,7 +122,7 @@ def render(runs: Sequence[Run], passed_over: Sequence[str] = ()) -> str:
         headlines=[headline_page.section(name, members, looks) for name, members in benchmarks.items()],
         benchmarks=[_benchmark(name, members, runs, looks) for name, members in benchmarks.items()],
         curves=_sections(parts, lambda members: curves_page.section(members, colours)),
-        frames=_sections(parts, frames_page.section),
+        frames=_sections(parts, lambda members: frames_page.section(members, frames_page.MOST_PICTURES // len(parts))),
         configs=_sections(parts, config_page.section),
         illustrations=illustrations,
         most_illustrated=frames_page.MOST_ILLUSTRATED,
@@ -191,7 +191,7 @@ def _results_row(group: Group, groups: Sequence[Group], columns: Sequence[str]) 
         ", ".join(each),
         tables.points(group.over_seeds(tables.all_classes_mean)),
         tables.points(group.over_seeds(lambda row: row.get("pixel_accuracy"))),
-        "–" if gap is None else f"{100 * gap:.0f} %",
+        "–" if gap is None else f"{100 * gap:.0f} %".replace("-", "−"),
         " / ".join(dict.fromkeys(str(row["steps"]) for row in group.rows)),
         str(datetime.timedelta(seconds=round(statistics.fmean(row["seconds"] for row in group.rows)))),
     ]

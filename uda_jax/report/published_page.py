@@ -58,7 +58,7 @@ def _classes(rows: Sequence[Published]) -> list[str]:
 
 def _table(protocols: Sequence[str], rows: Sequence[Published], body: Sequence[Sequence[Cell]]) -> Table:
     head = ["", "paper or config", "network", "mark", *map(tables.heading, protocols), *_classes(rows)]
-    return Table(head, body, "classes")
+    return Table(head, body, "classes published")
 
 
 def _our_row(group: Group, protocols: Sequence[str], names: Sequence[str]) -> list[Cell]:

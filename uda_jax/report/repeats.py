@@ -37,10 +37,11 @@ def gather(runs: Sequence[Run], groups: Sequence[Group]) -> list[Repeats]:
       groups: the table rows that theirs belong to.
     """
     labels = {id(row): group.label for group in groups for row in group.rows}
+    rows = ((row["benchmark"], group.label) for group in groups for row in group.rows)
+    places = {key: i for i, key in enumerate(dict.fromkeys(rows))}
     gathered: dict[Any, list[Run]] = {}
     for run in runs:
         gathered.setdefault(_identity(run, labels), []).append(run)
-    places = {label: i for i, label in enumerate(labels.values())}
     found = []
     for members in gathered.values():
         first = next((run for run in members if run.finished), members[0])
@@ -48,7 +49,7 @@ def gather(runs: Sequence[Run], groups: Sequence[Group]) -> list[Repeats]:
         benchmark = first.rows[-1]["benchmark"] if first.rows else first.config.get("benchmark")
         ordered = tuple(sorted(members, key=lambda run: (not run.finished, run.seed)))
         found.append(Repeats(title, benchmark if isinstance(benchmark, str) else "", ordered))
-    found.sort(key=lambda each: (not each.finished, places.get(each.title, len(places))))
+    found.sort(key=lambda each: (not each.finished, places.get((each.benchmark, each.title), len(places))))
     names = [(each.benchmark, each.title) for each in found]
     return [
         dataclasses.replace(each, title=f"{each.title} ({each.runs[0].folder.name})") if names.count(name) > 1 else each
