@@ -2,12 +2,14 @@
 
 import json
 import os
+import select
 import shutil
 import subprocess
 
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE = 60  # seconds, before a browser that says nothing is taken for dead
 
 
 class Browser:
@@ -88,6 +90,7 @@ class Browser:
 
     def _receive(self):
         while b"\0" not in self._rest:
+            assert select.select([self._out], [], [], PATIENCE)[0], "the browser does not answer"
             part = os.read(self._out, 65536)
             assert part, "the browser has ended"
             self._rest += part
