@@ -23,8 +23,14 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     several["help"] = "folder of the run; of several, the mean of their scores counts, and the first one's config"
     evaluate = command("evaluate", _on_copies(_evaluate), "score a checkpoint of a run", takes_overrides=True)
     evaluate.add_argument("--workdir", **several)
-    evaluate.add_argument("--on", default="final", help="final, dev, or the name of one of several splits")
+    text = "final, dev, or names of splits where there are several; more than one word scores all of them"
+    evaluate.add_argument("--on", nargs="+", default=["final"], metavar="SPLIT", help=text)
+    text = "name so many frames of the lowest mean IoU"
+    evaluate.add_argument("--worst", type=at_least(1), default=0, metavar="COUNT", help=text)
+    text = "PNG file for the reliability diagram; of several splits, their names are added"
+    evaluate.add_argument("--reliability", type=local, metavar="FILE", help=text)
     add_step(evaluate, None)
+    _add_network(evaluate)
 
     text = "segment a folder of images, or a video, with a run"
     predict = command("predict", _on_copies(_predict), text, takes_overrides=True)
@@ -84,38 +90,84 @@ def _on_copies(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.N
 
 def _evaluate(options: argparse.Namespace) -> int:
     prepare_jax()
-    from uda_jax import config
-    from uda_jax.data.pipeline import domains
     from uda_jax.inference.evaluate import Evaluator, evaluation_step
     from uda_jax.inference.joint import joint_summary
     from uda_jax.inference.options import JOINT
+    from uda_jax.inference.scorecard import scorecard
     from uda_jax.training import sharding
 
     stored = _experiment(options)
-    which, names = _splits(stored.evaluation, options)
-    fields = [stored.evaluation.path(which, name).removeprefix("config.") for name in names]
-    allowed = ("evaluation.batch_size", "evaluation.inference", "evaluation.joint", *fields)
+    asked = {word: _splits(stored.evaluation, word, options.workdir[0]) for word in options.on}
+    splits = list(dict.fromkeys((which, name) for which, names in asked.values() for name in names))
     words, others = _scoring(options.overrides)
-    section = config.with_overrides(stored, words, allowed, f"the score on {options.on}").evaluation
+    section = _scored(stored, splits, words, " and ".join(options.on))
     method, state, space = _open(options, others, section.inference.average)
+    section = _with_protocol(stored, section, words, space)
     sharding.check_batch_size(section.batch_size, "config.evaluation.batch_size")
     mesh = sharding.data_mesh()
-    step, scored = evaluation_step(method, section, mesh), {}
-    for name in names:
+    step, scored, cards = evaluation_step(method, section, mesh, details=True), {}, {}
+    for which, name in splits:
         path = section.path(which, name)
         evaluator = Evaluator(section.splits(which)[name], section, step, mesh, path=path, space=space)
-        if not evaluator.scored:
-            raise UserError(f"{path}: no frame of the split has a label to score on; name another split")
-        for note in (evaluator.mapping, evaluator.check_references(), *domains.passed_over(evaluator.domain, path)):
-            if note:
-                print(printable(note), file=sys.stderr)
-        totals, _ = evaluator.totals(state)
-        scored[name] = (evaluator, totals, evaluator.summary(totals))
-    summaries = {name: summary for name, (*_, summary) in scored.items()}
-    if options.on == "final" and section.joint != "none":
-        summaries[JOINT] = joint_summary(section.joint, *zip(*scored.values(), strict=True))
-    show(json.dumps(summaries.get(options.on, summaries), indent=1))
+        _tell(evaluator, path)
+        details = evaluator.details(state)
+        summary = evaluator.summary(details.totals)
+        scored[name] = (evaluator, details.totals, summary)
+        cards[name] = summary | scorecard(evaluator, details, section, options.worst)
+    final = [scored[name] for which, name in splits if which == "final"]
+    if "final" in options.on and section.joint != "none":
+        cards[JOINT] = joint_summary(section.joint, *zip(*final, strict=True))
+    if options.reliability:
+        _draw(options.reliability, cards)
+    alone = len(options.on) == 1 and options.on[0] in cards
+    show(json.dumps(cards[options.on[0]] if alone else cards, indent=1))
     return 0
+
+
+def _scored(stored: Any, splits: Sequence[tuple[str, str]], words: Sequence[str], on: str) -> Any:
+    """Returns the evaluation section with those overrides that a finished run can be scored with."""
+    from uda_jax import config
+
+    fields = [stored.evaluation.path(which, name).removeprefix("config.") for which, name in splits]
+    own = ("batch_size", "inference", "joint", "protocol", "count_void_predictions", "count_void_labels")
+    allowed = (*(f"evaluation.{field}" for field in own), *fields)
+    return config.with_overrides(stored, words, allowed, f"the score on {on}").evaluation
+
+
+def _with_protocol(stored: Any, section: Any, words: Sequence[str], space: Any) -> Any:
+    """Returns the section; raises a UserError for a protocol that was asked for and that the run's classes lack."""
+    from uda_jax.inference.figures import protocols
+    from uda_jax.runs.scoring import with_protocol
+
+    if not any(word.startswith("--config.evaluation.protocol=") for word in words):
+        return section
+    return with_protocol(dataclasses.replace(stored, evaluation=section), protocols(space)).evaluation
+
+
+def _tell(evaluator: Any, path: str) -> None:
+    """Prints what is to be known of a split; raises a UserError if there is nothing to score on."""
+    from uda_jax.data.pipeline import domains
+
+    if not evaluator.scored:
+        raise UserError(f"{path}: no frame of the split has a label to score on; name another split")
+    for note in (evaluator.mapping, evaluator.check_references(), *domains.passed_over(evaluator.domain, path)):
+        if note:
+            print(printable(note), file=sys.stderr)
+
+
+def _draw(path: Any, cards: dict[str, Any]) -> None:
+    """Writes the reliability diagrams of the splits."""
+    from uda_jax.data.io import atomic, names
+    from uda_jax.report import pictures, reliability
+
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--reliability {path}: expected a name that ends in .png, since that is what is written")
+    drawn = {name: card["calibration"] for name, card in cards.items() if "calibration" in card}
+    if not drawn:
+        raise UserError(f"--reliability {path}: expected a method of classes, got figures of depth alone; leave it out")
+    for name, found in drawn.items():
+        file = path if len(drawn) == 1 else path.with_name(f"{path.stem}_{names.component(name)}.png")
+        atomic.write(file, pictures.png(reliability.diagram(found, name)))
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ from uda_jax.inference.servers import Submission
 from uda_jax.inference.summary import Summary
 
 # Threads that decode pictures, and that encode and write; what they do is mostly outside of the interpreter's lock.
-_THREADS = min(4, max(2, (os.cpu_count() or 1) // 2))
+_THREADS = min(8, max(2, os.cpu_count() or 1))
 # Says what made the files of an output folder.
 RECORD = "predictions.json"
 

@@ -143,7 +143,10 @@ def _restore(
         section = f"stages.{last.name}.method" if own else "method"
         fields = getattr(last.method, "PREDICTION_FIELDS", ())
         if network and "predict_with" not in fields:
-            raise UserError(f"--network {network}: {workdir.path}: expected a method with a teacher, got {type(last.method).__name__}; leave it out")
+            name = type(last.method).__name__
+            raise UserError(
+                f"--network {network}: {workdir.path}: expected a method with a teacher, got {name}; leave it out"
+            )
         if network:
             overrides = (*overrides, f"--config.{section}.predict_with={network}")
         allowed = [f"{section}.{field}" for field in fields]
