@@ -177,6 +177,8 @@ def _predict(options: argparse.Namespace) -> int:
 
     if options.server and options.size:
         raise UserError("--size: expected none with --server, which takes labels of the images' own size; leave it out")
+    if options.fps and not options.video:
+        raise UserError("--fps: expected --video with it, since only a video has a rate; add it, or leave out --fps")
     stored = _experiment(options)
     which, names = _splits(stored.evaluation, options.on, options.workdir[0])
     path = stored.evaluation.path(which, names[0])

@@ -1,34 +1,24 @@
-"""Predicting images and videos: reading ahead, the device, and writing behind go on side by side."""
+"""Predicting images and videos: what is asked for, checked and put together; `flow` does it."""
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from uda_jax.data.io import atomic
-from uda_jax.data.io.parallel import ahead
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError, os_error_line
 from uda_jax.inference import inputs, outputs, videos
+from uda_jax.inference.flow import RECORD, THREADS, Writer, flow
 from uda_jax.inference.inputs import Picture
 from uda_jax.inference.labels import MOST_PIXELS, Labeller, Predict
 from uda_jax.inference.servers import Submission
 from uda_jax.inference.summary import Summary
-
-# Threads that decode pictures, and that encode and write; what they do is mostly outside of the interpreter's lock.
-_THREADS = min(8, max(2, os.cpu_count() or 1))
-# Says what made the files of an output folder.
-RECORD = "predictions.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +69,10 @@ def predict_folder(
       source: what `inputs.find` takes, one path or several.
       output: a folder outside `source`; made if absent.
       domain: the split that runs are scored on: images are resized and padded by its rules.
-      palette: uint8 `[C, 3]`, the colours of the classes.
-      classes: their names.
-      batch_size: images per call; fewer where they are large.
-      most_pixels: of one image that are scored at once, see `Labeller`.
+      palette, classes: uint8 `[C, 3]`, the colours of the classes, and their names.
+      batch_size, most_pixels: see `Labeller`.
       wanted: what is written.
-      made_by: what makes the predictions, for `predictions.json` in the output; files that something else has made are
-        not mixed with.
+      made_by: what makes the predictions, for `predictions.json` in the output, which holds those of nothing else.
       progress: whether to show a bar.
 
     Returns:
@@ -97,186 +84,32 @@ def predict_folder(
     """
     wanted = wanted or Wanted()
     sources = [source] if isinstance(source, (str, os.PathLike)) else source
-    found, target = inputs.find([pathlib.Path(each) for each in sources]), pathlib.Path(output)
-    encoder = outputs.Encoder(palette, classes, wanted.overlay)
+    paths, target = [pathlib.Path(each) for each in sources], pathlib.Path(output)
+    found, encoder = inputs.find(paths), outputs.Encoder(palette, classes, wanted.overlay)
     submission = Submission(wanted.server, target, classes) if wanted.server else None
     if submission:
         submission.check(found.pictures)
-    _make(target, [pathlib.Path(each) for each in sources])
+    _make(target, paths)
+    record = _record(target / RECORD, made_by, wanted.again)
     summary = Summary(passed_over=found.passed_over, notes=found.notes)
     stems = inputs.output_stems(found.pictures, target, outputs.endings())
-    summary.renamed += [
-        (picture.path, encoder.path(stem, "labels")) for picture, stem in stems.items() if stem != target / picture.name
-    ]
-    with contextlib.ExitStack() as stack:
-        films = _films(wanted, found, target, summary)
-        writer = _Writer(encoder, stems, [kind for kind in wanted.kinds if kind not in films], films, submission)
-        if made_by is not None:
-            _record(target / RECORD, made_by, wanted.again)
-        todo = [picture for picture in found.pictures if wanted.again or not writer.is_done(picture)]
-        summary.skipped = len(found.pictures) - len(todo)
-        maps = dict.fromkeys(outputs.KINDS[kind].map for kind in wanted.kinds)
-        label = Labeller(
-            predict,
-            domain,
-            batch_size,
-            wanted=tuple(maps | dict.fromkeys(submission.wanted if submission else ())),
-            size=wanted.size,
-            most_pixels=most_pixels,
-        )
-        if todo:
-            for film in films.values():
-                stack.enter_context(film)
-            bar = stack.enter_context(progress_bar("predicting", len(todo), "frames", shown=progress))
-            _flow(todo, label, writer, summary, 1 if found.sequential else _THREADS, bar.update)
-        summary.notes += label.notes
+    renamed = ((picture.path, stem) for picture, stem in stems.items() if stem != target / picture.name)
+    summary.renamed += [(path, encoder.path(stem, "labels")) for path, stem in renamed]
+    films = _films(wanted, found, target, summary)
+    kinds = [kind for kind in wanted.kinds if kind not in films]
+    writer = Writer(encoder, stems, kinds, films, submission, record, target)
+    maps = (*(outputs.KINDS[kind].map for kind in wanted.kinds), *(submission.wanted if submission else ()))
+    options = {"wanted": tuple(dict.fromkeys(maps)), "size": wanted.size, "most_pixels": most_pixels}
+    label = Labeller(predict, domain, batch_size, **options)
+    todo = [picture for picture in found.pictures if wanted.again or not writer.is_done(picture)]
+    summary.skipped = len(found.pictures) - len(todo)
+    if todo:
+        with _opened(films.values()), progress_bar("predicting", len(todo), "frames", shown=progress) as bar:
+            flow(todo, label, writer, summary, 1 if found.sequential else THREADS, bar.update)
+    summary.notes += label.notes
     if submission and not summary.failed:
         summary.notes.append(submission.pack(found.pictures))
     return summary
-
-
-class _Writer:
-    """Writes what is wanted of images, in threads; the frames of videos in one of its own, in their order."""
-
-    def __init__(
-        self,
-        encoder: outputs.Encoder,
-        stems: Mapping[Picture, pathlib.Path],
-        kinds: Sequence[str],
-        films: Mapping[str, videos.VideoWriter],
-        submission: Submission | None,
-    ):
-        self._encoder, self._stems, self._kinds = encoder, stems, kinds
-        self._films, self._submission = films, submission
-
-    def files(self, picture: Picture) -> list[pathlib.Path]:
-        """Returns the files of an image; of the videos, those that hold all images."""
-        own = [self._encoder.path(self._stems[picture], kind) for kind in self._kinds]
-        films = [film.path for film in self._films.values()]
-        return [*own, *films, *(self._submission.paths(picture) if self._submission else ())]
-
-    def is_done(self, picture: Picture) -> bool:
-        return all(path.exists() for path in self.files(picture))
-
-    def write(self, picture: Picture, image: np.ndarray, maps: Mapping[str, Any], row: int) -> None:
-        """Writes the files of an image, whose maps are a row of a batch's."""
-        own = {name: np.asarray(values)[row] for name, values in maps.items()}
-        for kind in self._kinds:
-            path = self._encoder.path(self._stems[picture], kind)
-            atomic.write(path, self._encoder.encoded(kind, own, image))
-        if self._submission:
-            self._submission.write(picture, own)
-
-    def film(self, picture: Picture, image: np.ndarray, maps: Mapping[str, Any], row: int) -> None:
-        """Adds the frames of an image to the videos."""
-        own = {name: np.asarray(values)[row] for name, values in maps.items()}
-        for kind, film in self._films.items():
-            film.add(self._encoder.picture(kind, own, image), picture.name)
-
-    def jobs(self) -> tuple[Callable[..., None], ...]:
-        """Returns what is to be done with each image, the one that keeps the order last."""
-        return (self.write, self.film) if self._films else (self.write,)
-
-    def written(self, picture: Picture) -> pathlib.Path:
-        return self.files(picture)[0]
-
-
-def _flow(
-    pictures: Sequence[Picture],
-    label: Labeller,
-    writer: _Writer,
-    summary: Summary,
-    readers: int,
-    done: Callable[[int], Any],
-) -> None:
-    """Predicts and writes images; enters in the summary what was done and where the time went."""
-    begun, seen = time.perf_counter(), set()
-    with contextlib.ExitStack() as stack:
-        threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(_THREADS))
-        in_order = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
-        pending: collections.deque[tuple[int, list[concurrent.futures.Future]]] = collections.deque()
-        batches = _batches(pictures, label, summary, readers)
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            read = time.perf_counter()
-            summary.reading += read - start
-            if batch is None:
-                break
-            size = batch[0].image.shape[:2]
-            images = [each.input for each in batch]
-            # A short batch is filled with its last image, whose results are dropped.
-            images += images[-1:] * (label.batch_size(size) - len(images))
-            maps = jax.block_until_ready(label(images, size))
-            known = (size, images[0].shape) in seen
-            seen.add((size, images[0].shape))
-            computed = time.perf_counter()
-            # The first batch of a size is compiled.
-            if known:
-                summary.busy += computed - read
-            else:
-                summary.compiling += computed - read
-            pools = zip(writer.jobs(), (threads, in_order), strict=False)
-            jobs = [
-                pool.submit(job, each.picture, each.image, maps, row)
-                for job, pool in pools
-                for row, each in enumerate(batch)
-            ]
-            pending.append((len(batch), jobs))
-            summary.written += [writer.written(each.picture) for each in batch]
-            # Bounded, so that pictures do not pile up before a slow disk.
-            while len(pending) > 2:
-                _wait(pending.popleft(), done)
-            summary.writing += time.perf_counter() - computed
-        start = time.perf_counter()
-        while pending:
-            _wait(pending.popleft(), done)
-        summary.writing += time.perf_counter() - start
-    summary.seconds += time.perf_counter() - begun
-
-
-def _wait(entry: tuple[int, list[concurrent.futures.Future]], done: Callable[[int], Any]) -> None:
-    """Waits until a batch is written; raises what went wrong there."""
-    count, jobs = entry
-    for job in jobs:
-        job.result()
-    done(count)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Read:
-    """A picture that was read: the image, and what the network is to see of it; or why it could not be read."""
-
-    picture: Picture
-    image: np.ndarray | None
-    input: np.ndarray | None
-    reason: str = ""
-
-
-def _batches(pictures: Sequence[Picture], label: Labeller, summary: Summary, readers: int) -> Iterator[list[_Read]]:
-    """Yields as many neighbours of one size as are predicted at once; enters what cannot be read in the summary."""
-
-    def read(picture: Picture) -> _Read:
-        try:
-            image = picture.read()
-        except UserError as error:
-            return _Read(picture, None, None, str(error))
-        return _Read(picture, image, label.prepared(image))
-
-    batch: list[_Read] = []
-    for found in ahead(read, pictures, readers, 8):
-        if found.image is None:
-            summary.failed.append((found.picture.path, found.reason))
-            continue
-        if batch and batch[0].image.shape != found.image.shape:
-            yield batch
-            batch = []
-        batch.append(found)
-        if len(batch) == label.batch_size(found.image.shape[:2]):
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _films(
@@ -313,19 +146,30 @@ def _make(target: pathlib.Path, sources: Sequence[pathlib.Path]) -> None:
         raise UserError(f"--output {os_error_line(error, target)}") from None
 
 
-def _record(path: pathlib.Path, made_by: Mapping[str, Any], again: bool) -> None:
-    """Writes what makes the predictions; raises a UserError if those that are there were made otherwise."""
-    text = json.dumps(made_by, indent=1, default=str) + "\n"
-    if path.exists() and not again:
-        try:
-            before = json.loads(path.read_text())
-        except ValueError:
-            before = None
-        now = json.loads(text)
-        if before != now:
-            differing = [key for key in now if not isinstance(before, dict) or before.get(key) != now[key]]
-            raise UserError(
-                f"--output {path.parent}: holds predictions that were made otherwise ({', '.join(differing) or RECORD}"
-                "); give another folder, or --again to replace them"
-            )
-    atomic.write(path, text)
+@contextlib.contextmanager
+def _opened(films: Iterable[videos.VideoWriter]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for film in films:
+            stack.enter_context(film)
+        yield
+
+
+def _record(path: pathlib.Path, made_by: Mapping[str, Any] | None, again: bool) -> str | None:
+    """Returns what is to stand in a file about the predictions; raises a UserError if others are there already."""
+    if made_by is None:
+        return None
+    record = json.dumps(made_by, indent=1, default=str) + "\n"
+    if again or not path.exists():
+        return record
+    try:
+        before = json.loads(path.read_text())
+    except ValueError:
+        before = None
+    now = json.loads(record)
+    if before != now:
+        differing = [key for key in now if not isinstance(before, dict) or before.get(key) != now[key]]
+        raise UserError(
+            f"--output {path.parent}: holds predictions that were made otherwise ({', '.join(differing) or RECORD}); "
+            "give another folder, or --again to replace them"
+        )
+    return record
