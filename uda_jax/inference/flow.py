@@ -29,7 +29,17 @@ RECORD = "predictions.json"
 
 
 class Writer:
-    """Writes what is wanted of images, in threads; the frames of videos in one of its own, in their order."""
+    """Writes what is wanted of images, in threads; the frames of videos in one of its own, in their order.
+
+    Args:
+      encoder: makes the files.
+      stems: their names without endings.
+      kinds: names of `outputs.KINDS`, one file each.
+      films: videos by kind, opened by the caller.
+      submission: what a test server wants, if anything.
+      record: text for a file about the predictions, None for none.
+      target: the output folder.
+    """
 
     def __init__(
         self,
@@ -42,7 +52,7 @@ class Writer:
         target: pathlib.Path,
     ):
         self._encoder, self._stems, self._kinds = encoder, stems, kinds
-        self._films, self._submission = films, submission
+        self.films, self._submission = films, submission
         self._record, self._target = record, target
 
     def begin(self) -> None:
@@ -53,30 +63,30 @@ class Writer:
     def files(self, picture: Picture) -> list[pathlib.Path]:
         """Returns the files of an image; of the videos, those that hold all images."""
         own = [self._encoder.path(self._stems[picture], kind) for kind in self._kinds]
-        films = [film.path for film in self._films.values()]
+        films = [film.path for film in self.films.values()]
         return [*own, *films, *(self._submission.paths(picture) if self._submission else ())]
 
     def is_done(self, picture: Picture) -> bool:
         return all(path.exists() for path in self.files(picture))
 
-    def write(self, picture: Picture, image: np.ndarray, maps: Mapping[str, Any], row: int) -> None:
+    def write(self, picture: Picture, image: np.ndarray, maps: concurrent.futures.Future, row: int) -> None:
         """Writes the files of an image, whose maps are a row of a batch's."""
-        own = {name: np.asarray(values)[row] for name, values in maps.items()}
+        own = {name: values[row] for name, values in maps.result().items()}
         for kind in self._kinds:
             path = self._encoder.path(self._stems[picture], kind)
             atomic.write(path, self._encoder.encoded(kind, own, image))
         if self._submission:
             self._submission.write(picture, own)
 
-    def film(self, picture: Picture, image: np.ndarray, maps: Mapping[str, Any], row: int) -> None:
+    def film(self, picture: Picture, image: np.ndarray, maps: concurrent.futures.Future, row: int) -> None:
         """Adds the frames of an image to the videos."""
-        own = {name: np.asarray(values)[row] for name, values in maps.items()}
-        for kind, film in self._films.items():
+        own = {name: values[row] for name, values in maps.result().items()}
+        for kind, film in self.films.items():
             film.add(self._encoder.picture(kind, own, image), picture.name)
 
     def jobs(self) -> tuple[Callable[..., None], ...]:
         """Returns what is to be done with each image, the one that keeps the order last."""
-        return (self.write, self.film) if self._films else (self.write,)
+        return (self.write, self.film) if self.films else (self.write,)
 
     def written(self, picture: Picture) -> pathlib.Path:
         return self.files(picture)[0]
@@ -119,9 +129,11 @@ def flow(
                 summary.busy += computed - read
             else:
                 summary.compiling += computed - read
+            # Copied once for all; threads take their jobs in order, so that none waits for a copy behind it.
+            fetched = threads.submit(jax.device_get, maps)
             pools = zip(writer.jobs(), (threads, in_order), strict=False)
             jobs = [
-                pool.submit(job, each.picture, each.image, maps, row)
+                pool.submit(job, each.picture, each.image, fetched, row)
                 for job, pool in pools
                 for row, each in enumerate(batch)
             ]

@@ -45,7 +45,7 @@ _LEVEL = 3
 
 def endings() -> tuple[str, ...]:
     """Returns all endings that files of an image may have."""
-    return (*(kind.ending for kind in KINDS.values()), ".jpg", "_overlay.png")
+    return (*(kind.ending for kind in KINDS.values()), "_overlay.png")
 
 
 class Encoder:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,8 +61,7 @@ def predict_folder(
     """Predicts every image of a folder and its subfolders, which the output keeps, or every frame of a video.
 
     For `a.jpg` it writes `a.png`, the class ids at the image's own size as an 8-bit palette PNG, and `a_overlay.jpg`,
-    or what else is wanted. Images whose files all exist are skipped. Unreadable images are left out and named in the
-    summary; the others are done.
+    or what else is wanted. Images whose files exist are skipped, unreadable ones named in the summary.
 
     Args:
       predict: see `labels.Predict`.
@@ -74,9 +73,6 @@ def predict_folder(
       wanted: what is written.
       made_by: what makes the predictions, for `predictions.json` in the output, which holds those of nothing else.
       progress: whether to show a bar.
-
-    Returns:
-      What was written and what failed.
 
     Raises:
       UserError: no such input, no image in it, an output that cannot be made, lies inside the input or holds
@@ -96,16 +92,14 @@ def predict_folder(
     renamed = ((picture.path, stem) for picture, stem in stems.items() if stem != target / picture.name)
     summary.renamed += [(path, encoder.path(stem, "labels")) for path, stem in renamed]
     films = _films(wanted, found, target, summary)
-    kinds = [kind for kind in wanted.kinds if kind not in films]
-    writer = Writer(encoder, stems, kinds, films, submission, record, target)
+    writer = Writer(encoder, stems, [k for k in wanted.kinds if k not in films], films, submission, record, target)
     maps = (*(outputs.KINDS[kind].map for kind in wanted.kinds), *(submission.wanted if submission else ()))
     options = {"wanted": tuple(dict.fromkeys(maps)), "size": wanted.size, "most_pixels": most_pixels}
     label = Labeller(predict, domain, batch_size, **options)
     todo = [picture for picture in found.pictures if wanted.again or not writer.is_done(picture)]
     summary.skipped = len(found.pictures) - len(todo)
     if todo:
-        with _opened(films.values()), progress_bar("predicting", len(todo), "frames", shown=progress) as bar:
-            flow(todo, label, writer, summary, 1 if found.sequential else THREADS, bar.update)
+        _pass(todo, label, writer, summary, 1 if found.sequential else THREADS, progress)
     summary.notes += label.notes
     if submission and not summary.failed:
         summary.notes.append(submission.pack(found.pictures))
@@ -146,12 +140,14 @@ def _make(target: pathlib.Path, sources: Sequence[pathlib.Path]) -> None:
         raise UserError(f"--output {os_error_line(error, target)}") from None
 
 
-@contextlib.contextmanager
-def _opened(films: Iterable[videos.VideoWriter]) -> Iterator[None]:
+def _pass(
+    pictures: Sequence[Picture], label: Labeller, writer: Writer, summary: Summary, readers: int, progress: bool
+) -> None:
     with contextlib.ExitStack() as stack:
-        for film in films:
+        for film in writer.films.values():
             stack.enter_context(film)
-        yield
+        bar = stack.enter_context(progress_bar("predicting", len(pictures), "frames", shown=progress))
+        flow(pictures, label, writer, summary, readers, bar.update)
 
 
 def _record(path: pathlib.Path, made_by: Mapping[str, Any] | None, again: bool) -> str | None:
