@@ -127,7 +127,9 @@ def test_maps_are_made_of_scores_and_depths():
     }  # fmt: skip
     compiled = jax.jit(lambda scores: labels.Reduction(("entropy",))({"scores": scores}))(LOGITS)
     np.testing.assert_array_equal(np.asarray(compiled["entropy"]), np.asarray(found["entropy"]))
-    with pytest.raises(UserError, match="depth: expected a method of depth, got one of .'scores'. alone"):
+    with pytest.raises(
+        UserError, match="depth: expected a method of depth, got .'scores'. alone; write what it has: labels, confid"
+    ):
         labels.Reduction(("depth",))({"scores": LOGITS})
 
 

@@ -90,6 +90,15 @@ def test_a_second_call_makes_the_archive_of_what_exists(tmp_path):
         assert len(archive.namelist()) == 2
 
 
+def test_no_archive_lacks_an_image_that_could_not_be_read(tmp_path):
+    broken = tmp_path / "in" / f"{CITYSCAPES[0]}.png"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no picture")
+    summary = export(tmp_path, "cityscapes", CITYSCAPES[1:])
+    assert "cityscapes.zip: not written, since images could not be read" in str(summary)
+    assert not (tmp_path / "out" / "cityscapes.zip").exists()
+
+
 @pytest.mark.parametrize(
     ("names", "classes", "words"),
     [

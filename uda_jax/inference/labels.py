@@ -64,7 +64,10 @@ class Reduction:
         for name in self.wanted:
             if MAPS[name] not in maps:
                 what = {"scores": "classes", "depth": "depth"}[MAPS[name]]
-                raise UserError(f"{name}: expected a method of {what}, got one of {sorted(maps)} alone; leave it out")
+                known = ", ".join(other for other, needed in MAPS.items() if needed in maps)
+                raise UserError(
+                    f"{name}: expected a method of {what}, got {sorted(maps)} alone; write what it has: {known}"
+                )
         found = {}
         if "labels" in self.wanted:
             found["labels"] = jnp.argmax(maps["scores"], axis=-1).astype(jnp.uint8)

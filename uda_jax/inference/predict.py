@@ -82,9 +82,7 @@ def predict_folder(
     sources = [source] if isinstance(source, (str, os.PathLike)) else source
     paths, target = [pathlib.Path(each) for each in sources], pathlib.Path(output)
     found, encoder = inputs.find(paths), outputs.Encoder(palette, classes, wanted.overlay)
-    submission = Submission(wanted.server, target, classes) if wanted.server else None
-    if submission:
-        submission.check(found.pictures)
+    submission = Submission(wanted.server, target, classes, found.pictures) if wanted.server else None
     _make(target, paths)
     record = _record(target / RECORD, made_by, wanted.again)
     summary = Summary(passed_over=found.passed_over, notes=found.notes)
@@ -101,8 +99,9 @@ def predict_folder(
     if todo:
         _pass(todo, label, writer, summary, 1 if found.sequential else THREADS, progress)
     summary.notes += label.notes
-    if submission and not summary.failed:
-        summary.notes.append(submission.pack(found.pictures))
+    if submission:
+        missing = f"{submission.archive}: not written, since images could not be read"
+        summary.notes.append(missing if summary.failed else submission.pack())
     return summary
 
 

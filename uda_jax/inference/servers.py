@@ -70,12 +70,13 @@ class Submission:
       server: one of `SERVERS`.
       target: the output folder.
       classes: names of the classes that are predicted.
+      pictures: the images.
 
     Raises:
-      UserError: a class that the server does not know.
+      UserError: a class that the server does not know, or an image that is not named as the server's are.
     """
 
-    def __init__(self, server: str, target: pathlib.Path, classes: Sequence[str]):
+    def __init__(self, server: str, target: pathlib.Path, classes: Sequence[str], pictures: Sequence[Picture]):
         self.name, self._server = server, SERVERS[server]
         self.folder, self.archive = target / server, target / f"{server}.zip"
         ids = {row.name: row.train_id if self._server.train_ids else row.id for row in TRAIN_CLASSES}
@@ -86,16 +87,18 @@ class Submission:
             )
         self._ids = np.full(256, IGNORE, np.uint8)
         self._ids[: len(classes)] = [ids[name] for name in classes]
+        self._pictures = pictures
+        self._check_names()
 
     @property
     def wanted(self) -> tuple[str, ...]:
         """The maps that the files are made of."""
         return ("labels", "confidence") if "confidence" in self._server.folders else ("labels",)
 
-    def check(self, pictures: Sequence[Picture]) -> None:
+    def _check_names(self) -> None:
         """Raises a UserError unless all images are named as the server's are, each once."""
         seen: dict[str, Picture] = {}
-        for picture in pictures:
+        for picture in self._pictures:
             stem = picture.path.stem
             if not re.fullmatch(self._server.image, stem):
                 raise UserError(
@@ -120,16 +123,16 @@ class Submission:
             confidence = folder == "confidence"
             atomic.write(path, png(Image.fromarray(np.ascontiguousarray(maps[folder]))) if confidence else labels)
 
-    def pack(self, pictures: Sequence[Picture]) -> str:
+    def pack(self) -> str:
         """Writes the archive; returns what to tell of it."""
         with (
             atomic.replacing(self.archive) as temporary,
             # PNGs are compressed.
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
         ):
-            for picture in pictures:
+            for picture in self._pictures:
                 for path in self.paths(picture):
                     archive.write(path, os.path.relpath(path, self.folder))
-        found, expected = len(pictures), self._server.frames
+        found, expected = len(self._pictures), self._server.frames
         short = "" if found == expected else f", but the server expects the {expected} frames of the test split"
         return f"{self.archive}: {found} frames for the server of {self.name}{short}"
