@@ -189,7 +189,9 @@ def test_a_run_is_trained_scored_predicted_and_reported(tiny_config, tiny_folder
     printed = capsys.readouterr().out
     assert "004.png" in printed and "7 images predicted, 1 could not be read" in printed
     label = np.array(Image.open(tmp_path / "out" / "000.png"))
-    assert label.shape == (32, 64) and label.max() <= 2 and (tmp_path / "out" / "000_overlay.png").exists()
+    assert label.shape == (32, 64) and label.max() <= 2 and (tmp_path / "out" / "000_overlay.jpg").exists()
+    assert main([*words, "--network", "teacher"]) == 2
+    assert f"--network teacher: {workdir}: expected a method with a teacher, got Advent" in capsys.readouterr().err
 
     page = tmp_path / "report.html"
     assert main(["report", str(workdir), "--output", str(page)]) == 0

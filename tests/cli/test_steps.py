@@ -28,13 +28,33 @@ def get_config(setting=""):
 '''
 
 
+METHOD = """\
+import dataclasses
+
+from throwaway import Counting
+
+from uda_jax.schema import config_field
+
+
+@dataclasses.dataclass(frozen=True)
+class METHOD(Counting):
+    PREDICTION_FIELDS = ("predict_with",)
+
+    predict_with: str = config_field("student", "Network that predicts.", choices=("student", "teacher"))
+
+    def predict(self, state, images, size):
+        scores = Counting.predict(self, state, images, size)["scores"]
+        return {"scores": -scores if self.predict_with == "teacher" else scores}
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tiny_config, tmp_path_factory):
     """The folder of a config file, of a package beside it, and of a run of six steps."""
     folder = tmp_path_factory.mktemp("outside")
     (folder / "my_package").mkdir()
     (folder / "my_package" / "__init__.py").write_text("")
-    (folder / "my_package" / "counting.py").write_text("from throwaway import Counting\n\nMETHOD = Counting\n")
+    (folder / "my_package" / "counting.py").write_text(METHOD)
     (folder / "mine.py").write_text(CONFIG.format(tiny=tiny_config))
     assert main(["train", "--config", str(folder / "mine.py"), "--workdir", str(folder / "run")]) == 0
     return folder
@@ -64,6 +84,66 @@ def test_a_checkpoint_is_scored_by_its_step(folder, tiny_folder, tmp_path, capsy
     assert "expected last, best or a step, got 'bset'" in capsys.readouterr().err
     restored = {step: int(states.restore(workdir, step=step)[1].step) for step in ("last", 4)}
     assert restored == {"last": 6, 4: 4}
+
+
+def test_the_network_is_chosen(folder, tiny_folder, tmp_path, capsys):
+    run = ["--workdir", str(folder / "run")]
+
+    def evaluate(*words):
+        assert main(["evaluate", *run, *words]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    scores = {network: evaluate("--network", network) for network in ("student", "teacher")}
+    assert scores["student"] == evaluate() and scores["teacher"]["iou"] != scores["student"]["iou"]
+    assert scores["teacher"] == evaluate("--config.method.predict_with=teacher")
+    images = str(tiny_folder / "val" / "images")
+    words = ["predict", *run, "--input", images, "--output", str(tmp_path / "out"), "--write", "labels"]
+    assert main([*words, "--network", "teacher"]) == 0
+    assert main([*words, "--network", "teacher"]) == 0
+    assert "0 images predicted, 8 skipped, whose files exist" in capsys.readouterr().out
+    assert main(words) == 2
+    assert "holds predictions that were made otherwise (network)" in capsys.readouterr().err
+
+
+def test_several_splits_are_scored_in_one_call(folder, tmp_path, capsys):
+    diagram = tmp_path / "reliability.png"
+    words = ["evaluate", "--workdir", str(folder / "run"), "--on", "dev", "final", "--worst", "2"]
+    assert main([*words, "--reliability", str(diagram)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["dev", "final"] and found["dev"]["iou"] != found["final"]["iou"]
+    assert len(found["final"]["worst_frames"]) == 2 and "folder/train" in found["dev"]["protocol"]
+    assert {"ece", "bins"} == set(found["final"]["calibration"])
+    assert {path.name for path in tmp_path.iterdir()} == {"reliability_dev.png", "reliability_final.png"}
+    void = "--config.evaluation.count_void_labels=True"
+    assert main(["evaluate", "--workdir", str(folder / "run"), void]) == 0
+    strict = json.loads(capsys.readouterr().out)
+    assert strict["miou"]["own"] < found["final"]["miou"]["own"]
+    assert strict["pixel_accuracy"] == found["final"]["pixel_accuracy"]
+    assert main([*words, "--reliability", "diagram.svg"]) == 2
+    assert "--reliability diagram.svg: expected a name that ends in .png" in capsys.readouterr().err
+
+
+def test_options_that_would_have_no_effect_are_refused(folder, tiny_folder, tmp_path, capsys):
+    images = str(tiny_folder / "val" / "images")
+    words = ["predict", "--workdir", str(folder / "run"), "--input", images, "--output", str(tmp_path / "out")]
+    for more, message in (
+        (["--fps", "10"], "--fps: expected --video with it"),
+        (["--server", "cityscapes", "--size", "4x4"], "--size: expected none with --server"),
+        (["--server", "cityscapes"], "--server cityscapes: expected classes of Cityscapes"),
+        (["--write", "labels", "depth"], "depth: expected a method of depth"),
+        (["--fps", "0"], "argument --fps: expected a number from 0.1 to 1000, got '0'"),
+        (["--write", "label"], "argument --write: invalid choice: 'label'"),
+    ):
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_the_command_line_names_what_there_is():
+    from uda_jax.cli import inference
+    from uda_jax.inference import outputs, servers
+
+    assert inference.KINDS == tuple(outputs.KINDS) and inference.SERVERS == tuple(servers.SERVERS)
 
 
 def test_a_run_is_inspected_without_its_data(folder, monkeypatch, capsys):

@@ -14,7 +14,8 @@ from uda_jax.data.pipeline.domains import Domain
 from uda_jax.data.pipeline.examples import DomainFrames
 from uda_jax.errors import UserError
 from uda_jax.inference import depth
-from uda_jax.inference.evaluate import Evaluator, evaluation_step, headline, summarise
+from uda_jax.inference.evaluate import Evaluator, evaluation_step
+from uda_jax.inference.figures import headline, summarise
 from uda_jax.inference.options import Evaluation, Inference
 from uda_jax.training import metrics, sharding
 

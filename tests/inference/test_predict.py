@@ -8,7 +8,7 @@ from PIL import Image
 
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
-from uda_jax.inference.predict import predict_folder
+from uda_jax.inference.predict import Wanted, predict_folder
 
 PALETTE = np.array([(10, 20, 30), (128, 64, 128), (0, 0, 142)], np.uint8)
 
@@ -19,7 +19,7 @@ class Network:
     def __init__(self):
         self.calls = []
 
-    def __call__(self, images, size):
+    def __call__(self, images, size, reduce):
         self.calls.append((images.shape, tuple(size)))
         assert images.dtype == np.uint8
         scores = np.zeros((len(images), *size, 3), np.float32)
@@ -27,7 +27,7 @@ class Network:
         middle = size[1] // 2
         scores[bright, :, :middle, 1] = 1
         scores[bright, :, middle:, 2] = 1
-        return scores
+        return reduce({"scores": scores, "depth": np.full((len(images), *size, 1), 1.5, np.float32)})
 
 
 def save(path, height, width, value):
@@ -48,18 +48,19 @@ def test_labels_and_overlays_at_the_images_own_size(tmp_path):
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
     assert files == [
         "a.png",
-        "a_overlay.png",
+        "a_overlay.jpg",
         "b.png",
-        "b_overlay.png",
+        "b_overlay.jpg",
         "nested/deep/c.d.png",
-        "nested/deep/c.d_overlay.png",
+        "nested/deep/c.d_overlay.jpg",
     ]
     label = Image.open(tmp_path / "out" / "a.png")
     assert label.mode == "P"
     np.testing.assert_array_equal(np.asarray(label), np.repeat([[1] * 4 + [2] * 4], 6, axis=0))
     assert np.asarray(label.convert("RGB"))[0, 7].tolist() == [0, 0, 142]
     assert not np.asarray(Image.open(tmp_path / "out" / "b.png")).any()
-    assert np.asarray(Image.open(tmp_path / "out" / "a_overlay.png"))[0, 0].tolist() == [192, 160, 192]
+    # JPEG moves colours a little.
+    assert np.abs(np.asarray(Image.open(tmp_path / "out" / "a_overlay.jpg"))[0, 0] - [192.0, 160, 192]).max() < 4
     assert [path.name for path in summary.written] == ["a.png", "b.png", "c.d.png"] and not summary.failed
 
 
@@ -134,7 +135,8 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_text("no image")
     lines = str(predict(tmp_path)).splitlines()
-    assert lines[-2].startswith("5 files passed over, no pictures that are read: 1 .cr2, 1 .mp4, 2 .txt, 1 without end")
+    assert lines[0].startswith("5 files passed over, no pictures that are read: 1 .cr2, 1 .mp4, 2 .txt, 1 without end")
+    assert lines[1].startswith("1 frames in ")
     assert lines[-1] == "1 images predicted, 0 could not be read"
     (tmp_path / "in" / "a.png").unlink()
     with pytest.raises(UserError, match=r"for a video, give its file, such as .*film\.mp4"):
@@ -203,3 +205,116 @@ def test_what_an_archive_holds_besides_is_told(tmp_path):
         archive.write(tmp_path / "a.png", "a.png")
         archive.writestr("b.heic", b"")
     assert "1 files are passed over: .heic (1), the first is 'b.heic'" in str(predict(tmp_path, "in.zip"))
+
+
+def written(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_each_kind_is_written_by_choice(tmp_path):
+    save(tmp_path / "in" / "a.png", 6, 8, 255)
+    kinds = ("labels", "colours", "overlay", "confidence", "entropy", "depth", "probabilities")
+    predict(tmp_path, wanted=Wanted(kinds, overlay="png"), classes=("a", "b", "c"))
+    open_ = lambda kind: np.asarray(Image.open(tmp_path / "out" / f"a_{kind}.png"))  # noqa: E731
+    assert open_("colours")[0, 0].tolist() == [128, 64, 128] and open_("overlay")[0, 0].tolist() == [192, 160, 192]
+    share = np.exp([1.0, 0, 0]) / np.exp([1.0, 0, 0]).sum()
+    assert open_("confidence").dtype == np.uint8 and (open_("confidence") == round(255 * share[0])).all()
+    assert (open_("entropy") == round(255 * -(share * np.log(share)).sum() / np.log(3))).all()
+    assert open_("depth").dtype == np.uint16 and (open_("depth") == 150).all()
+    with np.load(tmp_path / "out" / "a_probabilities.npz") as found:
+        assert found["probabilities"].shape == (6, 8, 3) and found["classes"].tolist() == ["a", "b", "c"]
+        np.testing.assert_allclose(found["probabilities"][0, 0], share[[1, 0, 2]], atol=1e-3)
+    assert len(written(tmp_path / "out")) == len(kinds)
+
+
+def test_a_chosen_size_holds_for_all_that_is_written(tmp_path):
+    save(tmp_path / "in" / "a.png", 6, 8, 255)
+    predict(tmp_path, wanted=Wanted(("labels", "overlay", "confidence"), size=(12, 20)))
+    sizes = {Image.open(tmp_path / "out" / name).size for name in written(tmp_path / "out")}
+    assert sizes == {(20, 12)}
+
+
+def test_what_exists_is_skipped_and_what_is_missing_is_made(tmp_path):
+    for name in "abc":
+        save(tmp_path / "in" / f"{name}.png", 6, 8, 255)
+    predict(tmp_path)
+    (tmp_path / "out" / "b_overlay.jpg").unlink()
+    before = (tmp_path / "out" / "a.png").stat().st_mtime_ns
+    summary = predict(tmp_path)
+    assert [path.name for path in summary.written] == ["b.png"] and summary.skipped == 2
+    assert str(summary).endswith("1 images predicted, 2 skipped, whose files exist, 0 could not be read")
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
+    # Another kind is made of all of them.
+    assert len(predict(tmp_path, wanted=Wanted(("labels", "entropy"))).written) == 3
+    assert len(predict(tmp_path, wanted=Wanted(again=True)).written) == 3
+
+
+def test_predictions_of_something_else_are_not_mixed_with(tmp_path):
+    save(tmp_path / "in" / "a.png", 6, 8, 255)
+    predict(tmp_path, made_by={"steps": [4], "size": (1, 2)})
+    assert predict(tmp_path, made_by={"steps": [4], "size": (1, 2)}).skipped == 1
+    with pytest.raises(UserError, match=r"holds predictions that were made otherwise .steps.; give another folder, or"):
+        predict(tmp_path, made_by={"steps": [8], "size": (1, 2)})
+    assert len(predict(tmp_path, made_by={"steps": [8]}, wanted=Wanted(again=True)).written) == 1
+    (tmp_path / "out" / "predictions.json").write_text("{")
+    with pytest.raises(UserError, match="made otherwise"):
+        predict(tmp_path, made_by={"steps": [8]})
+
+
+def test_patterns_and_lists_are_inputs_too(tmp_path):
+    for name in ("x/a_left.png", "x/a_right.png", "y/z/b_left.png"):
+        save(tmp_path / "in" / name, 6, 8, 255)
+    predict_folder(Network(), tmp_path / "in" / "**" / "*_left.png", tmp_path / "out", domain=Domain(), palette=PALETTE)
+    assert written(tmp_path / "out") == [
+        "x/a_left.png", "x/a_left_overlay.jpg", "y/z/b_left.png", "y/z/b_left_overlay.jpg"
+    ]  # fmt: skip
+    several = [tmp_path / "in" / "x" / name for name in ("a_left.png", "a_right.png")]
+    summary = predict_folder(Network(), several, tmp_path / "two", domain=Domain(), palette=PALETTE)
+    assert [path.name for path in summary.written] == ["a_left.png", "a_right.png"]
+    for wrong, words in (
+        (tmp_path / "in" / "*.gif", r"no file fits this pattern"),
+        ([tmp_path / "in", several[0]], "expected files where there are several, got a folder"),
+        ([several[0], several[0]], "expected each file once"),
+    ):
+        with pytest.raises(UserError, match=words):
+            predict_folder(Network(), wrong, tmp_path / "no", domain=Domain(), palette=PALETTE)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_map_that_the_method_does_not_predict_is_refused(tmp_path):
+    save(tmp_path / "in" / "a.png", 6, 8, 255)
+
+    def without_depth(images, size, reduce):
+        return reduce({"scores": np.zeros((len(images), *size, 3), np.float32)})
+
+    with pytest.raises(UserError, match="depth: expected a method of depth"):
+        predict_folder(
+            without_depth,
+            tmp_path / "in",
+            tmp_path / "out",
+            domain=Domain(),
+            palette=PALETTE,
+            wanted=Wanted(("labels", "depth")),
+        )
+    assert not written(tmp_path / "out")
+
+
+def test_a_disk_that_refuses_ends_it(tmp_path, monkeypatch):
+    from uda_jax.data.io import atomic
+
+    save(tmp_path / "in" / "a.png", 6, 8, 255)
+
+    def full(path, data):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(atomic, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        predict(tmp_path)
+
+
+def test_shares_of_the_time_add_up(tmp_path):
+    for name in "abcdef":
+        save(tmp_path / "in" / f"{name}.png", 6, 8, 255)
+    summary = predict(tmp_path, batch_size=2)
+    parts = (summary.compiling, summary.busy, summary.reading, summary.writing)
+    assert all(part >= 0 for part in parts) and sum(parts) <= summary.seconds and 0 < summary.device_share <= 1

@@ -56,6 +56,13 @@ def test_windows_of_a_pointwise_network_give_the_whole_image(window, stride):
         close(found[name], expected)
 
 
+@pytest.mark.parametrize("window", [(7, 9), (20, 30)])
+def test_one_window_is_the_whole_image(window):
+    # Not of a pointwise network alone: this one tells what it sees of the image.
+    found = jax.jit(scores.sliding(position, window, window), static_argnums=1)(IMAGES, (7, 9))
+    np.testing.assert_array_equal(np.asarray(found["scores"]), np.asarray(position(IMAGES, (7, 9))["scores"]))
+
+
 def test_overlapping_windows_are_averaged_and_the_last_one_ends_at_the_border():
     # Windows of 4 columns start at 0, 3 and, instead of at 6, at 5.
     found = scores.sliding(position, (7, 4), (7, 3))(IMAGES, (7, 9))["scores"]

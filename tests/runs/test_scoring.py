@@ -103,7 +103,10 @@ def test_a_depth_task_is_trained_scored_and_reported_like_a_segmentation(tmp_pat
     Image.new("RGB", (96, 48)).save(tmp_path / "frame.png")
     words = ["--input", str(tmp_path), "--output", str(tmp_path.parent / f"{tmp_path.name}_out")]
     assert main(["predict", "--workdir", str(workdir.path), *words]) == 2
-    assert "expected a method of classes, got ['depth'] alone" in capsys.readouterr().err
+    assert "expected a method of classes, got ['depth'] alone; write what it has: depth" in capsys.readouterr().err
+    assert main(["predict", "--workdir", str(workdir.path), *words, "--write", "depth"]) == 0
+    with Image.open(tmp_path.parent / f"{tmp_path.name}_out" / "frame_depth.png") as depth:
+        assert (depth.size, depth.mode) == ((96, 48), "I;16")
     assert main(["report", str(workdir.path), "--output", str(tmp_path / "report.html")]) == 0
     assert f"{row['metrics']['rmse']:.3f}" in (tmp_path / "report.html").read_text()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import at_least, local
+from uda_jax.cli.environment import at_least, local, size
 from uda_jax.errors import UserError, os_error_line
 
 
@@ -27,7 +27,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     prepare.add_argument("--root", type=local, help="folder of the data set, or an archive")
     prepare.add_argument("--out", type=local, required=True, help="new folder, or one with other splits; resumes there")
     prepare.add_argument("--split", default="train")
-    prepare.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="resize to this; by default files are kept")
+    prepare.add_argument("--size", type=size, metavar="WIDTHxHEIGHT", help="resize to this; by default files are kept")
     prepare.add_argument("--resampling", choices=("bicubic", "bilinear"), default="bicubic", help="rule for images")
     prepare.add_argument("--disparity-resampling", choices=("nearest", "bilinear"), default="nearest")
     prepare.add_argument("--fit", choices=("stretch", "pad"), default="stretch", help="pad keeps the aspect ratio")
@@ -91,14 +91,6 @@ def _write_names(names: Sequence[str], path: Path) -> None:
     except OSError as error:
         raise UserError(f"--fix-list: {os_error_line(error, path)}") from None
     show(f"{path}: {len(names)} names; set the domain's names_file to it")
-
-
-def _size(word: str) -> tuple[int, int]:
-    """Reads a size such as 1280x720, width first as the papers write it, into (height, width)."""
-    width, _, height = word.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"expected width x height such as 1280x720, got '{word}'")
-    return int(height), int(width)
 
 
 def _prepare(options: argparse.Namespace) -> int:

@@ -79,3 +79,11 @@ def at_least(low: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, got '{word}'")
 
     return number
+
+
+def size(word: str) -> tuple[int, int]:
+    """The type of an option that takes a size such as 1280x720, width first as the papers write it: (height, width)."""
+    width, _, height = word.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"expected width x height such as 1280x720, got '{word}'")
+    return int(height), int(width)

@@ -2,14 +2,19 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import add_step, at_least, local, place, prepare_jax
+from uda_jax.cli.environment import add_step, at_least, local, place, prepare_jax, size
 from uda_jax.errors import UserError, printable
+
+# As `inference.outputs.KINDS` and `inference.servers.SERVERS`, which a test compares: what lists commands is quick.
+KINDS = ("labels", "colours", "overlay", "confidence", "entropy", "depth", "probabilities")
+SERVERS = ("cityscapes", "acdc", "dark_zurich", "bdd100k")
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -18,17 +23,56 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     several["help"] = "folder of the run; of several, the mean of their scores counts, and the first one's config"
     evaluate = command("evaluate", _on_copies(_evaluate), "score a checkpoint of a run", takes_overrides=True)
     evaluate.add_argument("--workdir", **several)
-    evaluate.add_argument("--on", default="final", help="final, dev, or the name of one of several splits")
+    text = "final, dev, or names of splits where there are several; more than one word scores all of them"
+    evaluate.add_argument("--on", nargs="+", default=["final"], metavar="SPLIT", help=text)
+    text = "name so many frames of the lowest mean IoU"
+    evaluate.add_argument("--worst", type=at_least(1), default=0, metavar="COUNT", help=text)
+    text = "PNG file for the reliability diagram; of several splits, their names are added"
+    evaluate.add_argument("--reliability", type=local, metavar="FILE", help=text)
     add_step(evaluate, None)
+    _add_network(evaluate)
 
     text = "segment a folder of images, or a video, with a run"
     predict = command("predict", _on_copies(_predict), text, takes_overrides=True)
     predict.add_argument("--workdir", **several)
-    predict.add_argument("--input", type=local, required=True, help="folder of images, picture, or video file")
+    _add_predict(predict)
+
+
+def _add_predict(predict: argparse.ArgumentParser) -> None:
+    text = "folder of images, searched with its subfolders; pictures, or a pattern in quotes; or a video file"
+    predict.add_argument("--input", type=local, nargs="+", required=True, help=text)
     predict.add_argument("--output", type=local, required=True, help="folder outside the input; made if absent")
+    text = f"what to write, of {', '.join(KINDS)}; by default labels and overlay"
+    predict.add_argument("--write", nargs="+", choices=KINDS, default=["labels", "overlay"], metavar="KIND", help=text)
+    predict.add_argument("--overlay-as", choices=("jpg", "png"), default="jpg", help="how overlays are written")
+    text = "width x height of what is written, such as 1024x512; by default each image's own"
+    predict.add_argument("--size", type=size, help=text)
+    text = "write overlays and colours as one MP4 each instead of a file per frame"
+    predict.add_argument("--video", action="store_true", help=text)
+    predict.add_argument("--fps", type=_rate, help="frames per second of the MP4; by default the input's, or 25")
+    text = "write the labels for a test server as well, and the archive to hand in"
+    predict.add_argument("--server", choices=SERVERS, help=text)
+    text = "make files that exist anew; without it they are skipped"
+    predict.add_argument("--again", action="store_true", help=text)
     predict.add_argument("--on", default="final", help="images are prepared as this split's, named as for evaluate")
     predict.add_argument("--batch-size", type=at_least(1), default=4)
     add_step(predict, None)
+    _add_network(predict)
+
+
+def _add_network(command: argparse.ArgumentParser) -> None:
+    text = (
+        "which network predicts, of methods that have a teacher; by default the one of the config, mostly the student"
+    )
+    command.add_argument("--network", choices=("student", "teacher"), help=text)
+
+
+def _rate(word: str) -> float:
+    """The type of an option that takes a number of frames per second."""
+    with contextlib.suppress(ValueError):
+        if 0.1 <= float(word) <= 1000:
+            return float(word)
+    raise argparse.ArgumentTypeError(f"expected a number from 0.1 to 1000, got '{word}'")
 
 
 def _on_copies(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
@@ -46,77 +90,157 @@ def _on_copies(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.N
 
 def _evaluate(options: argparse.Namespace) -> int:
     prepare_jax()
-    from uda_jax import config
-    from uda_jax.data.pipeline import domains
     from uda_jax.inference.evaluate import Evaluator, evaluation_step
     from uda_jax.inference.joint import joint_summary
     from uda_jax.inference.options import JOINT
+    from uda_jax.inference.scorecard import scorecard
     from uda_jax.training import sharding
 
     stored = _experiment(options)
-    which, names = _splits(stored.evaluation, options)
-    fields = [stored.evaluation.path(which, name).removeprefix("config.") for name in names]
-    allowed = ("evaluation.batch_size", "evaluation.inference", "evaluation.joint", *fields)
+    asked = {word: _splits(stored.evaluation, word, options.workdir[0]) for word in options.on}
+    splits = list(dict.fromkeys((which, name) for which, names in asked.values() for name in names))
     words, others = _scoring(options.overrides)
-    section = config.with_overrides(stored, words, allowed, f"the score on {options.on}").evaluation
+    section = _scored(stored, splits, words, " and ".join(options.on))
     method, state, space = _open(options, others, section.inference.average)
+    section = _with_protocol(stored, section, words, space)
     sharding.check_batch_size(section.batch_size, "config.evaluation.batch_size")
     mesh = sharding.data_mesh()
-    step, scored = evaluation_step(method, section, mesh), {}
-    for name in names:
+    step, scored, cards = evaluation_step(method, section, mesh, details=True), {}, {}
+    for which, name in splits:
         path = section.path(which, name)
         evaluator = Evaluator(section.splits(which)[name], section, step, mesh, path=path, space=space)
-        if not evaluator.scored:
-            raise UserError(f"{path}: no frame of the split has a label to score on; name another split")
-        for note in (evaluator.mapping, evaluator.check_references(), *domains.passed_over(evaluator.domain, path)):
-            if note:
-                print(printable(note), file=sys.stderr)
-        totals, _ = evaluator.totals(state)
-        scored[name] = (evaluator, totals, evaluator.summary(totals))
-    summaries = {name: summary for name, (*_, summary) in scored.items()}
-    if options.on == "final" and section.joint != "none":
-        summaries[JOINT] = joint_summary(section.joint, *zip(*scored.values(), strict=True))
-    show(json.dumps(summaries.get(options.on, summaries), indent=1))
+        _tell(evaluator, path)
+        details = evaluator.details(state)
+        summary = evaluator.summary(details.totals)
+        scored[name] = (evaluator, details.totals, summary)
+        cards[name] = summary | scorecard(evaluator, details, section, options.worst)
+    final = [scored[name] for which, name in splits if which == "final"]
+    if "final" in options.on and section.joint != "none":
+        cards[JOINT] = joint_summary(section.joint, *zip(*final, strict=True))
+    if options.reliability:
+        _draw(options.reliability, cards)
+    alone = len(options.on) == 1 and options.on[0] in cards
+    show(json.dumps(cards[options.on[0]] if alone else cards, indent=1))
     return 0
+
+
+def _scored(stored: Any, splits: Sequence[tuple[str, str]], words: Sequence[str], on: str) -> Any:
+    """Returns the evaluation section with those overrides that a finished run can be scored with."""
+    from uda_jax import config
+
+    fields = [stored.evaluation.path(which, name).removeprefix("config.") for which, name in splits]
+    own = ("batch_size", "inference", "joint", "protocol", "count_void_predictions", "count_void_labels")
+    allowed = (*(f"evaluation.{field}" for field in own), *fields)
+    return config.with_overrides(stored, words, allowed, f"the score on {on}").evaluation
+
+
+def _with_protocol(stored: Any, section: Any, words: Sequence[str], space: Any) -> Any:
+    """Returns the section; raises a UserError for a protocol that was asked for and that the run's classes lack."""
+    from uda_jax.inference.figures import protocols
+    from uda_jax.runs.scoring import with_protocol
+
+    if not any(word.startswith("--config.evaluation.protocol=") for word in words):
+        return section
+    return with_protocol(dataclasses.replace(stored, evaluation=section), protocols(space)).evaluation
+
+
+def _tell(evaluator: Any, path: str) -> None:
+    """Prints what is to be known of a split; raises a UserError if there is nothing to score on."""
+    from uda_jax.data.pipeline import domains
+
+    if not evaluator.scored:
+        raise UserError(f"{path}: no frame of the split has a label to score on; name another split")
+    for note in (evaluator.mapping, evaluator.check_references(), *domains.passed_over(evaluator.domain, path)):
+        if note:
+            print(printable(note), file=sys.stderr)
+
+
+def _draw(path: Any, cards: dict[str, Any]) -> None:
+    """Writes the reliability diagrams of the splits."""
+    from uda_jax.data.io import atomic, names
+    from uda_jax.report import pictures, reliability
+
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--reliability {path}: expected a name that ends in .png, since that is what is written")
+    drawn = {name: card["calibration"] for name, card in cards.items() if "calibration" in card}
+    if not drawn:
+        raise UserError(f"--reliability {path}: expected a method of classes, got figures of depth alone; leave it out")
+    for name, found in drawn.items():
+        file = path if len(drawn) == 1 else path.with_name(f"{path.stem}_{names.component(name)}.png")
+        atomic.write(file, pictures.png(reliability.diagram(found, name)))
 
 
 def _predict(options: argparse.Namespace) -> int:
     prepare_jax()
-    import jax
-
     from uda_jax import config
-    from uda_jax.inference import predict, scores
-    from uda_jax.training import sharding
+    from uda_jax.inference import predict
 
+    if options.server and options.size:
+        raise UserError("--size: expected none with --server, which takes labels of the images' own size; leave it out")
+    if options.fps and not options.video:
+        raise UserError("--fps: expected --video with it, since only a video has a rate; add it, or leave out --fps")
     stored = _experiment(options)
-    which, names = _splits(stored.evaluation, options)
+    which, names = _splits(stored.evaluation, options.on, options.workdir[0])
     path = stored.evaluation.path(which, names[0])
     rules = [f"{path.removeprefix('config.')}.{field}" for field in ("size", "fit", "image_resampling")]
     words, others = _scoring(options.overrides)
     section = config.with_overrides(stored, words, ("evaluation.inference", *rules), "the predictions").evaluation
     method, state, space = _open(options, others, section.inference.average)
-    # As the run was scored, so that a picture shows what its figures count.
-    composed = scores.Composed(method, section.inference).predict
-    if not sharding.is_whole(state):
-        composed = sharding.gathering(composed, sharding.data_mesh())
-    composed = jax.jit(composed, static_argnames="size")
-
-    def run(images, size):
-        maps = composed(state, images, size=size)
-        if "scores" not in maps:
-            raise UserError(f"--workdir {options.workdir[0]}: expected a method of classes, got {sorted(maps)} alone")
-        return maps["scores"]
-
+    domain = section.splits(which)[names[0]]
+    wanted = predict.Wanted(
+        tuple(dict.fromkeys(options.write)),
+        options.overlay_as,
+        options.size,
+        options.video,
+        options.fps,
+        options.server,
+        options.again,
+    )
     summary = predict.predict_folder(
-        run,
+        _compiled(method, state, section.inference),
         options.input,
         options.output,
-        domain=section.splits(which)[names[0]],
+        domain=domain,
         palette=space.palette,
+        classes=space.names,
         batch_size=options.batch_size,
+        wanted=wanted,
+        made_by=_made_by(options, others, section.inference, domain, state),
+        progress=True,
     )
     show(summary)
     return 1 if summary.failed else 0
+
+
+def _compiled(method: Any, state: Any, section: Any) -> Callable[..., Any]:
+    """Returns `labels.Predict` of a run, as it was scored, so that a picture shows what its figures count."""
+    import jax
+
+    from uda_jax.inference import scores
+    from uda_jax.training import sharding
+
+    composed = scores.Composed(method, section).predict
+
+    def reduced(state, images, size, reduce):
+        return reduce(composed(state, images, size))
+
+    whole = reduced if sharding.is_whole(state) else sharding.gathering(reduced, sharding.data_mesh())
+    compiled = jax.jit(whole, static_argnames=("size", "reduce"))
+    return lambda images, size, reduce: compiled(state, images, size=size, reduce=reduce)
+
+
+def _made_by(options: argparse.Namespace, overrides: Sequence[str], inference: Any, domain: Any, state: Any) -> dict:
+    """Returns what predictions depend on, in words of JSON."""
+    states = state if isinstance(state, (list, tuple)) and not hasattr(state, "step") else [state]
+    return {
+        "runs": [folder.name for folder in options.workdir],
+        "steps": [int(each.step) for each in states],
+        "network": options.network,
+        "overrides": sorted(overrides),
+        "inference": dataclasses.asdict(inference),
+        "prepared": {name: getattr(domain, name) for name in ("size", "fit", "image_resampling")},
+        "size": options.size,
+    }
 
 
 def _experiment(options: argparse.Namespace) -> Any:
@@ -132,18 +256,18 @@ def _scoring(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return scoring, [word for word in words if word not in scoring]
 
 
-def _splits(section: Any, options: argparse.Namespace) -> tuple[str, list[str]]:
-    """Returns "final" or "dev", and the names of its splits that `--on` asks for."""
+def _splits(section: Any, asked: str, workdir: Any) -> tuple[str, list[str]]:
+    """Returns "final" or "dev", and the names of its splits that a word of `--on` asks for."""
     known = {which: list(section.splits(which)) for which in ("final", "dev")}
-    if known.get(options.on):
-        return options.on, known[options.on]
+    if known.get(asked):
+        return asked, known[asked]
     for which, names in known.items():
-        if options.on in names:
-            return which, [options.on]
-    if options.on in known:
-        raise UserError(f"{options.workdir[0]}: its config has no config.evaluation.{options.on}; leave out --on")
+        if asked in names:
+            return which, [asked]
+    if asked in known:
+        raise UserError(f"{workdir}: its config has no config.evaluation.{asked}; leave out --on")
     names = dict.fromkeys(("final", *known["final"], *(["dev"] if known["dev"] else []), *known["dev"]))
-    raise UserError(f"--on {options.on}: expected one of {', '.join(names)}, the splits of {options.workdir[0]}")
+    raise UserError(f"--on {asked}: expected one of {', '.join(names)}, the splits of {workdir}")
 
 
 def _open(options: argparse.Namespace, overrides: Sequence[str], average: str) -> tuple[Any, Any, Any]:
@@ -154,7 +278,7 @@ def _open(options: argparse.Namespace, overrides: Sequence[str], average: str) -
     from uda_jax.inference.scores import Ensemble
     from uda_jax.runs import states
 
-    runs = [states.restore(folder, overrides, options.step) for folder in options.workdir]
+    runs = [states.restore(folder, overrides, options.step, options.network) for folder in options.workdir]
     methods, restored, spaces = zip(*runs, strict=True)
     if len(runs) == 1:
         return methods[0], restored[0], spaces[0]

@@ -1,24 +1,21 @@
 """Scoring: exact sums over a whole split, the same on any number of devices."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from uda_jax import losses, ops
-from uda_jax.data.datasets import digits
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pipeline import domains, streams
 from uda_jax.errors import UserError
-from uda_jax.inference import depth, label_check, scores
+from uda_jax.inference import calibration, depth, label_check, scores
+from uda_jax.inference.figures import answerable, foreground, protocols, summarise
 from uda_jax.inference.options import Evaluation
 from uda_jax.training import metrics, sharding
-
-# The protocol of classification: the share of pictures that are right.
-ACCURACY = "accuracy"
 
 # What metrics are computed against, where the split and the method have it.
 _REFERENCES = ("label", "depth")
@@ -26,19 +23,35 @@ _REFERENCES = ("label", "depth")
 _ONE_BY_ONE = "config.evaluation.batch_size=1, which scores each frame at its own size"
 
 
-def evaluation_step(method: Any, section: Evaluation, mesh: jax.sharding.Mesh) -> Callable:
+class Details(NamedTuple):
+    """What a pass finds beside the figures.
+
+    Attributes:
+      totals: the sums that `Evaluator.summary` makes figures of.
+      calibration: float64 [3, K], see `calibration.row_sums`; None without classes.
+      frames: each frame's name and confusion matrix, int64 [C, C].
+    """
+
+    totals: dict[str, np.ndarray]
+    calibration: np.ndarray | None
+    frames: list[tuple[str, np.ndarray]]
+
+
+def evaluation_step(method: Any, section: Evaluation, mesh: jax.sharding.Mesh, *, details: bool = False) -> Callable:
     """Returns the compiled function that all evaluators of a method may share.
 
     Args:
       method: gives `predict`.
       section: how scores are made from the method's own.
       mesh: the device mesh, over which the state may be split.
+      details: whether to find what `Evaluator.details` needs, too.
 
     Returns:
       step(state, batch) -> replicated arrays, as far as the method predicts what they need: "confusion" int32 [C, C]
-      (rows = labels), "depth" float32 [B, h, S] (sums of `metrics.DEPTH_SUMS` over each row of pixels), and of the
-      batch's first frame "prediction" uint8 [h, w] and "entropy" float32 [h, w] in [0, 1]. The batch holds "image", and
-      "label" or "depth" or both.
+      (rows = labels), "void" int32 [C] (predictions at pixels without a label, where these are to count), "depth"
+      float32 [B, h, S] (sums of `metrics.DEPTH_SUMS` over each row of pixels), and of the batch's first frame
+      "prediction" uint8 [h, w] and "entropy" float32 [h, w] in [0, 1]. The batch holds "image", and "label" or "depth"
+      or both. Of details, "frames" int32 [B, C, C] and "calibration" float32 [B, h, 3, K].
     """
     predict = scores.Composed(method, section.inference).predict
 
@@ -54,13 +67,34 @@ def evaluation_step(method: Any, section: Evaluation, mesh: jax.sharding.Mesh) -
             information = losses.self_information(jax.nn.softmax(maps["scores"][0]))
             found |= {"prediction": prediction[0].astype(jnp.uint8), "entropy": jnp.sum(information, axis=-1)}
             if "label" in batch:
-                labels, classes = batch["label"].astype(jnp.int32), maps["scores"].shape[-1]
-                found["confusion"] = ops.confusion_matrix(labels, prediction, classes)
+                found |= _counts(maps["scores"], prediction, batch["label"].astype(jnp.int32), section, details)
         if "depth" in maps and "depth" in batch:
             found["depth"] = depth.row_sums(maps["depth"][..., 0], batch["depth"])
         return found
 
     return sharding.Compiled(step, mesh)
+
+
+def _counts(
+    scores_: jax.Array, prediction: jax.Array, labels: jax.Array, section: Evaluation, details: bool
+) -> dict[str, jax.Array]:
+    """Returns what `evaluation_step` counts against labels."""
+    classes = scores_.shape[-1]
+    if details:
+        frames = jax.vmap(lambda one, other: ops.confusion_matrix(one, other, classes))(labels, prediction)
+        found = {
+            "frames": frames,
+            "confusion": frames.sum(axis=0),
+            "calibration": calibration.row_sums(scores_, labels),
+        }
+    else:
+        found = {"confusion": ops.confusion_matrix(labels, prediction, classes)}
+    if section.count_void_labels:
+        labelled = labels < classes
+        # Frames without any label are what a batch is filled up with.
+        void = ~labelled & labelled.any(axis=(1, 2), keepdims=True)
+        found["void"] = ops.confusion_matrix(jnp.where(void, 0, label_spaces.IGNORE), prediction, classes)[0]
+    return found
 
 
 class Evaluator:
@@ -96,6 +130,11 @@ class Evaluator:
         self.domain, self._section, self._step, self._path = domain, section, step, path
         self.dataset = domains.open_domain(dataclasses.replace(domain, fields=("image",)), path)
         self._references = tuple(name for name in _REFERENCES if name in domain.fields and self.dataset.has(name))
+        if section.count_void_labels and domain.fit == "pad":
+            raise UserError(
+                f"{path}.fit: expected 'stretch' together with config.evaluation.count_void_labels, since what is "
+                "padded has no label either, got 'pad'"
+            )
         kept = dataclasses.replace(domain, fields=("image", *self._references))
         domains.require_maps(self.dataset, kept, path)
         self.scored = bool(self._references)
@@ -117,6 +156,18 @@ class Evaluator:
             process_count=jax.process_count(),
         )
         self._batch_sharding = sharding.split_over_batch(mesh)
+
+    @property
+    def space(self) -> label_spaces.LabelSpace:
+        """The classes that the rows of confusion matrices are."""
+        return self._space
+
+    @property
+    def averaged(self) -> tuple[str, tuple[int, ...]]:
+        """The protocol that heads the figures, and its classes."""
+        answered = answerable(self._space, self.dataset.label_space.names)
+        name = self._section.protocol if self._section.protocol in answered else next(iter(answered))
+        return name, answered[name]
 
     @property
     def mapping(self) -> str | None:
@@ -143,7 +194,7 @@ class Evaluator:
             return None
         averaged = protocols(self._space).get(section.protocol)
         if averaged is not None and section.headline == "dice":
-            averaged = _foreground(self._space, averaged)
+            averaged = foreground(self._space, averaged)
         means = section.headline in ("miou", "dice")
         names = [self._space.names[k] for k in averaged] if averaged is not None and means else own
         return label_check.check(self.dataset, self._path, [own.index(name) for name in names if name in own])
@@ -197,16 +248,28 @@ class Evaluator:
         for number, batch in self._wanted(chosen):
             between()
             found = self._run(state, batch)
-            if "confusion" in found:
-                # Summed on the host in 64 bits: 32 would overflow on a large split.
-                totals["confusion"] = totals.get("confusion", 0) + np.asarray(found["confusion"], np.int64)
-            if "depth" in found:
-                sums = np.asarray(found["depth"], np.float64).sum(axis=(0, 1))
-                totals["depth"] = totals.get("depth", 0) + sums
+            _add(totals, found)
             # The batch's first frame lies in the block of the first process.
             if number in chosen and "prediction" in found and jax.process_index() == 0:
                 frames.append(self._frame(batch, found))
         return totals, frames
+
+    def details(self, state: Any) -> Details:
+        """Returns what `totals` does, the calibration, and each frame's counts; needs a step made with `details`."""
+        totals: dict[str, np.ndarray] = {}
+        sums, frames = None, []
+        for batch in map(self._translated, self._batches):
+            found = self._run(state, batch)
+            _add(totals, found)
+            if "frames" not in found:
+                continue
+            sums = (0 if sums is None else sums) + np.asarray(found["calibration"], np.float64).sum(axis=(0, 1))
+            # Of a global batch, this process knows the names of its own block.
+            first = jax.process_index() * len(batch["index"])
+            own = np.asarray(found["frames"], np.int64)[first : first + len(batch["index"])]
+            pairs = zip(batch["index"].tolist(), own, strict=True)
+            frames += [(self.dataset.name(index), matrix) for index, matrix in pairs if index >= 0]
+        return Details(totals, sums, frames)
 
     def _wanted(self, chosen: list[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yields the batches with their numbers: all of them where they are scored, else those of the pictures."""
@@ -232,11 +295,27 @@ class Evaluator:
         summary = {"miou": {}, "iou": {}, "dice": {}, "pixel_accuracy": None, "metrics": {}}
         if "confusion" in totals:
             labelled = self.dataset.label_space.names
-            summary = summarise(totals["confusion"], self._space, self._section.protocol, labelled)
+            summary = summarise(
+                totals["confusion"],
+                self._space,
+                self._section.protocol,
+                labelled,
+                void=totals.get("void"),
+                count_void_predictions=self._section.count_void_predictions,
+            )
         if "depth" in totals:
             sums = dict(zip(metrics.DEPTH_SUMS, totals["depth"].tolist(), strict=True))
             summary["metrics"] |= metrics.depth_metrics(sums)
         return summary
+
+
+def _add(totals: dict[str, np.ndarray], found: Mapping[str, jax.Array]) -> None:
+    """Adds the sums of a batch, on the host: 32 bits would overflow on a large split, or round."""
+    for name in ("confusion", "void"):
+        if name in found:
+            totals[name] = totals.get(name, 0) + np.asarray(found[name], np.int64)
+    if "depth" in found:
+        totals["depth"] = totals.get("depth", 0) + np.asarray(found["depth"], np.float64).sum(axis=(0, 1))
 
 
 def _class_table(own: label_spaces.LabelSpace, space: label_spaces.LabelSpace, path: str) -> np.ndarray | None:
@@ -256,99 +335,3 @@ def _class_table(own: label_spaces.LabelSpace, space: label_spaces.LabelSpace, p
     table = np.full(256, label_spaces.IGNORE, np.uint8)
     table[: len(own.names)] = [space.names.index(name) for name in own.names]
     return table
-
-
-def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:
-    """Returns the protocols that a confusion matrix of this label space answers: name -> classes that are averaged.
-
-    A protocol is known by the names of its classes, in whichever order the space has them. The 19 and the 16 classes
-    also answer the smaller protocols of SYNTHIA's papers. Digits are classes of whole pictures and answer
-    "accuracy". Any other space answers "own", the mean over all of it.
-    """
-    if space.names == digits.CLASSES:
-        return {ACCURACY: tuple(range(len(space.names)))}
-    for family in (("19", "16", "13"), ("10",), ("7",), ("camvid",)):
-        for position, protocol in enumerate(family):
-            if set(space.names) == set(label_spaces.label_space(protocol).names):
-                names = {answered: label_spaces.label_space(answered).names for answered in family[position:]}
-                return {answered: tuple(map(space.names.index, classes)) for answered, classes in names.items()}
-    return {"own": tuple(range(len(space.names)))}
-
-
-def _foreground(space: label_spaces.LabelSpace, classes: Sequence[int]) -> list[int]:
-    """Returns those of some classes that are not the background."""
-    return [k for k in classes if space.names[k] != label_spaces.BACKGROUND]
-
-
-def summarise(
-    matrix: np.ndarray,
-    space: label_spaces.LabelSpace,
-    protocol: str | None = None,
-    classes: Sequence[str] | None = None,
-) -> dict[str, Any]:
-    """Turns a confusion matrix into the figures of a result row.
-
-    Args:
-      matrix: int64 [C, C], rows = labels.
-      space: the label space of its rows.
-      protocol: whose classes the metrics "miou" and "dice" average; None, or one that cannot be answered = the first.
-      classes: those that the split has labels of; protocols of others are left out if that leaves any. None = all.
-
-    Returns:
-      {"miou": {protocol: fraction}, "iou" and "dice": {class: fraction or None}, "pixel_accuracy": fraction, "metrics":
-      {name: fraction or None}}. A protocol's mean covers its classes that are labelled in the split, the mean of Dice
-      those but for the background; a class that is neither labelled nor predicted is None. "accuracy" is no mean, but
-      the share of labels that are right.
-    """
-    iou, dice, accuracy = metrics.iou(matrix), metrics.dice(matrix), float(metrics.pixel_accuracy(matrix))
-    labelled = np.flatnonzero(matrix.sum(axis=1))
-    means, found = {}, {"pixel_accuracy": accuracy if labelled.size else None}
-    known = set(map(space.names.index, space.names if classes is None else classes))
-    answered = {name: averaged for name, averaged in protocols(space).items() if known.issuperset(averaged)}
-    answered = answered or protocols(space)
-    headed = protocol if protocol in answered else next(iter(answered))
-    for name, averaged in answered.items():
-        present = [c for c in averaged if c in labelled]
-        score = accuracy if name == ACCURACY else metrics.mean_iou(matrix, present)
-        means[name] = score if present else None
-        if name == headed and name != ACCURACY:
-            foreground = _foreground(space, present)
-            found |= {"miou": means[name], "dice": float(dice[foreground].mean()) if foreground else None}
-    if ACCURACY in means:
-        found[ACCURACY] = means[ACCURACY]
-    return {
-        "miou": means,
-        "iou": _by_name(space, iou),
-        "dice": _by_name(space, dice),
-        "pixel_accuracy": accuracy,
-        "metrics": found,
-    }
-
-
-def _by_name(space: label_spaces.LabelSpace, values: np.ndarray) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else float(value) for name, value in zip(space.names, values, strict=True)}
-
-
-def headline(summary: Mapping[str, Any], section: Evaluation, path: str = "config.evaluation.final") -> float:
-    """Returns the value of the headline metric.
-
-    Args:
-      summary: the figures of a split.
-      section: names the metric, and the protocol of a mean IoU.
-      path: dotted name of the split's section, for messages.
-
-    Raises:
-      UserError: the method or the label space has no such figure, or there was nothing to compare with.
-    """
-    if section.headline == "miou":
-        field, name, figures = "protocol", section.protocol, summary["miou"]
-    else:
-        field, name, figures = "headline", section.headline, summary["metrics"]
-    if name not in figures:
-        raise UserError(f"config.evaluation.{field}: expected one of {sorted(figures)}, got {name!r}")
-    value = figures[name]
-    if value is None or np.isnan(value):
-        kind = metrics.METRICS[section.headline].map
-        what = f"label of protocol {name!r}" if field == "protocol" else f"valid {kind} for {name!r}"
-        raise UserError(f"{path}: no frame of the split has a {what}")
-    return value

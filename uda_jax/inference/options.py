@@ -77,6 +77,14 @@ class Evaluation:
     protocol: str = config_field(
         "19", "The protocol whose mean IoU is the headline, and whose classes Dice averages, but for 'background'."
     )
+    count_void_predictions: bool = config_field(
+        True,
+        "Whether a labelled pixel that is predicted as a class outside the protocol is an error; False leaves it out.",
+    )
+    count_void_labels: bool = config_field(
+        False,
+        "Whether a prediction at a pixel without a label is an error of the predicted class; False leaves it out.",
+    )
     inference: Inference = config_field(Inference(), "How scores are made from the network's.")
     pictures: int = config_field(6, "Frames of each evaluation split whose predictions are kept for the report.", low=0)
 

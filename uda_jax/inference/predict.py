@@ -1,199 +1,136 @@
-"""Predicting a folder of images, or a video: label PNGs in palette colours, and overlays."""
+"""Predicting images and videos: what is asked for, checked and put together; `flow` does it."""
 
-import collections
+import contextlib
 import dataclasses
-import itertools
+import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from uda_jax.data import open_dataset
-from uda_jax.data.datasets.video import ANIMATIONS, VIDEOS
-from uda_jax.data.io import atomic, names
-from uda_jax.data.io.images import IMAGE_ENDINGS, read_image
+from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError, os_error_line
-from uda_jax.inference.labels import MOST_PIXELS, Labeller, Scores
-from uda_jax.report.pictures import colourise, label_picture, overlay, png
-
-# How many of the files that were passed over are named.
-_NAMED = 5
+from uda_jax.inference import inputs, outputs, videos
+from uda_jax.inference.flow import RECORD, THREADS, Writer, flow
+from uda_jax.inference.inputs import Picture
+from uda_jax.inference.labels import MOST_PIXELS, Labeller, Predict
+from uda_jax.inference.servers import Submission
+from uda_jax.inference.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """One image of the input.
+class Wanted:
+    """What is to be written.
 
     Attributes:
-      path: names it in messages, and what must not be overwritten.
-      name: relative to the input, without ending; slashes are folders.
-      ending: of its file, without dot, or "".
-      read: returns it, uint8 `[H, W, 3]`, or raises a UserError.
+      kinds: names of `outputs.KINDS`.
+      overlay: "jpg" or "png", how overlays are written.
+      size: (height, width) of all of it; None = the size of each image.
+      video: whether pictures become the frames of one video per kind instead of a file each.
+      rate: frames per second of the video; None = that of the input.
+      server: a test server whose archive is written, too, one of `servers.SERVERS`.
+      again: whether files that exist are made anew instead of skipped.
     """
 
-    path: pathlib.Path
-    name: str
-    ending: str
-    read: Callable[[], np.ndarray]
-
-
-@dataclasses.dataclass
-class Summary:
-    """What `predict_folder` did.
-
-    Attributes:
-      written: the label PNGs.
-      renamed: (input, label PNG) where another input has the plain name, or the name will not do for a file.
-      failed: (input, reason) of the images that could not be read.
-      passed_over: files that are no pictures of a kind that is read.
-      notes: what was done otherwise than asked.
-    """
-
-    written: list[pathlib.Path] = dataclasses.field(default_factory=list)
-    renamed: list[tuple[pathlib.Path, pathlib.Path]] = dataclasses.field(default_factory=list)
-    failed: list[tuple[pathlib.Path, str]] = dataclasses.field(default_factory=list)
-    passed_over: list[pathlib.Path] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [
-            f"{source}: written as {target.name}, its plain name was taken or too long"
-            for source, target in self.renamed
-        ]
-        # The reasons name the files already.
-        lines += [reason for _, reason in self.failed]
-        lines += self.notes
-        if self.passed_over:
-            kinds = collections.Counter(path.suffix.lower() or "without ending" for path in self.passed_over)
-            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-            named = ", ".join(path.name for path in self.passed_over[:_NAMED])
-            more = ", ..." if len(self.passed_over) > _NAMED else ""
-            lines.append(
-                f"{len(self.passed_over)} files passed over, no pictures that are read: {counts} ({named}{more})"
-            )
-        lines.append(f"{len(self.written)} images predicted, {len(self.failed)} could not be read")
-        return "\n".join(lines)
+    kinds: tuple[str, ...] = outputs.DEFAULT
+    overlay: str = "jpg"
+    size: tuple[int, int] | None = None
+    video: bool = False
+    rate: float | None = None
+    server: str | None = None
+    again: bool = False
 
 
 def predict_folder(
-    scores: Scores,
-    source: str | os.PathLike,
+    predict: Predict,
+    source: str | os.PathLike | Sequence[str | os.PathLike],
     output: str | os.PathLike,
     *,
     domain: Domain,
     palette: np.ndarray,
+    classes: Sequence[str] = (),
     batch_size: int = 4,
     most_pixels: int = MOST_PIXELS,
+    wanted: Wanted | None = None,
+    made_by: Mapping[str, Any] | None = None,
+    progress: bool = False,
 ) -> Summary:
     """Predicts every image of a folder and its subfolders, which the output keeps, or every frame of a video.
 
-    For `a.jpg` it writes `a.png`, the class ids at the image's own size as an 8-bit palette PNG, and
-    `a_overlay.png`. Unreadable images are left out and named in the summary; the others are done.
+    For `a.jpg` it writes `a.png`, the class ids at the image's own size as an 8-bit palette PNG, and `a_overlay.jpg`,
+    or what else is wanted. Images whose files exist are skipped, unreadable ones named in the summary.
 
     Args:
-      scores: maps images, uint8 `[B, h, w, 3]`, and a size to scores `[B, *size, C]`.
-      source: a folder of images, whose other files are passed over and named in the summary; a picture; or what the
-        data set `video` reads.
+      predict: see `labels.Predict`.
+      source: what `inputs.find` takes, one path or several.
       output: a folder outside `source`; made if absent.
       domain: the split that runs are scored on: images are resized and padded by its rules.
-      palette: uint8 `[C, 3]`, the colours of the classes.
-      batch_size: images per call; fewer where they are large.
-      most_pixels: of one image that are scored at once, see `Labeller`.
-
-    Returns:
-      What was written and what failed.
+      palette, classes: uint8 `[C, 3]`, the colours of the classes, and their names.
+      batch_size, most_pixels: see `Labeller`.
+      wanted: what is written.
+      made_by: what makes the predictions, for `predictions.json` in the output, which holds those of nothing else.
+      progress: whether to show a bar.
 
     Raises:
-      UserError: no such input, no image in it, or an output that cannot be made or lies inside the input.
+      UserError: no such input, no image in it, an output that cannot be made, lies inside the input or holds
+        predictions of something else, or what is wanted cannot be had.
     """
-    source, target = pathlib.Path(source), pathlib.Path(output)
-    summary = Summary()
-    pictures = _pictures(source, summary)
-    _make(target, source)
-    outputs = _output_stems(pictures, target)
-    summary.renamed += [
-        (picture.path, _label_path(stem)) for picture, stem in outputs.items() if stem != target / picture.name
-    ]
-    label = Labeller(scores, domain, batch_size, most_pixels=most_pixels)
-    for batch in _batches(pictures, label, summary):
-        images = [image for _, image in batch]
-        # A short batch is filled with its last image, whose results are dropped.
-        images += images[-1:] * (label.batch_size(images[0].shape[:2]) - len(images))
-        for (picture, image), found in zip(batch, label(images), strict=False):
-            stem = outputs[picture]
-            atomic.write(stem.with_name(f"{stem.name}_overlay.png"), png(overlay(image, colourise(found, palette))))
-            # Last, so that a label PNG means that the image is done.
-            atomic.write(_label_path(stem), png(label_picture(found, palette)))
-            summary.written.append(_label_path(stem))
+    wanted = wanted or Wanted()
+    sources = [source] if isinstance(source, (str, os.PathLike)) else source
+    paths, target = [pathlib.Path(each) for each in sources], pathlib.Path(output)
+    found, encoder = inputs.find(paths), outputs.Encoder(palette, classes, wanted.overlay)
+    submission = Submission(wanted.server, target, classes, found.pictures) if wanted.server else None
+    _make(target, paths)
+    record = _record(target / RECORD, made_by, wanted.again)
+    summary = Summary(passed_over=found.passed_over, notes=found.notes)
+    stems = inputs.output_stems(found.pictures, target, outputs.endings())
+    renamed = ((picture.path, stem) for picture, stem in stems.items() if stem != target / picture.name)
+    summary.renamed += [(path, encoder.path(stem, "labels")) for path, stem in renamed]
+    films = _films(wanted, found, target, summary)
+    writer = Writer(encoder, stems, [k for k in wanted.kinds if k not in films], films, submission, record, target)
+    maps = (*(outputs.KINDS[kind].map for kind in wanted.kinds), *(submission.wanted if submission else ()))
+    options = {"wanted": tuple(dict.fromkeys(maps)), "size": wanted.size, "most_pixels": most_pixels}
+    label = Labeller(predict, domain, batch_size, **options)
+    todo = [picture for picture in found.pictures if wanted.again or not writer.is_done(picture)]
+    summary.skipped = len(found.pictures) - len(todo)
+    if todo:
+        _pass(todo, label, writer, summary, 1 if found.sequential else THREADS, progress)
     summary.notes += label.notes
+    if submission:
+        missing = f"{submission.archive}: not written, since images could not be read"
+        summary.notes.append(missing if summary.failed else submission.pack())
     return summary
 
 
-def _pictures(source: pathlib.Path, summary: Summary) -> list[Picture]:
-    """Returns the images of an input, sorted; enters what is passed over in the summary."""
-    if not source.exists():
-        raise UserError(f"--input {source}: expected a folder of images or a video, got nothing; check the path")
-    if not source.is_dir():
-        return _frames(source, summary)
-    paths = _files(source)
-    pictures = [_picture(path, source) for path in paths if path.suffix.lower() in IMAGE_ENDINGS]
-    summary.passed_over += [path for path in paths if path.suffix.lower() not in IMAGE_ENDINGS]
-    if not pictures:
-        videos = sorted(path.name for path in paths if path.suffix.lower() in VIDEOS)
-        remedy = f"; for a video, give its file, such as {source / videos[0]}" if videos else ""
-        raise UserError(f"--input {source}: no image there; expected files such as {', '.join(IMAGE_ENDINGS)}{remedy}")
-    return pictures
+def _films(
+    wanted: Wanted, found: inputs.Inputs, target: pathlib.Path, summary: Summary
+) -> dict[str, videos.VideoWriter]:
+    """Returns the videos that are to be written, by kind; none, and a note, where they cannot be."""
+    kinds = [kind for kind in wanted.kinds if kind in outputs.PICTURES] if wanted.video else []
+    if wanted.video and not kinds:
+        raise UserError(f"--video: expected --write with {' or '.join(outputs.PICTURES)}, which videos are made of")
+    if not kinds:
+        return {}
+    if videos.encoder() is None:
+        summary.notes.append(
+            "frames are written instead of a video, which needs PyAV with an encoder of H.264 or MPEG-4; run pip "
+            "install 'uda_jax[video]'"
+        )
+        return {}
+    stems = inputs.output_stems([Picture(target / found.stem, found.stem, "", lambda: None)], target, ())
+    (stem,) = stems.values()
+    rate = wanted.rate or found.rate or videos.RATE
+    return {kind: videos.VideoWriter(stem.with_name(f"{stem.name}_{kind}.mp4"), rate) for kind in kinds}
 
 
-def _files(source: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files below a folder, sorted, through links, too; hidden ones are the business of whoever hides them.
-
-    Raises:
-      UserError: a folder that cannot be listed.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"--input {os_error_line(error)}")
-
-    found = []
-    for folder, below, files in os.walk(source, onerror=refuse, followlinks=True):
-        here = pathlib.Path(folder)
-        above = {parent.resolve() for parent in (here, *here.parents)}
-        # A link back to a folder that holds it would lead on for ever.
-        below[:] = [name for name in below if not name.startswith(".") and (here / name).resolve() not in above]
-        found += [here / name for name in files if not name.startswith(".")]
-    # A link that leads nowhere is an image that cannot be read.
-    return sorted(path for path in found if path.is_file() or path.is_symlink())
-
-
-def _picture(path: pathlib.Path, source: pathlib.Path) -> Picture:
-    # Not with_suffix: a stem may hold dots.
-    name = (path.parent.relative_to(source) / path.stem).as_posix()
-    return Picture(path, name, path.suffix[1:], lambda: read_image(path))
-
-
-def _frames(source: pathlib.Path, summary: Summary) -> list[Picture]:
-    """Returns the frames of a video file or an archive, or the picture that a file is."""
-    ending = source.suffix.lower()
-    still = ending in IMAGE_ENDINGS
-    dataset = open_dataset("video", source, "train", "own") if not still or ending in ANIMATIONS else ()
-    if still and len(dataset) <= 1:
-        return [_picture(source, source.parent)]
-    if dataset.problems:
-        raise UserError(f"--input {source}: {dataset.problems[0].message}")
-    summary.notes += [note.message for note in dataset.passed_over]
-    return [
-        Picture(source / dataset.name(i), dataset.name(i), "", lambda i=i: dataset.read(i, ("image",))["image"])
-        for i in range(len(dataset))
-    ]
-
-
-def _make(target: pathlib.Path, source: pathlib.Path) -> None:
+def _make(target: pathlib.Path, sources: Sequence[pathlib.Path]) -> None:
     """Makes the output folder, or says why it will not do."""
-    if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"--output {target}: lies in the input folder {source}; give a folder outside it")
+    for source in sources:
+        if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"--output {target}: lies in the input folder {source}; give a folder outside it")
     if target.exists() and not target.is_dir():
         raise UserError(f"--output {target}: expected a folder, got a file; give another name")
     try:
@@ -202,45 +139,32 @@ def _make(target: pathlib.Path, source: pathlib.Path) -> None:
         raise UserError(f"--output {os_error_line(error, target)}") from None
 
 
-def _output_stems(pictures: Sequence[Picture], target: pathlib.Path) -> dict[Picture, pathlib.Path]:
-    """Gives each image an output path without ending, such that no output falls on another or on an input."""
-    # Compared without case, for file systems that do not tell a.png from A.png.
-    taken = {str(picture.path.resolve()).lower() for picture in pictures}
-    stems = {}
-    for picture in pictures:
-        first = names.below(target, picture.name)
-        longer = (f"{first.name}_{picture.ending}{'_' * extra}" for extra in itertools.count())
-        for name in itertools.chain([first.name], longer):
-            files = {str((first.parent / f"{name}{ending}").resolve()).lower() for ending in (".png", "_overlay.png")}
-            if not files & taken:
-                break
-        taken |= files
-        stems[picture] = first.parent / name
-    return stems
+def _pass(
+    pictures: Sequence[Picture], label: Labeller, writer: Writer, summary: Summary, readers: int, progress: bool
+) -> None:
+    with contextlib.ExitStack() as stack:
+        for film in writer.films.values():
+            stack.enter_context(film)
+        bar = stack.enter_context(progress_bar("predicting", len(pictures), "frames", shown=progress))
+        flow(pictures, label, writer, summary, readers, bar.update)
 
 
-def _label_path(stem: pathlib.Path) -> pathlib.Path:
-    # Not with_suffix: a stem may hold dots.
-    return stem.with_name(f"{stem.name}.png")
-
-
-def _batches(
-    pictures: Sequence[Picture], label: Labeller, summary: Summary
-) -> Iterator[list[tuple[Picture, np.ndarray]]]:
-    """Yields as many neighbours of one size as are predicted at once; enters what cannot be read in the summary."""
-    batch: list[tuple[Picture, np.ndarray]] = []
-    for picture in pictures:
-        try:
-            image = picture.read()
-        except UserError as error:
-            summary.failed.append((picture.path, str(error)))
-            continue
-        if batch and batch[0][1].shape != image.shape:
-            yield batch
-            batch = []
-        batch.append((picture, image))
-        if len(batch) == label.batch_size(image.shape[:2]):
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _record(path: pathlib.Path, made_by: Mapping[str, Any] | None, again: bool) -> str | None:
+    """Returns what is to stand in a file about the predictions; raises a UserError if others are there already."""
+    if made_by is None:
+        return None
+    record = json.dumps(made_by, indent=1, default=str) + "\n"
+    if again or not path.exists():
+        return record
+    try:
+        before = json.loads(path.read_text())
+    except ValueError:
+        before = None
+    now = json.loads(record)
+    if before != now:
+        differing = [key for key in now if not isinstance(before, dict) or before.get(key) != now[key]]
+        raise UserError(
+            f"--output {path.parent}: holds predictions that were made otherwise ({', '.join(differing) or RECORD}); "
+            "give another folder, or --again to replace them"
+        )
+    return record

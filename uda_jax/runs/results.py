@@ -12,7 +12,7 @@ import jax
 
 import uda_jax
 from uda_jax.config import Evaluation, Experiment
-from uda_jax.inference.evaluate import headline
+from uda_jax.inference.figures import headline
 from uda_jax.inference.options import JOINT
 
 

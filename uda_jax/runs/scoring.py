@@ -11,7 +11,8 @@ import numpy as np
 from uda_jax.config import Experiment
 from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
-from uda_jax.inference.evaluate import Evaluator, evaluation_step, headline
+from uda_jax.inference.evaluate import Evaluator, evaluation_step
+from uda_jax.inference.figures import headline
 from uda_jax.inference.joint import joint_summary
 from uda_jax.inference.options import JOINT
 from uda_jax.report import confusion, pictures

@@ -106,7 +106,10 @@ def abstract(stage: Stage, mesh: jax.sharding.Mesh) -> Any:
 
 
 def restore(
-    workdir: str | Path, overrides: Sequence[str] = (), step: str | int | None = None
+    workdir: str | Path,
+    overrides: Sequence[str] = (),
+    step: str | int | None = None,
+    network: str | None = None,
 ) -> tuple[Any, Any, LabelSpace]:
     """Opens a run for evaluation, prediction or a notebook; needs none of the data it was trained on.
 
@@ -116,25 +119,37 @@ def restore(
         lists as its `PREDICTION_FIELDS`: they act in `predict` alone, and the state stays what it is.
       step: which checkpoint of the last stage, "last", "best" on the dev domain, or a step; None = the one that the
         run's result row is of.
+      network: "student" or "teacher", which of the two predicts; None = the one of the config.
 
     Returns:
       The last stage's method, its state, and the label space of its classes.
 
     Raises:
-      UserError: the workdir holds no run, no such checkpoint, or one that cannot be read; an override of another field.
+      UserError: the workdir holds no run, no such checkpoint, or one that cannot be read; an override of another
+        field; a network of a method that has no teacher.
     """
     with mirrors.opened(workdir) as folder:
-        return _restore(Workdir(folder), overrides, step)
+        return _restore(Workdir(folder), overrides, step, network)
 
 
-def _restore(workdir: Workdir, overrides: Sequence[str], step: str | int | None) -> tuple[Any, Any, LabelSpace]:
+def _restore(
+    workdir: Workdir, overrides: Sequence[str], step: str | int | None, network: str | None
+) -> tuple[Any, Any, LabelSpace]:
     """Does what `restore` says, in a local folder."""
     experiment, space = workdir.experiment(), workdir.classes()
     last = stages.recipe(experiment, len(space.names))[-1]
-    if overrides:
+    if overrides or network:
         own = bool(experiment.stages) and experiment.stages[last.name].method is not None
         section = f"stages.{last.name}.method" if own else "method"
-        allowed = [f"{section}.{field}" for field in getattr(last.method, "PREDICTION_FIELDS", ())]
+        fields = getattr(last.method, "PREDICTION_FIELDS", ())
+        if network and "predict_with" not in fields:
+            name = type(last.method).__name__
+            raise UserError(
+                f"--network {network}: {workdir.path}: expected a method with a teacher, got {name}; leave it out"
+            )
+        if network:
+            overrides = (*overrides, f"--config.{section}.predict_with={network}")
+        allowed = [f"{section}.{field}" for field in fields]
         experiment = config.with_overrides(experiment, overrides, allowed, f"the predictions of {workdir.path}")
         last = stages.recipe(experiment, len(space.names))[-1]
     step = experiment.evaluation.chosen_step if step is None else step

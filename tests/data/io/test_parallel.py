@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from uda_jax.data.io.parallel import parallel_map
+from uda_jax.data.io.parallel import ahead, parallel_map
 from uda_jax.errors import UserError
 
 ITEMS = [(k,) for k in range(21)]
@@ -81,3 +81,13 @@ def test_only_some_tasks_are_under_way():
         next(results)
         time.sleep(0.2)
         assert len(started) <= 10
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_is_asked_for_later_is_worked_out_ahead_in_order(workers):
+    started = []
+    results = ahead(lambda number: started.append(number) or -number, range(20), workers, 4)
+    assert next(results) == 0 and max(started) <= 4
+    assert list(results) == [-number for number in range(1, 20)] and sorted(started) == list(range(20))
+    with pytest.raises(UserError, match="number 11"):
+        list(ahead(lambda number: failing(number), range(20), workers, 4))

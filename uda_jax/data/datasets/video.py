@@ -55,6 +55,7 @@ class Video(Dataset):
     Attributes:
       label_space: names and colours of its classes.
       problems: what is wrong with a folder of pictures.
+      frame_rate: frames per second of a video file, before `every`; None where the root does not say it.
 
     Raises:
       UserError: nothing there, no frame in it, a file that is damaged or of another kind, or PyAV is needed and
@@ -72,6 +73,7 @@ class Video(Dataset):
         self._every = every
         self._source = _open(root)
         self.problems, self.passed_over = self._source.problems, self._source.passed_over
+        self.frame_rate: float | None = getattr(self._source, "rate", None)
         if not self._source.names and not self.problems:
             raise UserError(
                 f"video: {printable(str(root))} holds no picture ({', '.join(IMAGE_ENDINGS)}); set root to a folder of "
@@ -167,6 +169,7 @@ class _Stream:
             with av.open(str(path)) as container:
                 stream = _first_stream(container, path)
                 found = [packet for packet in container.demux(stream) if packet.size]
+                self.rate = float(stream.average_rate) if stream.average_rate else None
                 packets = [(packet.pts, packet.dts, packet.is_keyframe) for packet in found if not packet.is_discard]
                 self.passed_over = _early_end(path, stream, container.duration, found)
         except (av.FFmpegError, OSError, ValueError) as error:

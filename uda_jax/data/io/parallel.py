@@ -74,6 +74,18 @@ def parallel_map(
         pool.shutdown(cancel_futures=True)
 
 
+def ahead(function: Callable[[Any], Any], items: Iterable[Any], workers: int, count: int) -> Iterator[Any]:
+    """Yields `function(item)` of each item in order, worked out by threads up to `count` items before it is asked for.
+
+    One thread takes the items one after the other. What `function` raises comes out here.
+    """
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    try:
+        yield from _results(lambda item: pool.submit(_each, function, (), [(item,)]), items, count, True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _results(
     submit: Callable[[Sequence[tuple]], concurrent.futures.Future], chunks: Iterable, ahead: int, ordered: bool
 ) -> Iterator[Any]:
