@@ -1,18 +1,22 @@
 """Exported folders of every segmenter of the library, beside the networks themselves; tiny and with random weights."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
-from uda_jax.inference.export import folder, forms, onnx, opening, parity, stablehlo, writing
+from uda_jax.inference.export import folder, forms, onnx, opening, parity, stablehlo, tensors, writing
 from uda_jax.inference.export.forms import Form
 from uda_jax.inference.options import Inference
 from uda_jax.methods.base import SegmentationMethod, Segmenter, TrainState
+from uda_jax.methods.dacs import Dacs
+from uda_jax.methods.plca import PLCA
 
 SPACE = LabelSpace(("ground", "wall", "thing"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
 FRAMES = list(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8))
@@ -73,6 +77,27 @@ def test_safetensors_are_the_network(tmp_path, name):
     slip, facts = write(tmp_path, source(name, options), Form(outputs="scores"), "safetensors")
     assert slip["largest_difference"] == 0
     assert facts["network"]["segmenter"]["name"] == name and facts["inside"] == ["network"]
+
+
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_safetensors_are_the_network_that_predicts(tmp_path, network):
+    found = source(*SMALL)
+    fields = {field.name: getattr(found.method, field.name) for field in dataclasses.fields(found.method)}
+    method = Dacs(**fields, predict_with=network)
+    params = found.state.params["segmenter"]
+    teacher = {"params": jax.tree.map(lambda x: 2 * x, params), "model_state": found.state.model_state["segmenter"]}
+    state = found.state.replace(step=np.int32(1), teacher=teacher)
+    slip, _ = write(tmp_path, dataclasses.replace(found, method=method, state=state), Form(), "safetensors")
+    assert slip["largest_difference"] == 0
+    arrays = safetensors.numpy.load_file(tmp_path / "exported" / "model.safetensors")
+    expected = (params if network == "student" else teacher["params"])["encoder"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(arrays["params/encoder/conv1/kernel"], expected)
+
+
+def test_aggregated_predictions_are_no_arrays(small):
+    method = PLCA(segmenter=small.method.segmenter, num_classes=3, test_aggregation=True)
+    with pytest.raises(UserError, match="--to safetensors: .* config.method.test_aggregation .*; take --to stablehlo"):
+        tensors.write(method, small.state)
 
 
 @pytest.mark.parametrize(("name", "options", "multiple"), [(*SMALL, 1), ("deeplab_v2_vgg16", {"width": 2}, 8)])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,6 +77,12 @@ def test_an_exported_folder_says_what_the_run_says(run, exported, images):
         uda_jax.load(exported, step="best")
 
 
+def test_an_exported_folder_in_a_bucket(exported, bucket, images):
+    fsspec.filesystem("s3").put(str(exported), bucket, recursive=True)
+    image = pixels(images[0])
+    np.testing.assert_array_equal(uda_jax.load(bucket)(image).labels, uda_jax.load(exported)(image).labels)
+
+
 def test_frames_of_ones_own_are_compared(run, tmp_path, images, capsys):
     frames = tmp_path / "frames"
     frames.mkdir()
@@ -115,6 +122,7 @@ def test_an_export_that_says_other_things_ends_with_status_1(run, tmp_path, monk
         (["--to", "safetensors", "--frames", "{empty}"], "--frames {empty}: no image there; expected files such as"),
         (["--to", "safetensors", "--frames", "{empty}/no"], "--frames {empty}/no: no such file or folder"),
         (["--to", "safetensors", "--step", "5"], "5"),
+        (["--to", "safetensors", "--config.method.predict_with=teacher"], "config.method.predict_with"),
         (["--to", "torchscript"], "invalid choice: 'torchscript'"),
     ],
 )

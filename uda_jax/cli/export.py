@@ -15,7 +15,7 @@ _ANY = "any"
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the command by `command(name, run, text)`, which returns its parser."""
     text = "write a run's network as StableHLO, ONNX or safetensors, and compare it with the run"
-    export = command("export", _export, text)
+    export = command("export", _export, text, takes_overrides=True)
     export.add_argument("workdir", type=place, help="folder of the run")
     export.add_argument("--to", choices=("stablehlo", "onnx", "safetensors"), required=True)
     export.add_argument("--output", type=local, required=True, help="new folder")
@@ -45,7 +45,13 @@ def _export(options: argparse.Namespace) -> int:
         onnx.require("onnx", "onnxruntime", "jax2onnx")
     form = _form(options)
     slip = deployment.export(
-        options.workdir, options.output, options.to, form, step=options.step, frames=options.frames
+        options.workdir,
+        options.output,
+        options.to,
+        form,
+        step=options.step,
+        overrides=options.overrides,
+        frames=options.frames,
     )
     equal, times = slip["equal_pixels"], slip["milliseconds"]
     largest = slip["largest_difference"]

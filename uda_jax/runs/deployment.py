@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ def load(path: str | os.PathLike, step: str | int = "last") -> model.Model:
         result = model(image)                     # uint8 RGB [H, W, 3] or [B, H, W, 3]
         result.labels, result.confidence, result.colours, result.scores
 
-    Images are resized and padded as the run's final split is, scores are made as its config says, of the network that
-    `uda predict` uses (the student, where there is a teacher), and results have the image's own size. None of the run's
-    data is needed, and of an exported folder no run.
+    Images are resized and padded as the run's final split is, scores are made as its config says, and results have the
+    image's own size. The network is the one that `uda predict` uses: with a teacher, `config.method.predict_with`. None
+    of the run's data is needed, and of an exported folder no run.
 
     Args:
       path: the run's folder, a local path or an address in a bucket; or an exported folder.
@@ -62,6 +63,7 @@ def export(
     form: forms.Form,
     *,
     step: str | int | None = None,
+    overrides: Sequence[str] = (),
     frames: Path | None = None,
 ) -> dict[str, Any]:
     """Exports a run's network for programs without this library, and compares what was written with the run.
@@ -72,6 +74,7 @@ def export(
       kind: one of `forms.FORMATS`.
       form: what the program takes and gives.
       step: which checkpoint of the last stage; None = the one that the run's result row is of.
+      overrides: of fields that act in predictions alone, see `states.restore`.
       frames: a folder of images to compare on; None = those of the run's final split.
 
     Returns:
@@ -84,7 +87,7 @@ def export(
     with mirrors.opened(path) as local:
         experiment = Workdir(local).experiment()
         evaluation = experiment.evaluation
-        method, state, space = states.restore(local, step=step)
+        method, state, space = states.restore(local, overrides, step)
     name, domain = next(iter(evaluation.splits("final").items()))
     if not hasattr(method, "segmenter"):
         raise UserError(f"{path}: expected a method with a segmenter to export, got {type(method).__name__}")
@@ -96,7 +99,9 @@ def export(
     }
     found = images_of(frames) if frames else split_frames(domain, evaluation.path("final", name))
     whole = lambda tree: jax.tree.map(lambda leaf: jax.numpy.asarray(np.asarray(leaf)), tree)  # noqa: E731
-    state = state.replace(params=whole(state.params), model_state=whole(state.model_state))
+    state = state.replace(
+        params=whole(state.params), model_state=whole(state.model_state), teacher=whole(state.teacher)
+    )
     source = forms.Source(method, state, evaluation.inference, domain)
     return writing.write(output, kind, source, form, space, found, facts)
 

@@ -24,8 +24,17 @@ def describe(method: Any) -> dict[str, Any]:
     return {"num_classes": method.num_classes, "precision": method.precision, "segmenter": section}
 
 
-def write(state: Any) -> bytes:
-    """Returns a file's content: "params/encoder/conv1/kernel" and so on, in Flax's layouts."""
+def write(method: Any, state: Any) -> bytes:
+    """Returns a file's content: "params/encoder/conv1/kernel" and so on, in Flax's layouts.
+
+    Raises:
+      UserError: a method whose predictions are not those of its network alone.
+    """
+    if getattr(method, "test_aggregation", False):
+        raise UserError(
+            "--to safetensors: the network's arrays do not hold what config.method.test_aggregation does with its "
+            "features; take --to stablehlo, or --config.method.test_aggregation=False"
+        )
     variables = {"params": state.params[NETWORK], **state.model_state[NETWORK]}
     arrays = {path: np.asarray(array, order="C") for path, array in weights.flatten(variables)}
     return safetensors.numpy.save(arrays, {"format": "flax"})

@@ -17,6 +17,7 @@ from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.inference import model
 from uda_jax.inference.export import folder, forms, onnx, parity, stablehlo, tensors
+from uda_jax.methods.parts.teacher import without_teacher
 
 # Packages that a description and a slip name, as far as they are installed.
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "flatbuffers", "onnx", "onnxruntime", "jax2onnx", "safetensors")
@@ -49,6 +50,8 @@ def write(
       UserError: the folder exists; a form that is impossible; or what writes the format is not installed.
     """
     require_new(path)
+    method, state = without_teacher(source.method, source.state)
+    source = dataclasses.replace(source, method=method, state=state)
     if kind != "safetensors":
         forms.check(form, source)
     content, found = _content(kind, source, form)
@@ -71,7 +74,7 @@ def require_new(path: Path) -> None:
 def _content(kind: str, source: forms.Source, form: forms.Form) -> tuple[bytes, dict[str, Any]]:
     if kind == "safetensors":
         size = source.domain.size or ("h", "w")
-        return tensors.write(source.state), {"shape": ["b", *map(str, size), "3"], "multiple_of": 1}
+        return tensors.write(source.method, source.state), {"shape": ["b", *map(str, size), "3"], "multiple_of": 1}
     return {"stablehlo": stablehlo, "onnx": onnx}[kind].write(forms.program(source, form), form)
 
 
