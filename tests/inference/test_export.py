@@ -197,6 +197,7 @@ CHANGES = [
     ({"format": "../../etc/passwd"}, "format one of stablehlo, onnx, safetensors, found ../../etc/passwd"),
     ({"shape": "b"}, "shape a list, found another thing"),
     ({"shape": ["b"]}, "shape of four lengths"),
+    ({"shape": ["1", "9" * 5000, "32", "3"]}, "shape of four lengths"),
     ({"multiple_of": 0}, "shape of four lengths"),
     ({"resize": {"size": None}}, "resize of size, fit, image_resampling"),
     ({"resize": {"size": [0, 1], "fit": "pad", "image_resampling": "bicubic"}}, "resize.size"),

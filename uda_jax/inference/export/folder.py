@@ -115,7 +115,9 @@ def _description(file: Path) -> dict[str, Any]:
     for name, kind in shapes.items():
         if not isinstance(found.get(name), kind):
             raise UserError(f"{wrong}, {name} a {kind.__name__}, found another thing; {_REMEDY}")
-    if found["resize"].keys() != set(_RULES) or len(found["shape"]) != 4 or found["multiple_of"] < 1:
+    lengths = found["shape"]
+    shaped = len(lengths) == 4 and all(isinstance(length, str) and len(length) < 20 for length in lengths)
+    if found["resize"].keys() != set(_RULES) or not shaped or found["multiple_of"] < 1:
         raise UserError(f"{wrong}, shape of four lengths and resize of {', '.join(_RULES)}; {_REMEDY}")
     return found
 
