@@ -31,6 +31,7 @@ SIGNATURES = {
     "weights.to_torch": "(variables, dialect)",
     "methods.get": "(name)",
     "methods.names": "()",
+    "load": "(path, step='last')",
     "data.get_dataset": "(name, root, split, label_space='19', **options)",
     "data.label_spaces.lookup_table": "(dataset, protocol)",
 }
@@ -38,8 +39,8 @@ SIGNATURES = {
 
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_signature(name):
-    room, attribute = name.rsplit(".", 1)
-    function = getattr(importlib.import_module(f"uda_jax.{room}"), attribute)
+    room, attribute = f"uda_jax.{name}".rsplit(".", 1)
+    function = getattr(importlib.import_module(room), attribute)
     signature = inspect.signature(function)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
     assert str(inspect.Signature(bare)) == SIGNATURES[name]

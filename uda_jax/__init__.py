@@ -21,12 +21,17 @@ _SUBPACKAGES = (
     "weights",
 )
 
-__all__ = ["__version__", *_SUBPACKAGES]
+# Functions by where they are defined.
+_FUNCTIONS = {"load": "uda_jax.runs.deployment"}
+
+__all__ = ["__version__", *_FUNCTIONS, *_SUBPACKAGES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBPACKAGES:
         return importlib.import_module(f"uda_jax.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     raise AttributeError(f"module 'uda_jax' has no attribute {name!r}")
 
 

@@ -29,6 +29,14 @@ def test_hand_values(convention, expected):
     np.testing.assert_allclose(jitted, result, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("convention", ops.CONVENTIONS)
+def test_normalised_images_are_turned_back(convention):
+    stored = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
+    np.testing.assert_allclose(ops.denormalise(ops.normalise(stored, convention), convention), stored, atol=1e-4)
+    with pytest.raises(ValueError, match="convention: expected one of caffe_bgr, imagenet_rgb, tanh, got 'caffe'"):
+        ops.denormalise(np.zeros((1, 1, 1, 3), np.float32), "caffe")
+
+
 @pytest.mark.parametrize("convention", ["caffe_bgr", "imagenet_rgb", "tanh"])
 def test_drawn_images_are_normalised_like_stored_ones(convention):
     stored = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1) + np.arange(3, dtype=np.uint8) * 40

@@ -1,6 +1,7 @@
 """Resizing against PyTorch's outputs and gradients."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -96,3 +97,19 @@ def test_nearest_golden_plca():
 def test_nearest_is_not_the_half_pixel_rule():
     y = ops.resize_nearest_legacy(jnp.arange(4).reshape(1, 1, 4), (1, 2))
     np.testing.assert_array_equal(y.ravel(), [0, 2])
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("have", "size"), [((3, 4), (9, 13)), ((9, 13), (3, 4)), ((1, 5), (4, 1)), ((4, 4), (4, 4))])
+def test_a_program_for_any_size_interpolates_as_one_for_a_known_one(have, size, align_corners):
+    # What `jax.export` traces with is no number.
+    dimensions = jax.export.symbolic_shape("h, w, a, b")
+
+    def resize(x, like):
+        return ops.resize_bilinear(x, like.shape, align_corners=align_corners)
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, *dimensions[:2], 2), dimensions[2:])]
+    exported = jax.export.export(jax.jit(resize))(*shapes)
+    x = np.random.default_rng(0).normal(size=(1, *have, 2)).astype(np.float32)
+    expected = ops.resize_bilinear(x, size, align_corners=align_corners)
+    np.testing.assert_allclose(exported.call(x, np.zeros(size, np.float32)), expected, atol=1e-6)

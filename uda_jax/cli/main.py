@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from uda_jax.cli import configs, console, data, inference, inspection, outcome, plan, training, weights
+from uda_jax.cli import configs, console, data, export, inference, inspection, outcome, plan, training, weights
 from uda_jax.errors import UserError
 
 USER_ERROR = 2
@@ -97,6 +97,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 
-    for group in (training, plan, inference, weights, data, configs, inspection):
+    for group in (training, plan, inference, export, weights, data, configs, inspection):
         group.add(command)
     return parser

@@ -165,7 +165,7 @@ def sum_of_dilated_convs(x: jax.Array, kernels: Sequence[jax.Array], dilations: 
             for column in range(3):
                 shift = ((row - 1) * dilation, (column - 1) * dilation)
                 # An element that reaches past the map from everywhere meets padding only.
-                if abs(shift[0]) < height and abs(shift[1]) < width:
+                if _reaches(shift[0], height) and _reaches(shift[1], width):
                     matrices[shift] = matrices.get(shift, 0) + kernel[row, column]
     projected = project(x, jnp.concatenate(list(matrices.values()), axis=1)).astype(jnp.float32)
     return sum(
@@ -173,6 +173,11 @@ def sum_of_dilated_convs(x: jax.Array, kernels: Sequence[jax.Array], dilations: 
         lax.pad(part, 0.0, [(0, 0, 0), (-down, down, 0), (-right, right, 0), (0, 0, 0)])
         for part, (down, right) in zip(jnp.split(projected, len(matrices), axis=-1), matrices, strict=True)
     )
+
+
+def _reaches(shift: int, length: int) -> bool:
+    """Returns whether a pixel can have a neighbour `shift` away; in a program for any size, it can."""
+    return not isinstance(length, int) or abs(shift) < length
 
 
 def element_products(x: jax.Array, kernel: jax.Array) -> list[list[jax.Array]]:
@@ -216,8 +221,9 @@ def max_pool(x: jax.Array, size: int, stride: int, *, padding: int = 0, ceil_mod
         n = x.shape[axis]
         free = n + 2 * padding - size
         last = (-(-free // stride) if ceil_mode else free // stride) * stride
-        pads = [(0, 0)] * 4
-        pads[axis] = (padding, max(last + size - n - padding, 0))
+        pads, reach = [(0, 0)] * 4, last + size - n - padding
+        # In a program for any size, as much as some size needs.
+        pads[axis] = (padding, max(reach, 0) if isinstance(n, int) else padding + ceil_mode * (stride - 1))
         padded = jnp.pad(x, pads, constant_values=-jnp.inf)
         parts = (lax.slice_in_dim(padded, i, i + last + 1, stride, axis) for i in range(size))
         x = functools.reduce(jnp.maximum, parts)

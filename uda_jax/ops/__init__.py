@@ -8,11 +8,12 @@ from uda_jax.ops.depth import NO_SUPERVISION, inverse_depth, relative_inverse_de
 from uda_jax.ops.entropy_ranking import entropy_score, rare_class_count, rare_class_normaliser, split_by_score
 from uda_jax.ops.image_pool import empty_pool, exchange_with_pool
 from uda_jax.ops.mix_masks import box_masks, cow_masks
-from uda_jax.ops.normalise import from_tanh, normalise, to_pixels
+from uda_jax.ops.normalise import CONVENTIONS, denormalise, from_tanh, normalise, to_pixels
 from uda_jax.ops.resize import resize_bilinear, resize_nearest_legacy
 from uda_jax.ops.self_information import self_information
 
 __all__ = [
+    "CONVENTIONS",
     "NO_SUPERVISION",
     "blur_kernel_size",
     "box_masks",
@@ -22,6 +23,7 @@ __all__ = [
     "colour_jitter",
     "confusion_matrix",
     "cow_masks",
+    "denormalise",
     "draw_jitter",
     "empty_pool",
     "entropy_score",

@@ -39,6 +39,21 @@ def normalise(images: jax.Array, convention: str) -> jax.Array:
     raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
 
 
+def denormalise(images: jax.Array, convention: str) -> jax.Array:
+    """Undoes `normalise`: float32 images `[B, H, W, 3]` on the scale of 0 to 255, neither rounded nor clipped.
+
+    Raises:
+      ValueError: an unknown convention.
+    """
+    if convention == "caffe_bgr":
+        return (images + _CAFFE_MEAN_BGR)[..., ::-1]
+    if convention == "imagenet_rgb":
+        return (images * _IMAGENET_STD_RGB + _IMAGENET_MEAN_RGB) * 255.0
+    if convention == "tanh":
+        return from_tanh(images)
+    raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
+
+
 def from_tanh(images: jax.Array) -> jax.Array:
     """Undoes `normalise` by "tanh": float images in -1..1, as a translator draws them, on the scale of 0 to 255."""
     return (images + 1.0) * 127.5

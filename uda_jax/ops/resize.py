@@ -24,10 +24,10 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool)
     # scatter, and the batch stays sharded. Height first is the faster order for the forward pass. The precision is
     # pinned because accelerators would otherwise multiply float32 in bfloat16 or TF32.
     if x.shape[1] != size[0]:
-        rows = _interpolation_matrix(x.shape[1], size[0], align_corners)
+        rows = _matrix(x.shape[1], size[0], align_corners)
         x = jnp.einsum("yh,bhwc->bywc", rows, x, precision=jax.lax.Precision.HIGHEST)
     if x.shape[2] != size[1]:
-        columns = _interpolation_matrix(x.shape[2], size[1], align_corners)
+        columns = _matrix(x.shape[2], size[1], align_corners)
         x = jnp.einsum("xw,bywc->byxc", columns, x, precision=jax.lax.Precision.HIGHEST)
     return x
 
@@ -49,6 +49,11 @@ def resize_nearest_legacy(labels: jax.Array, size: tuple[int, int]) -> jax.Array
     return labels[:, rows[:, None], columns[None, :]]
 
 
+def _matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray | jax.Array:
+    known = isinstance(n_in, int) and isinstance(n_out, int)
+    return (_interpolation_matrix if known else _traced_matrix)(n_in, n_out, align_corners)
+
+
 def _interpolation_matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
     """Returns the float32 `[n_out, n_in]` matrix whose rows hold the two weights of each output."""
     if align_corners:
@@ -65,6 +70,23 @@ def _interpolation_matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndar
     np.add.at(matrix, (np.arange(n_out), low), 1.0 - blend)
     np.add.at(matrix, (np.arange(n_out), high), blend)
     return matrix.astype(np.float32)
+
+
+def _traced_matrix(n_in: int, n_out: int, align_corners: bool) -> jax.Array:
+    """Computes `_interpolation_matrix` within a program for any size, whose lengths are not known while it is traced.
+
+    In whole numbers up to the blend, so that no rounding error moves an output to another pixel.
+    """
+    index = jnp.arange(n_out)
+    if align_corners:
+        numerator, denominator = index * (n_in - 1), jnp.maximum(n_out - 1, 1)
+    else:
+        numerator, denominator = jnp.maximum((2 * index + 1) * n_in - n_out, 0), 2 * n_out
+    low = jnp.minimum(numerator // denominator, n_in - 1)[:, None]
+    blend = ((numerator % denominator) / denominator).astype(jnp.float32)[:, None]
+    column = jnp.arange(n_in)
+    high = jnp.minimum(low + 1, n_in - 1)
+    return jnp.where(column == low, 1.0 - blend, 0.0) + jnp.where(column == high, blend, 0.0)
 
 
 def _nearest_indices(n_in: int, n_out: int) -> np.ndarray:

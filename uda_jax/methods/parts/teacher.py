@@ -84,8 +84,20 @@ def predict_with_teacher(
       {"scores": logits [B, *size, C]} for uint8 RGB images [B, H, W, 3].
     """
     if method.predict_with == "teacher":
-        state = state.replace(**{name: {"segmenter": part} for name, part in method.teacher.current(state).items()})
+        state = _with_teacher(method, state)
     return {"scores": segmenter_scores(method.network, method.segmenter, state, images, size)}
+
+
+def without_teacher(method: Any, state: TrainState) -> tuple[Any, TrainState]:
+    """Returns a method and a state that predict the same, of whose networks the segmenter alone is used."""
+    if getattr(method, "predict_with", "student") == "student":
+        return method, state
+    return dataclasses.replace(method, predict_with="student"), _with_teacher(method, state)
+
+
+def _with_teacher(method: Any, state: TrainState) -> TrainState:
+    """Returns the state with the teacher in the student's place."""
+    return state.replace(**{name: {"segmenter": part} for name, part in method.teacher.current(state).items()})
 
 
 def exponential_moving_average(teacher: Any, student: Any, step: jax.Array, alpha: float) -> Any:

@@ -1,0 +1,1 @@
+"""A trained network for programs without this library: what an exported folder holds, written, read and compared."""
