@@ -90,7 +90,9 @@ def test_a_folder_of_a_run_that_saved_nothing_takes_any_run(quick, tmp_path, mon
         run(quick, workdir.path)
 
 
-@pytest.mark.parametrize("kept", ["train/checkpoints/2/x", "rank/ranking.json", "train/finished.json", "mine/notes.txt"])
+@pytest.mark.parametrize(
+    "kept", ["train/checkpoints/2/x", "rank/ranking.json", "train/finished.json", "mine/notes.txt"]
+)
 def test_whatever_was_saved_keeps_a_folder_its_runs(kept, tmp_path):
     file = tmp_path / kept
     file.parent.mkdir(parents=True)

@@ -171,7 +171,9 @@ def test_progress_line_rewrites_itself_on_a_terminal():
     progress.close()
     first, second, *others = stream.getvalue().removeprefix("\r").split("\r")
     assert first.startswith("1/2  ETA ") and first.rstrip().endswith("waiting 0 %  a_long_name 1.000")
-    assert second.startswith("2/2  ETA ") and second.rstrip().endswith("  b 1.000") and len(second) >= len(first.rstrip())  # hides the longer first line
+    assert (
+        second.startswith("2/2  ETA ") and second.rstrip().endswith("  b 1.000") and len(second) >= len(first.rstrip())
+    )  # hides the longer first line
     assert stream.getvalue().count("\n") == 1 and stream.getvalue().endswith("\n")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from uda_jax.cli import outcome, plan
 from uda_jax.cli.console import show
 from uda_jax.cli.environment import at_least, place, prepare_jax, say_that_it_starts
+from uda_jax.errors import printable
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -61,10 +62,11 @@ def _train(options: argparse.Namespace) -> int:
 def _trained(options: argparse.Namespace, stop: Any) -> int:
     import jax
 
-    from uda_jax import config
-    from uda_jax.runs import announcement, results, train
+    from uda_jax.runs import announcement, by_machine, results, train
 
-    experiment = config.experiment(config.load(options.config, options.overrides))
+    experiment, notes = by_machine.load(options.config, options.overrides, options.workdir)
+    for note in notes if jax.process_index() == 0 else ():
+        print(printable(note), file=sys.stderr)
     how = results.Invocation(options.config, options.overrides, "uda " + shlex.join(options.words))
     rows = train.run(experiment, options.workdir, how, stop, ignore_memory=options.ignore_memory)
     if jax.process_index() == 0:
