@@ -6,10 +6,10 @@ import json
 import jax
 import numpy as np
 import pytest
+from result_rows import row
 
 from uda_jax import config
 from uda_jax.errors import UserError
-from uda_jax.report.rows import KEYS
 from uda_jax.runs import announcement, results, reuse, states, train
 from uda_jax.runs.workdir import Workdir, difference, longer, steps_field
 
@@ -118,13 +118,6 @@ def test_of_a_recipe_the_last_stage_alone_grows():
     assert not longer(whole, plain("--config.stages.inter.train.steps=50"))
     assert not longer(whole, plain("--config.train.steps=50", "--config.seed=3"))
     assert difference(whole, more) is not None
-
-
-def row(label, figure, **changes):
-    values = {name: "" if str in key.types else 0 for name, key in KEYS.items() if key.required}
-    values |= {"label": label, "benchmark": "b", "split": "s", "protocol": "own", "miou": {"own": figure}, "seed": 0}
-    values |= {"overrides": [], "pixel_accuracy": 0.5, "metrics": {"miou": figure}, "best_miou": None, "batch": 1}
-    return values | {"iou": {"ground": 0.5, "wall": None}, "dice": {}} | changes
 
 
 def test_the_end_names_classes_the_difference_and_what_is_next(tmp_path):

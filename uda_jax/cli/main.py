@@ -23,6 +23,7 @@ from uda_jax.cli import (
     new,
     outcome,
     plan,
+    sweep,
     training,
     weights,
 )
@@ -113,6 +114,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 
-    for group in (new, training, plan, inference, weights, data, configs, inspection):
+    for group in (new, training, sweep, plan, inference, weights, data, configs, inspection):
         group.add(command)
     return parser
