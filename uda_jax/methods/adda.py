@@ -86,6 +86,7 @@ class Adda(base.SegmentationMethod):
             )
         images = ops.normalise(example_batch["target"]["image"][:1], self.segmenter.input_norm)
         segmenter = self.network.init(jax.random.fold_in(key, 0), images, train=False)
+        self.segmenter.check_frozen(segmenter["params"])
         scores = jnp.zeros((1, 1, 1, self.num_classes))
         discriminator = self.score_discriminator.init(jax.random.fold_in(key, 1), scores)
         # Copies, since a step may not be given one buffer twice to write into.
