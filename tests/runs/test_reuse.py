@@ -9,6 +9,7 @@ import pytest
 from result_rows import row
 
 from uda_jax import config
+from uda_jax.data.io import mirrors
 from uda_jax.errors import UserError
 from uda_jax.runs import announcement, results, reuse, states, train
 from uda_jax.runs.workdir import Workdir, difference, longer, steps_field
@@ -143,3 +144,22 @@ def test_the_end_names_classes_the_difference_and_what_is_next(tmp_path):
     names = {f"class_number_{i}": 0.5 for i in range(9)}
     wide = announcement.ending([row("oracle", 0.31, benchmark="c", iou=names)], workdir)
     assert len(wide) == 3 + 3 and max(map(len, wide[1:4])) <= 80
+
+
+@pytest.mark.parametrize("how", [reuse.ANEW, reuse.LONGER])
+def test_in_a_bucket_what_is_in_the_way_goes_as_well(how, quick, bucket):
+    (recipe_stage,) = train.stages.recipe(quick, 3)
+    with mirrors.opened(bucket) as folder:
+        workdir = Workdir(folder)
+        with workdir.locked():
+            for file in (workdir.result, workdir.data, workdir.stage("train").finished, workdir.stage("train").metrics):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text("[]")
+    with mirrors.opened(bucket) as folder:
+        workdir = Workdir(folder)
+        assert workdir.stage("train").finished.exists()
+        with workdir.locked():
+            reuse.begin(workdir, [recipe_stage], how)
+    with mirrors.opened(bucket) as folder:
+        left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert left == ({"result.json"} if how == reuse.ANEW else {"data.json", "train/metrics.jsonl"})

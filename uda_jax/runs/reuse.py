@@ -5,12 +5,12 @@ that is finished goes on if nothing but the length of its last stage has grown.
 """
 
 import functools
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uda_jax import config
 from uda_jax.config import Experiment
+from uda_jax.data.io import mirrors
 from uda_jax.runs.stages import Stage
 from uda_jax.runs.workdir import Workdir, longer, steps_field
 from uda_jax.training.layout import StageFiles
@@ -71,13 +71,14 @@ def begin(workdir: Workdir, recipe: Sequence[Stage], how: str) -> None:
       recipe: the stages of what is asked for.
       how: from `check`.
     """
-    if how == ANEW:
-        for files in workdir.stages():
-            shutil.rmtree(files.path)
-        workdir.data.unlink(missing_ok=True)
-    if how == LONGER:
-        workdir.result.unlink(missing_ok=True)
-        workdir.stage(recipe[-1].name).finished.unlink(missing_ok=True)
+    gone = {
+        SAME: (),
+        ANEW: (*(files.path for files in workdir.stages()), workdir.data),
+        # In this order: without a marker the stage goes on, whatever is still there.
+        LONGER: (workdir.result, workdir.stage(recipe[-1].name).finished),
+    }
+    for path in gone[how]:
+        mirrors.remove(path)
 
 
 def notes(workdir: Workdir, experiment: Experiment, recipe: Sequence[Stage], how: str) -> list[str]:
