@@ -8,6 +8,7 @@ import pytest
 
 from uda_jax import config
 from uda_jax.cli.main import parsed
+from uda_jax.runs import sweep
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "launch" / "README.md"]
@@ -36,6 +37,9 @@ def test_commands_are_taken_and_their_configs_load(page):
     for words in commands(page):
         options = parsed(words)
         reference = getattr(options, "config", None) or getattr(options, "reference", None)
+        if options.command == "sweep":
+            assert len(sweep.grid(reference, options.overrides, options.seeds, Path("runs"))) > 1
+            continue
         # A name in capitals stands for what the reader has.
         if reference and not reference.isupper():
             config.experiment(config.load(reference, options.overrides))

@@ -4,7 +4,7 @@ import dataclasses
 
 from uda_jax.configs.common import benchmarks
 
-from uda_jax.config import Experiment, InitFrom
+from uda_jax.config import Experiment, InitFrom, machine
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.training.optimisers import Optimiser, adam, sgd
@@ -69,10 +69,12 @@ def published(setting: str) -> bool:
 
 
 def segmenter(setting: str) -> Segmenter:
-    """Returns the network of a benchmark."""
+    """Returns the network of a benchmark; that of a folder of one's own depends on what the machine has."""
     if published(setting):
         return REFERENCE
-    return {"smoke": TINY, "folder": MEDIUM}.get(setting, SMALL)
+    if setting == "folder":
+        return MEDIUM if machine.accelerated() else SMALL
+    return TINY if setting == "smoke" else SMALL
 
 
 def init_from(setting: str) -> dict[str, InitFrom]:

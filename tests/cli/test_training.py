@@ -1,8 +1,11 @@
 """What `uda train` is told about other processes, and its exit status."""
 
+import subprocess
+import sys
+
 import pytest
 
-from uda_jax.cli import main
+from uda_jax.cli import environment, main
 from uda_jax.cli.main import parsed
 
 TRAIN = ["train", "--config", "advent:smoke", "--workdir", "runs/advent"]
@@ -26,6 +29,25 @@ def test_what_is_wrong_with_the_processes_is_one_line(words, message, monkeypatc
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and message in lines[0], lines
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_line_comes_before_what_takes_seconds():
+    code = (
+        "import sys\n"
+        "from uda_jax.cli import environment, main\n"
+        "def stop(): raise SystemExit('jax' in sys.modules)\n"
+        "import uda_jax.cli.training\n"
+        "uda_jax.cli.training.prepare_jax = stop\n"
+        "main(['train', '--config', 'advent:smoke', '--workdir', 'runs/a\\x1bb'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == "train advent:smoke in runs/a\\x1bb: loading JAX\n"
+
+
+def test_where_jax_is_loaded_nothing_has_to_be_waited_for(capsys):
+    pytest.importorskip("jax")
+    environment.say_that_it_starts("train x")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_stopped_run_exits_with_0_unless_told_otherwise():

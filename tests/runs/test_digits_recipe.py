@@ -9,12 +9,12 @@ from PIL import Image
 
 from uda_jax import config
 from uda_jax.cli import main
-from uda_jax.cli.training import result_line
 from uda_jax.configs import digits
 from uda_jax.data import get_dataset
 from uda_jax.errors import UserError
 from uda_jax.inference.evaluate import protocols, summarise
 from uda_jax.runs import stages, states
+from uda_jax.runs.announcement import result_line
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training import sharding
 

@@ -361,6 +361,22 @@ def test_classes_of_a_run_are_compared_by_name(run):
     initial_weights.check_classes([fresh], ("wall", "ground"))
 
 
+def test_a_run_of_other_classes_starts_with_fresh_heads(run):
+    folder, experiment = run
+    (stage,) = stages.recipe(experiment, num_classes=2)
+    before = jax.eval_shape(stage.initialise, jax.random.key(0))
+
+    def started_from(*fresh):
+        init_from = {"segmenter": InitFrom(path=str(folder), fresh=fresh)}
+        return initial_weights.start(before, dataclasses.replace(stage, init_from=init_from)).params["segmenter"]
+
+    found, trained = started_from("head", "aux_head"), initial_weights.read(folder).variables["params"]
+    assert_equal(found["encoder"], trained["encoder"])
+    assert {leaf.shape[-1] for leaf in jax.tree.leaves([found["head"], found["aux_head"]])} == {2}
+    with pytest.raises(UserError, match="config.init_from.segmenter: .*head"):
+        started_from("head")
+
+
 def test_a_run_becomes_a_folder(run, tmp_path, capsys):
     folder, experiment = run
     assert uda("convert", "--from", folder, "--to", tmp_path / "folder") == 0

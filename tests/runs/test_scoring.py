@@ -10,7 +10,6 @@ from PIL import Image
 
 from uda_jax import config, methods
 from uda_jax.cli import main
-from uda_jax.cli.training import result_line
 from uda_jax.config import Evaluation, Experiment, Train
 from uda_jax.data.labels.label_spaces import label_space
 from uda_jax.data.pipeline.domains import Domain, open_domain
@@ -20,6 +19,7 @@ from uda_jax.inference.evaluate import protocols
 from uda_jax.methods.parts.updates import initial_state
 from uda_jax.report import tables
 from uda_jax.runs import results, scoring, train
+from uda_jax.runs.announcement import result_line
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.workdir import Workdir
 from uda_jax.schema import config_field

@@ -171,8 +171,8 @@ def test_a_half_written_checkpoint_is_passed_over(uninterrupted, tiny_experiment
 
 
 def test_another_config_is_refused(uninterrupted, tiny_experiment):
-    with pytest.raises(UserError, match=r"holds a run with config.train.steps = 6, asked for 8; use the same config"):
-        run(with_train(tiny_experiment, steps=8), uninterrupted[0])
+    with pytest.raises(UserError, match=r"holds a run with config.train.steps = 6, asked for 4; use the same config"):
+        run(with_train(tiny_experiment, steps=4), uninterrupted[0])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null"])

@@ -156,8 +156,8 @@ def test_progress_line_numbers():
     clock.now += 9.0
     figures = progress.update(130, {"loss/total": np.float32(0.5), "loss/adversarial": float("nan")})
     assert stream.getvalue().splitlines() == [
-        "110/400  loss/total 12.35  0.800 images/s  ETA 0:24:10  waiting for data 0 %",
-        "130/400  loss/total 0.5000  loss/adversarial nan  8.00 images/s  ETA 0:02:15  waiting for data 10 %",
+        "110/400  ETA 0:24:10  0.800 images/s  waiting 0 %  loss/total 12.35",
+        "130/400  ETA 0:02:15  8.00 images/s  waiting 10 %  loss/total 0.5000",
     ]
     assert figures == pytest.approx({"speed/images_per_second": 8.0, "speed/waiting_for_data": 0.1})
 
@@ -170,8 +170,10 @@ def test_progress_line_rewrites_itself_on_a_terminal():
         progress.update(step, {name: 1.0})
     progress.close()
     first, second, *others = stream.getvalue().removeprefix("\r").split("\r")
-    assert first.startswith("1/2  a_long_name 1.000  ") and first.rstrip().endswith("waiting for data 0 %")
-    assert second.startswith("2/2  b 1.000  ") and len(second) >= len(first.rstrip())  # hides the longer first line
+    assert first.startswith("1/2  ETA ") and first.rstrip().endswith("waiting 0 %  a_long_name 1.000")
+    assert (
+        second.startswith("2/2  ETA ") and second.rstrip().endswith("  b 1.000") and len(second) >= len(first.rstrip())
+    )  # hides the longer first line
     assert stream.getvalue().count("\n") == 1 and stream.getvalue().endswith("\n")
 
 
@@ -187,3 +189,15 @@ def test_logging_loads_no_other_framework():
     command = "import sys, uda_jax.training.logging as _; print({'torch', 'tensorflow', 'jax'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_line_drops_losses_first_and_the_last_of_them_first():
+    clock, stream = Clock(), io.StringIO()
+    progress = logging.ProgressLine(9000, 4, first_step=1000, stream=stream, clock=clock)
+    clock.now += 1000
+    progress.score = "dev mIoU 43.21"
+    names = logging.losses({f"loss/{name}": 1.0 for name in ("adversarial", "discriminator", "total")} | {"norm": 2.0})
+    assert list(names) == ["total", "adversarial", "discriminator"]
+    progress.update(2000, names)
+    (line,) = stream.getvalue().splitlines()
+    assert line == "2000/9000  ETA 1:56:40  4.00 images/s  waiting 0 %  dev mIoU 43.21  total 1.000"

@@ -1,12 +1,18 @@
 """What commands print: text from files and folders must neither end a command nor steer the terminal."""
 
 import contextlib
+import importlib
+import inspect
 import io
 import os
 import select
 import sys
+from collections.abc import Iterable
 
 from uda_jax.errors import printable
+
+# How the paragraph of a module begins that says when it is the one to take.
+TAKE = "Take it "
 
 
 def escape_what_cannot_be_shown() -> None:
@@ -19,6 +25,14 @@ def escape_what_cannot_be_shown() -> None:
 def show(text: object) -> None:
     """Prints a result to stdout, its control characters as escapes."""
     print("\n".join(map(printable, str(text).split("\n"))), flush=True)
+
+
+def show_modules(package: str, names: Iterable[str], width: int) -> None:
+    """Prints what the modules of a package are, and when to take which, as the heads of their own pages say."""
+    for name in names:
+        summary, _, rest = inspect.getdoc(importlib.import_module(f"{package}.{name}")).partition("\n\n")
+        take = next((paragraph for paragraph in rest.split("\n\n") if paragraph.startswith(TAKE)), "")
+        show(f"  {name:{width}} {summary}" + (f"\n  {'':{width}} {' '.join(take.split())}" if take else ""))
 
 
 def report(text: str) -> None:

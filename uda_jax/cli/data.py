@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from uda_jax.cli.console import show
+from uda_jax.cli.console import show, show_modules
 from uda_jax.cli.environment import at_least, local, size
 from uda_jax.errors import UserError, os_error_line
 
@@ -43,13 +43,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _datasets(options: argparse.Namespace) -> int:
     del options
-    import importlib
-
     from uda_jax import data
 
-    for name in data.dataset_names():
-        summary = importlib.import_module(f"uda_jax.data.datasets.{name}").__doc__.splitlines()[0]
-        print(f"{name:12} {summary}")
+    show_modules("uda_jax.data.datasets", data.dataset_names(), 14)
     return 0
 
 

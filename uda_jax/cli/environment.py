@@ -3,10 +3,11 @@
 import argparse
 import contextlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 
 
 def place(word: str) -> Path:
@@ -28,6 +29,12 @@ def _argument(read: Callable[[str], Path], word: str) -> Path:
         return read(word)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def say_that_it_starts(what: str) -> None:
+    """Prints a line at once if JAX and the libraries on it, seconds of imports, are still to come."""
+    if "jax" not in sys.modules:
+        print(printable(f"{what}: loading JAX"), file=sys.stderr, flush=True)
 
 
 def prepare_jax() -> None:

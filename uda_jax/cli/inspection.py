@@ -1,14 +1,13 @@
 """The commands `uda report`, `uda inspect` and `uda methods`: looking at runs and at what there is."""
 
 import argparse
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from uda_jax.cli.console import report as tell
-from uda_jax.cli.console import show
+from uda_jax.cli.console import show, show_modules
 from uda_jax.cli.environment import add_step, leave_accelerators_alone, place
 from uda_jax.errors import UserError
 
@@ -93,11 +92,9 @@ def _methods(options: argparse.Namespace) -> int:
     from uda_jax.config import files
 
     show("methods:")
-    for name in methods.names():
-        show(f"  {name:16} {_summary(f'uda_jax.methods.{name}')}")
+    show_modules("uda_jax.methods", methods.names(), 16)
     show("configs:")
-    for name in files.names():
-        show(f"  {name:16} {_summary(f'uda_jax.configs.{name}')}")
+    show_modules("uda_jax.configs", files.names(), 16)
     return 0
 
 
@@ -133,7 +130,3 @@ def _printed(row: Any) -> str:
 
     means = ", ".join(f"{row.figure(protocol)} {tables.heading(protocol)}" for protocol in row.miou)
     return f"{means}, {row.paper}"
-
-
-def _summary(module: str) -> str:
-    return importlib.import_module(module).__doc__.splitlines()[0]

@@ -12,7 +12,22 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from uda_jax.cli import configs, console, data, export, inference, inspection, outcome, plan, training, weights
+from uda_jax import __version__
+from uda_jax.cli import (
+    completion,
+    configs,
+    console,
+    data,
+    export,
+    inference,
+    inspection,
+    new,
+    outcome,
+    plan,
+    sweep,
+    training,
+    weights,
+)
 from uda_jax.errors import UserError
 
 USER_ERROR = 2
@@ -90,6 +105,9 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="uda", description="Domain-adaptive semantic segmentation in JAX.")
+    parser.add_argument("--version", action="version", version=f"uda_jax {__version__}")
+    text = "print the script by which a shell completes words, and end"
+    parser.add_argument("--print-completion", action=completion.PrintCompletion, choices=completion.SHELLS, help=text)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def command(name, run, text, *, takes_overrides=False):
@@ -97,6 +115,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 
-    for group in (training, plan, inference, export, weights, data, configs, inspection):
+    for group in (new, training, sweep, plan, inference, export, weights, data, configs, inspection):
         group.add(command)
     return parser

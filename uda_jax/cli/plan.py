@@ -1,6 +1,7 @@
 """The command `uda plan`, and the same told by `uda train --plan`: what a run will take, before it starts."""
 
 import argparse
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -72,10 +73,12 @@ def tell(
         raise UserError(f"--tflops: expected a number above 0, got {tflops:g}")
     prepare_jax()
     from uda_jax import config
+    from uda_jax.config import machine
     from uda_jax.runs import plan, stages
 
-    experiment = config.experiment(config.load(reference, overrides))
     mesh, platform = _mesh(topology)
+    with machine.assumed(topology.platform != "cpu") if topology.platform else contextlib.nullcontext():
+        experiment = config.experiment(config.load(reference, overrides))
     count, assumed = plan.classes(experiment, classes)
     found = []
     for stage in stages.recipe(experiment, count):

@@ -3,13 +3,14 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from uda_jax.cli import outcome, plan
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import at_least, place, prepare_jax
+from uda_jax.cli.environment import at_least, place, prepare_jax, say_that_it_starts
+from uda_jax.errors import printable
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -41,6 +42,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 def _train(options: argparse.Namespace) -> int:
     if options.plan:
         return plan.tell(options.config, options.overrides)
+    say_that_it_starts(f"train {options.config} in {options.workdir}")
     prepare_jax()
     from uda_jax.runs import processes, rendezvous, signals
 
@@ -60,15 +62,16 @@ def _train(options: argparse.Namespace) -> int:
 def _trained(options: argparse.Namespace, stop: Any) -> int:
     import jax
 
-    from uda_jax import config
-    from uda_jax.runs import results, train
+    from uda_jax.runs import announcement, by_machine, results, train
 
-    experiment = config.experiment(config.load(options.config, options.overrides))
+    experiment, notes = by_machine.load(options.config, options.overrides, options.workdir)
+    for note in notes if jax.process_index() == 0 else ():
+        print(printable(note), file=sys.stderr)
     how = results.Invocation(options.config, options.overrides, "uda " + shlex.join(options.words))
     rows = train.run(experiment, options.workdir, how, stop, ignore_memory=options.ignore_memory)
     if jax.process_index() == 0:
         nothing = f"{experiment.label}: trained; nothing to score on, see the predictions in {options.workdir}/pictures"
-        show("\n".join(map(result_line, rows)) or nothing)
+        show("\n".join([*([] if rows else [nothing]), *announcement.ending(rows, options.workdir)]))
     return 0
 
 
@@ -79,6 +82,7 @@ def _exit_status(word: str) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    say_that_it_starts(f"demo in {options.workdir}")
     prepare_jax()
     from uda_jax.runs import processes, signals
 
@@ -93,7 +97,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _demonstrated(options: argparse.Namespace, stop: Any) -> int:
     from uda_jax import config, report
-    from uda_jax.runs import results, train
+    from uda_jax.runs import announcement, results, train
 
     folders, found = [], []
     for reference in ("source_only:streets", "advent:streets"):
@@ -102,24 +106,10 @@ def _demonstrated(options: argparse.Namespace, stop: Any) -> int:
         command = f"uda train --config {reference} --workdir {folder}"
         print(f"demo: {command}", file=sys.stderr)
         rows = train.run(experiment, folder, results.Invocation(reference, (), command), stop)
-        show("\n".join(map(result_line, rows)))
+        show("\n".join(map(announcement.result_line, rows)))
         folders.append(folder)
         found += rows
     page = report.write(folders, options.workdir / "report.html")
     show(report.markdown(found))
     show(f"report: {page}")
     return 0
-
-
-def result_line(row: Mapping[str, Any]) -> str:
-    """Returns the line that ends a run, for each of its rows."""
-    from uda_jax.report import tables
-    from uda_jax.training.metrics import METRICS
-
-    column = tables.headline_column(row)
-    measure = column if "headline" in row or column == "accuracy" else "mIoU"
-    score = tables.figure(row, column)
-    value = f"{100 * score:.2f}" if METRICS.get(column, METRICS["miou"]).unit == "fraction" else f"{score:.4f}"
-    chosen = f", step {row['selected_step']} chosen on labels of {row['selected_on']}" if "selection" in row else ""
-    length = f"{row['steps']} steps{chosen}, {row['seconds']:.0f} s"
-    return f"{row['label']}: {measure} {value} on {row['split']} after {length}"

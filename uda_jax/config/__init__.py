@@ -180,6 +180,18 @@ def override(config: ConfigDict, words: Sequence[str]) -> None:
     overrides.apply(config, words, Experiment)
 
 
+def update(config: ConfigDict, path: str, value: Any) -> None:
+    """Sets a field of an experiment's config by its dotted path, as in `update(config, "train.steps", 90_000)`.
+
+    It does what the override `--config.train.steps=90000` would do, the name of a network or of an optimiser, which
+    decides its section's other fields, included.
+
+    Raises:
+      UserError: an unknown field, with the closest known one, or a value of another type.
+    """
+    overrides.set_field(config, path, value, Experiment)
+
+
 def with_method(experiment: Experiment, name: str, method: Any) -> ConfigDict:
     """Returns the config of a benchmark with a method, less the fields that the data and the loop decide."""
     section = named(name, method, without=("num_classes", "precision", "accumulation"))

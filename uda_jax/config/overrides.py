@@ -82,12 +82,7 @@ def _apply(config: ConfigDict, words: Sequence[str], root: type) -> None:
         name, equals, _ = word.partition("=")
         if not name.startswith("--config.") or not equals:
             raise UserError(f"{word}: expected an override such as --config.train.steps=100")
-        node, path = config, "config"
-        for field in name.removeprefix("--config.").split("."):
-            if not isinstance(node, ConfigDict) or field not in node:
-                known = node.keys() if isinstance(node, ConfigDict) else ()
-                raise UserError(f"{path}.{field}: unknown field{_moved(name, config) or did_you_mean(field, known)}")
-            node, path = node[field], f"{path}.{field}"
+        _holder(config, name.removeprefix("--config."))
     # Flags of tuples and strings would read "None" as an entry or a text.
     unset = [word for word in words if word.endswith("=None")]
     words = ["uda", *(word for word in words if word not in unset)]
@@ -99,14 +94,44 @@ def _apply(config: ConfigDict, words: Sequence[str], root: type) -> None:
         functools.reduce(lambda node, field: node[field], parents, config)[last] = None
 
 
+def set_field(config: ConfigDict, path: str, value: Any, root: type) -> None:
+    """Sets the field at a dotted path, as `apply` does, to a value that need not be a word.
+
+    Raises:
+      UserError: an unknown field, or a value of another type than the field's.
+    """
+    holder, last = _holder(config, path)
+    parents = path.split(".")[:-1]
+    if last == "name" and _is_named(_class_at(config, parents, root)):
+        _rename(config, parents, value, root)
+        return
+    if isinstance(value, list) and not isinstance(holder[last], ConfigDict):
+        value = tuple(value)
+    try:
+        holder[last] = value
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.{path}: expected another type of value, got {value!r}: {one_line(error)}") from error
+
+
+def _holder(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
+    """Returns the section that holds a field, and the field's own name; raises a UserError if there is none."""
+    node, path, holder, last = config, "config", config, ""
+    for field in name.split("."):
+        if not isinstance(node, ConfigDict) or field not in node:
+            known = node.keys() if isinstance(node, ConfigDict) else ()
+            raise UserError(f"{path}.{field}: unknown field{_moved(name, config) or did_you_mean(field, known)}")
+        holder, last, node, path = node, field, node[field], f"{path}.{field}"
+    return holder, last
+
+
 def _moved(name: str, config: ConfigDict) -> str:
     """Returns where a field of an earlier version lies now: the section of a ranking is that of the stage that ranks.
 
     Args:
-      name: of the override, such as "--config.rank.fraction".
+      name: of the field, such as "rank.fraction".
       config: the config that lacks it.
     """
-    found = re.fullmatch(r"--config\.(?:stages\.[^.]+\.)?rank\.(.+)", name)
+    found = re.fullmatch(r"(?:stages\.[^.]+\.)?rank\.(.+)", name)
     if found is None:
         return ""
     stages = config.get("stages") or {}

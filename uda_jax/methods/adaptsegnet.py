@@ -1,5 +1,7 @@
 """AdaptSegNet: adversarial adaptation of structured outputs (Tsai et al., CVPR 2018, arXiv 1802.10349).
 
+Take it as the simplest adversarial method, to compare others with.
+
     G:  min  sum_l lambda_seg^l L_seg(P_s^l)  +  sum_l lambda_adv^l L_adv(D_l(P_t^l), source)
     D:  min  sum_l 1/2 [ L_adv(D_l(P_s^l), source) + L_adv(D_l(P_t^l), target) ]
 

@@ -1,5 +1,7 @@
 """ADDA: a network adapts until a discriminator takes its class scores for the source network's.
 
+Take it for classification, after training on the source; as a stage of the digits recipe.
+
 Source: Tzeng et al., "Adversarial Discriminative Domain Adaptation" (CVPR 2017, arXiv 1702.05464) on class scores, as
 CyCADA's released code (arXiv 1711.03213) trains it and IntraDA (arXiv 2004.07703) uses it for digits. With the scores
 z = G(x), the constant source network G_s and the network G_t that adapts:
@@ -84,6 +86,7 @@ class Adda(base.SegmentationMethod):
             )
         images = ops.normalise(example_batch["target"]["image"][:1], self.segmenter.input_norm)
         segmenter = self.network.init(jax.random.fold_in(key, 0), images, train=False)
+        self.segmenter.check_frozen(segmenter["params"])
         scores = jnp.zeros((1, 1, 1, self.num_classes))
         discriminator = self.score_discriminator.init(jax.random.fold_in(key, 1), scores)
         # Copies, since a step may not be given one buffer twice to write into.

@@ -1,5 +1,7 @@
 """ADVENT: entropy minimisation for domain adaptation (Vu et al., CVPR 2019, arXiv 1811.12833).
 
+Take it as a quick baseline that needs nothing but images, and as the start of IntraDA.
+
 Two objectives on the unlabelled target, chosen by `objective`:
 
     MinEnt  ("entropy"):      L_seg(x_s) + lambda_ent L_ent(x_t)

@@ -1,5 +1,7 @@
 """ASS: alleviating semantic-level shift (Wang et al., CVPR Workshops 2020, arXiv 2004.00794).
 
+Take it as soon as a few frames of the target can be labelled.
+
 Semi-supervised: labelled source x_s, a few labelled target images x_l, and unlabelled target images x_u.
 
     G:  min  L_seg(x_s) + lambda_t L_seg(x_l)

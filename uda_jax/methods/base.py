@@ -100,7 +100,8 @@ class SegmentationMethod:
           The outputs at the network's stride, and the next statistics.
         """
         inputs = ops.normalise(images, self.segmenter.input_norm)
-        return forward(self.network, params, model_state, inputs, train=True, key=key)
+        with self.segmenter.statistics_kept():
+            return forward(self.network, params, model_state, inputs, train=True, key=key)
 
     def forward_in_turn(
         self, params: Any, model_state: Any, *images: jax.Array
@@ -123,4 +124,6 @@ class SegmentationMethod:
     def initial_segmenter(self, key: jax.Array, example_batch: Batch) -> dict[str, Any]:
         """Returns the fresh Flax variables of the segmenter; any domain of the batch gives the image's shape."""
         images = ops.normalise(next(iter(example_batch.values()))["image"][:1], self.segmenter.input_norm)
-        return self.network.init(jax.random.fold_in(key, 0), images, train=False)
+        variables = self.network.init(jax.random.fold_in(key, 0), images, train=False)
+        self.segmenter.check_frozen(variables["params"])
+        return variables

@@ -1,5 +1,7 @@
 """CorDA: domain adaptation with self-supervised depth (Wang et al., ICCV 2021, arXiv 2104.13613).
 
+Take it first, where both domains have depth; that of a stereo pair will do.
+
 DACS with a second task. The network predicts classes S and inverse depth z, before (i) and after the exchange of
 features between the tasks, and depth with one head per domain, D_s for the source and D_t for the target:
 

@@ -1,5 +1,7 @@
 """CyCADA's pixel stage: two translators, source to target and back, that keep images true to themselves and to class.
 
+Take it as the pixel stage of the digits recipe, where domains differ in looks rather than in layout.
+
 Source: Hoffman et al., "CyCADA: Cycle-Consistent Adversarial Domain Adaptation" (ICML 2018, arXiv 1711.03213), in the
 form of the released code for digits. With x~_s = G(x_s) and x~_t = F(x_t), discriminators D_t and D_s, and a classifier
 C that learns the source's images as they are:

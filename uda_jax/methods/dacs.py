@@ -1,5 +1,7 @@
 """DACS: domain adaptation via cross-domain mixed sampling (Tranheden et al., WACV 2021, arXiv 2007.08702).
 
+Take it first, where there are neither target labels nor depth.
+
     pseudo-labels   p = softmax(g(x_t)),  y_t = argmax p,  u = share of the batch's pixels with max p >= threshold
     mixing          M = pixels of half of the classes of y_s
                     x_m = augment(M x_s + (1 - M) x_t),  y_m = M y_s + (1 - M) y_t,  w = M + (1 - M) u

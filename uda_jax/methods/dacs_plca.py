@@ -1,5 +1,7 @@
 """DACS with PLCA's association: the loss of one method added to the step of another.
 
+Take it in place of DACS where there is more time.
+
     student f       min  L_DACS(x_s, x_m) + beta_F L_asso(F_s, F_t) + beta_P L_asso(P_s, P_t)
 
 F are the features of the last stage and P the class probabilities of source and target images, as they are without

@@ -1,5 +1,7 @@
 """DADA: depth-aware domain adaptation (Vu et al., ICCV 2019, arXiv 1904.01886).
 
+Take it where the source has depth, the target has none, and the classes differ by their distance.
+
 AdvEnt, with the depth that the source knows as a second thing to learn and to discriminate by:
 
     G:  min  L_seg(x_s) + lambda_depth berHu(q_s, z_s) + lambda_adv BCE(D(F_t), source)

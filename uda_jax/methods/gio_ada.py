@@ -1,5 +1,7 @@
 """GIO-Ada: geometrically guided input-output adaptation (Chen et al., CVPR 2019, arXiv 1812.05040).
 
+Take it where the source has depth, and looks and layouts both differ.
+
 The source has labels y_s and depth d_s, the target x_t neither. They meet at two levels, either of which may be off:
 
     input    x~_s = G_img(x_s, d_s, y_s), the source translated to look like the target; D_img tells x~_s from x_t

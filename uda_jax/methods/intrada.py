@@ -1,5 +1,7 @@
 """IntraDA: intra-domain adaptation through self-supervision (Pan et al., CVPR 2020, arXiv 2004.07703).
 
+Take it where target frames differ in difficulty, after AdvEnt has learnt the easy ones.
+
     1. inter-domain: train any method on (x_s, y_s) and x_t; its network is G_inter
     2. rank: R(x_t) = mean entropy of G_inter(x_t); the lambda N frames of lowest R are easy (e), the rest hard (k);
              y_e = argmax G_inter(x_e)

@@ -1,5 +1,7 @@
 """PLCA: pixel-level cycle association (Kang et al., NeurIPS 2020, arXiv 2011.00147).
 
+Take it where neither a discriminator nor a second network is wanted, and classes look alike in both domains.
+
 Every pixel i of a source image goes to its most similar target pixel j*(i), and j*(i) to its most similar source pixel.
 Where that cycle ends in the class in which it began, i is in M, and both links are strengthened against all others:
 

@@ -1,5 +1,7 @@
 """Plain supervised training: the lower bound without adaptation, and the oracle.
 
+Take it to know what adaptation is worth, and, with target labels, what is the most that it could be.
+
 On the source alone it is "source only"; on labelled target frames alone it is the oracle; on both it is the
 source-plus-labelled-target baseline. Every method is measured between the first two.
 """

@@ -1,12 +1,12 @@
 """The steps of a run are compiled, told and measured against the memory before anything of it is made."""
 
 import contextlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from uda_jax.errors import UserError
 from uda_jax.runs import memory, plan
+from uda_jax.runs.first_look import print_lines
 from uda_jax.runs.instruments import TrainStep
 from uda_jax.runs.stages import Context, Stage, needs_workdir
 from uda_jax.runs.workdir import Workdir
@@ -49,10 +49,10 @@ def step_of(stage: Stage, workdir: Workdir, context: Context) -> TrainStep:
 
 
 def _compiled(stage: Stage, batch: Any, context: Context) -> TrainStep:
+    print_lines([f"stage {stage.name}: compiling the training step, which takes seconds to minutes"], context)
     found, step = plan.of_stage(stage, batch, context.mesh)
-    if context.first_process:
-        rate = plan.default_tflops(found.platform, found.devices)
-        print("\n".join(plan.lines(found, *rate)), file=sys.stderr)
+    compiled = f"  compilation    {found.compile_seconds:.1f} s"
+    print_lines([*plan.lines(found, *plan.default_tflops(found.platform, found.devices)), compiled], context)
     if not context.ignore_memory:
         memory.check(stage, found.costs.memory.peak, context.experiment)
     return step

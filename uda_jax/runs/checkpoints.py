@@ -20,7 +20,7 @@ from uda_jax.data.io import atomic, mirrors
 from uda_jax.errors import UserError
 from uda_jax.runs import checksums, separate_disks, stored_arrays
 from uda_jax.runs.checkpoint_errors import DELETE, disk_errors, unreadable_errors
-from uda_jax.runs.workdir import Identity, difference
+from uda_jax.runs.workdir import Identity, difference, longer
 from uda_jax.training.layout import StageFiles
 
 _TRAIN_STAGE_ANEW = "delete the stage's folder to train it again"
@@ -277,6 +277,8 @@ class Checkpoints:
             if found != expected:
                 raise UserError(f"{folder}: is of a run with {what} {found!r}, expected {expected!r}; {remedy}")
         if found := difference(stored["experiment"], identity.experiment, scoring_may_change=True, stage=stage):
+            if longer(stored["experiment"], identity.experiment, stage=stage):
+                return
             field, old, new = found
             raise UserError(f"{folder}: is of a run with {field} = {old!r}, expected {new!r}; {remedy}")
 

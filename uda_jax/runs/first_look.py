@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from uda_jax.data.pipeline import domains, examples
-from uda_jax.errors import UserError
+from uda_jax.errors import UserError, printable
 from uda_jax.inference import label_check
 from uda_jax.report.rows import KEYS
 from uda_jax.runs import scoring
@@ -33,13 +33,13 @@ def check_data(last: Stage, unfinished: Sequence[Stage], context: Context) -> No
             f"config.data.{name}": domain for name, domain in ready.items() if label_check.teaches(name, domain)
         }
     notes += label_check.compare_palettes(labelled)
-    print_notes(notes, context)
+    print_lines(notes, context)
 
 
-def print_notes(notes: Sequence[str], context: Context) -> None:
-    """Prints notes in the first process."""
-    for note in notes if context.first_process else ():
-        print(note, file=sys.stderr)
+def print_lines(lines: Sequence[str], context: Context) -> None:
+    """Prints lines to stderr in the first process."""
+    for line in lines if context.first_process else ():
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def stored_rows(workdir: Workdir) -> list[dict[str, Any]]:

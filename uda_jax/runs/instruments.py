@@ -122,13 +122,6 @@ def parameter_counts(params: dict[str, Any]) -> dict[str, int]:
     return {name: int(parameter_overview.count_parameters(tree)) for name, tree in params.items()}
 
 
-def parameter_line(params: dict[str, Any]) -> str:
-    """Returns one line, "1,234 parameters: segmenter 1,200, discriminator 34"."""
-    counts = parameter_counts(params)
-    networks = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    return f"{sum(counts.values()):,} parameters: {networks}"
-
-
 def placement_lines(stage: str, state: Any, kind: str) -> list[str]:
     """Returns a line, "stage train: 12.0 of the state's 88.4 MB lie on each of 8 devices", if it is to be split."""
     devices = jax.device_count()

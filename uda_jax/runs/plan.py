@@ -210,8 +210,12 @@ def lines(plan: StagePlan, tflops: float, why: str) -> list[str]:
         f"  memory         {_memory(plan)}",
         f"  communication  {_communication(plan)}",
         f"  checkpoint     {_size(plan.checkpoint_bytes)} each",
-        f"  time           {plan.hours(tflops):.3g} hours at {tflops:.3g} TFLOP/s per device ({why}), an estimate",
+        f"  time           {_hours(plan.hours(tflops))} at {tflops:.3g} TFLOP/s per device ({why}), an estimate",
     ]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.3g} hours" if hours >= 0.1 else f"{max(60 * hours, 0.01):.2g} minutes"
 
 
 def _memory(plan: StagePlan) -> str:

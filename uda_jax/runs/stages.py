@@ -19,7 +19,7 @@ from uda_jax.config import Evaluation, Experiment, InitFrom, StageConfig, Train
 from uda_jax.data.base import MAPS
 from uda_jax.data.io import atomic, mirrors
 from uda_jax.data.labels.label_spaces import LabelSpace
-from uda_jax.data.pipeline import domains
+from uda_jax.data.pipeline import domains, streams
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.runs import kinds
@@ -126,6 +126,12 @@ class Stage:
     def domains_in(self, workdir: Workdir) -> dict[str, Domain]:
         """Returns the domains with the files of earlier stages found in a workdir."""
         return {name: _placed(domain, str(workdir.path)) for name, domain in self.domains.items()}
+
+    def stream(self, found: Mapping[str, Domain], seed: int) -> streams.TrainStream:
+        """Returns the batches of this process, of the domains that `domains_in` has found."""
+        options = {"global_batch": self.train.batch_size, "workers": self.train.workers, "seed": seed}
+        options |= {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        return streams.train_stream(found, **options)
 
     def initialise(self, key: jax.Array) -> Any:
         """Returns the method's first state for batches of this stage's shapes; pure, and no frame is read."""

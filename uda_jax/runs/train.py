@@ -9,14 +9,12 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from uda_jax import config
 from uda_jax.config import Experiment
 from uda_jax.data.io import atomic, mirrors
 from uda_jax.data.pipeline import domains, streams
@@ -24,17 +22,20 @@ from uda_jax.inference import label_check
 from uda_jax.inference.evaluate import protocols
 from uda_jax.runs import (
     admission,
+    announcement,
     fingerprints,
     first_look,
     initial_weights,
     instruments,
     results,
+    reuse,
     scoring,
     stages,
     states,
 )
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.illustrations import Illustrator
+from uda_jax.runs.kinds.base import wait_for_all
 from uda_jax.runs.label_watch import LabelWatch
 from uda_jax.runs.signals import Stop, Stopped
 from uda_jax.runs.stages import Context, Stage, needs_workdir
@@ -42,7 +43,7 @@ from uda_jax.runs.unscored import Unscored, saved_line
 from uda_jax.runs.workdir import Workdir, check_space
 from uda_jax.training import sharding
 from uda_jax.training.guard import Guard
-from uda_jax.training.logging import MetricWriter, ProgressLine
+from uda_jax.training.logging import MetricWriter, ProgressLine, losses
 from uda_jax.training.metrics import METRICS
 from uda_jax.training.programs import tree_bytes
 
@@ -88,30 +89,38 @@ def _run(
             handled.enter_context(stop.handled() if jax.process_count() == 1 else contextlib.nullcontext())
         space = stages.label_space(experiment)
         experiment = scoring.with_protocol(experiment, protocols(space))
-        workdir.check(experiment, space.names)
+        how = reuse.check(workdir, experiment, space.names)
+        wait_for_all("the workdir is read")
         context = Context(experiment, sharding.data_mesh(), space, stop, ignore_memory=ignore_memory)
         recipe = stages.recipe(experiment, len(space.names))
         scoring.check_selection(recipe, experiment)
         for stage in recipe:
             stage.kind.validate(stage, context)
         # What finished stages were trained on is not read again; whether a score is still that of its data is asked.
-        unfinished = [stage for stage in recipe if not workdir.stage(stage.name).finished.exists()]
-        if not workdir.result.exists():
+        unfinished = [stage for stage in recipe if not reuse.is_done(stage, recipe, workdir, how)]
+        scored = how == reuse.SAME and workdir.result.exists()
+        if not scored:
+            told = [*announcement.header(experiment, recipe, workdir), *reuse.notes(workdir, experiment, recipe, how)]
+            first_look.print_lines(told, context)
             first_look.check_data(recipe[-1], unfinished, context)
         # A folder that is there already need not be a run's; one that is has passed this.
-        if not workdir.config.exists():
+        if how == reuse.ANEW or not workdir.config.exists():
             initial_weights.check_classes(recipe, space.names)
             states.check_initial(recipe)
-        found = fingerprints.of_domains(recipe if workdir.result.exists() else unfinished)
-        workdir.check_data(found)
+        found = fingerprints.of_domains(recipe if scored else unfinished)
+        if how != reuse.ANEW:
+            workdir.check_data(found)
         context.leave_if_asked()
         with workdir.locked() if context.first_process else workdir.shared():
-            # Another process may have begun here since the first look.
-            workdir.check(experiment, space.names)
+            # Another process may have begun here.
+            reuse.check(workdir, experiment, space.names)
             admission.compile_steps(unfinished, workdir, context)
             context.leave_if_asked()
             if context.first_process:
+                reuse.begin(workdir, recipe, how)
                 workdir.prepare(experiment, space, found)
+            if how != reuse.SAME:
+                wait_for_all("the workdir is ready", workdir.path, all_files=False)
             stage_results = stages.run_recipe(recipe, workdir, context)
             if workdir.result.exists():
                 return first_look.stored_rows(workdir)
@@ -156,8 +165,8 @@ class StageRun:
         self.headline = METRICS[context.experiment.evaluation.headline]
         self.domains = stage.domains_in(workdir)
         late = {name: self.domains[name] for name in stage.domains if needs_workdir(stage.domains[name])}
-        first_look.print_notes(label_check.check_domains(late), context)
-        self.iterator = _stream(self.domains, train_config, context.experiment.seed)
+        first_look.print_lines(label_check.check_domains(late), context)
+        self.iterator = stage.stream(self.domains, context.experiment.seed)
         self.checkpoints = Checkpoints(self.files, keep_latest=train_config.keep_latest)
         self.unscored, self.stop = Unscored(self.files), context.guard
         checkpoint, unscored = self.checkpoints.latest_step() or 0, self.unscored.step() or 0
@@ -166,7 +175,7 @@ class StageRun:
         self.seconds_before, self.best = 0.0, None
         self.first_row: dict[str, float] | None = {}
         self.state = self._restored() if self.start else self._initial(workdir)
-        first_look.print_notes(instruments.placement_lines(stage.name, self.state, train_config.sharding), context)
+        first_look.print_lines(instruments.placement_lines(stage.name, self.state, train_config.sharding), context)
         self.train_step = admission.step_of(stage, workdir, context)
         self.profile = instruments.Profile(train_config.profiled_steps, self.files.profile)
         self.writer = MetricWriter(self.files.path, stage=stage.name, active=active)
@@ -200,7 +209,6 @@ class StageRun:
         self.checkpoints.save_frozen(state)
         self.first_row["parameters/total"] = sum(instruments.parameter_counts(state.params).values())
         if log:
-            log(f"stage {self.stage.name}: {instruments.parameter_line(state.params)}")
             atomic.write(self.files.parameters, instruments.parameter_table(state.params))
         return state
 
@@ -213,6 +221,7 @@ class StageRun:
         train_config, name = self.stage.train, self.stage.name
         self.stop.doing = f"before step {self.start + 1} of stage {name}"
         self.stop.saved = functools.partial(saved_line, self.files)
+        first_look.print_lines([announcement.start_line(name, self.start)], self.context)
         scoring.check(self.stage, self.state, self.context)
         has_dev = bool(scoring.evaluators(self.stage, "dev", self.context))
         if self.to_score:
@@ -270,8 +279,7 @@ class StageRun:
             return
         scalars = self.guard.check()
         self.labels.check()
-        losses = {name.removeprefix("loss/"): x for name, x in scalars.items() if name.startswith("loss/")}
-        speed = self.progress.update(step, losses)
+        speed = self.progress.update(step, losses(scalars))
         self.writer.write_scalars(step, scalars | speed | self._first_row())
         self.logged = step
 
@@ -313,6 +321,7 @@ class StageRun:
         self.writer.write_scalars(step, found.scalars)
         self.writer.write_images(step, found.images)
         self.best = found.value if self.best is None else self.headline.better(self.best, found.value)
+        self.progress.score = announcement.dev_score(self.context.experiment.evaluation.headline, found.value)
         return found.value if self.headline.higher_is_better else -found.value
 
     def save(self, step: int, score: float | None) -> None:
@@ -331,19 +340,10 @@ class StageRun:
 
     def close(self) -> None:
         """Finishes what is being written."""
-        self.profile.close()
-        self.progress.close()
-        self.iterator.close()
-        self.writer.close()
-        self.checkpoints.close()
+        for part in (self.profile, self.progress, self.iterator, self.writer, self.checkpoints):
+            part.close()
 
 
 def _due(step: int, every: int) -> bool:
     """Whether something happens after this step that happens every so many steps; never for 0."""
     return bool(every) and step % every == 0
-
-
-def _stream(domains: Mapping[str, streams.Domain], train_config: config.Train, seed: int) -> Iterator[dict]:
-    options = {"global_batch": train_config.batch_size, "workers": train_config.workers, "seed": seed}
-    options |= {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    return streams.train_stream(domains, **options)

@@ -5,6 +5,7 @@ events, finished.json ...), pictures/, confusion.json and, once everything is do
 """
 
 import contextlib
+import functools
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,6 +81,10 @@ class Workdir(RunFiles):
                 f"--workdir {self.path}: holds a run with {field} = {before!r}, asked for {after!r}; use the same "
                 "config or another workdir"
             )
+        self.check_classes(classes)
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raises a UserError if the workdir belongs to a run of other classes."""
         # Without the file, the checkpoints tell.
         if self.label_space.exists() and (found := list(self.classes().names)) != list(classes):
             raise UserError(
@@ -218,6 +223,35 @@ def difference(
     return None
 
 
+def longer(old: Mapping[str, Any], new: Mapping[str, Any], *, stage: str | None = None) -> bool:
+    """Returns whether an experiment is another one with a longer last stage, and the horizon of its rate, alone.
+
+    Args:
+      old, new: experiments as plain values.
+      stage: the only stage that is looked at, as in `difference`; it has to be the last one.
+    """
+    path = steps_field(new)
+    if path is None or path != steps_field(old) or stage not in (None, (new.get("recipe") or [stage])[-1]):
+        return False
+    before, after = _flat(old), _flat(new)
+    if not before.get(path, 0) < after.get(path, 0):
+        return False
+    # That of a whole recipe may be an earlier stage's, too.
+    horizon = path if path[0] == "train" and new.get("recipe") else (*path[:-2], "method", "schedule", "horizon")
+    same = {key: after[key] for key in (path, horizon) if key in before and key in after}
+    return difference(_nested(before | same), _nested(after), scoring_may_change=True, stage=stage) is None
+
+
+def steps_field(experiment: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Returns the path of the length of the last stage; None if it is also that of an earlier one."""
+    recipe = experiment.get("recipe") or ()
+    sections = [experiment["stages"][name] for name in recipe]
+    if sections and sections[-1].get("train"):
+        return "stages", recipe[-1], "train", "steps"
+    earlier = [section for section in sections[:-1] if section["kind"]["name"] == "train" and not section.get("train")]
+    return None if earlier else ("train", "steps")
+
+
 def _of_stage(experiment: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """Returns the fields of an experiment that one of its stages depends on."""
     plain = {name: value for name, value in experiment.items() if name not in _NAMES}
@@ -235,6 +269,14 @@ def _of_stage(experiment: Mapping[str, Any], stage: str) -> dict[str, Any]:
 def _is_free(field: tuple[str, ...]) -> bool:
     """Whether a field of the experiment or of one of its stages is free."""
     return (field[2:] if field[0] == "stages" else field) in FREE_FIELDS
+
+
+def _nested(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Returns nested dicts from {path of a leaf: leaf}."""
+    found: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        functools.reduce(lambda node, name: node.setdefault(name, {}), path[:-1], found)[path[-1]] = leaf
+    return found
 
 
 def _flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -118,13 +118,20 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     return [row for row in json_lines.read(path) if isinstance(row.get("step"), int)]
 
 
+def losses(scalars: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the losses among scalars by their short names, the total first."""
+    found = {name.removeprefix("loss/"): value for name, value in scalars.items() if name.startswith("loss/")}
+    return {name: found[name] for name in sorted(found, key=lambda name: name != "total")}
+
+
 class ProgressLine:
     """One line that shows how far a stage is, its losses and its speed.
 
-        120/2000  loss/total 1.532  3.80 images/s  ETA 0:16:22  waiting for data 3 %
+        120/2000  ETA 0:16:22  3.80 images/s  waiting 3 %  dev mIoU 14.52  total 1.532
 
-    Speed and waiting are those since the previous line. The ETA goes by all steps since the first line, because
-    the steps before it include compilation; evaluations and checkpoints in between count, as they will again.
+    Speed and the share of time that was spent waiting for data are those since the previous line. Losses have what room
+    is left, the last ones go first; `metrics.jsonl` has them all. The ETA goes by all steps since the first line,
+    because the steps before it include compilation; evaluations and checkpoints in between count, as they will again.
 
     Args:
       total_steps: the steps of the stage.
@@ -133,6 +140,9 @@ class ProgressLine:
       stream: where to write. On a terminal the line rewrites itself, elsewhere each call prints a line.
       clock: returns seconds; only differences matter.
       active: False on all processes but the first; nothing is then printed.
+
+    Attributes:
+      score: what the line says of the last score, "" until there is one.
     """
 
     def __init__(
@@ -147,7 +157,7 @@ class ProgressLine:
     ):
         self._total_steps, self._batch_images = total_steps, batch_images
         self._line = StatusLine(stream, shown=active)
-        self._clock = clock
+        self._clock, self.score = clock, ""
         self._previous = (first_step, clock())
         self._origin: tuple[int, float] | None = None
         self._waited = 0.0
@@ -166,7 +176,7 @@ class ProgressLine:
 
         Args:
           step: steps done.
-          losses: names to scalars, printed with 4 significant digits in the order given.
+          losses: names to scalars, printed with 4 significant digits in the order given, as far as there is room.
 
         Returns:
           {"speed/images_per_second", "speed/waiting_for_data"}: images/s and a fraction, for the metric writer.
@@ -178,9 +188,15 @@ class ProgressLine:
         waiting = min(self._waited / elapsed, 1.0)
         since_step, since_time = self._origin or self._previous
         seconds_per_step = (now - since_time) / max(step - since_step, 1)
-        parts = [f"{step}/{self._total_steps}", *(f"{name} {_digits(float(value))}" for name, value in losses.items())]
-        parts += [f"{_digits(speed, 3)} images/s", f"ETA {_duration(seconds_per_step * (self._total_steps - step))}"]
-        self._line.show("  ".join([*parts, f"waiting for data {100 * waiting:.0f} %"]))
+        eta = _duration(seconds_per_step * (self._total_steps - step))
+        line = f"{step}/{self._total_steps}  ETA {eta}  {_digits(speed, 3)} images/s  waiting {100 * waiting:.0f} %"
+        line += f"  {self.score}" if self.score else ""
+        for name, value in losses.items():
+            longer = f"{line}  {name} {_digits(float(value))}"
+            if len(longer) > self._line.columns:
+                break
+            line = longer
+        self._line.show(line)
         self._previous, self._waited = (step, now), 0.0
         self._origin = self._origin or self._previous
         return {"speed/images_per_second": speed, "speed/waiting_for_data": waiting}

@@ -1,5 +1,7 @@
 """ACDC: 4006 street frames in fog, at night, in rain and in snow, 1920x1080 pixels, labelled but for the test part.
 
+Take it as a target of bad weather and night, behind a daylight source.
+
 Layout: `<root>/rgb_anon/<condition>/<part>/<sequence>/<frame>_rgb_anon.png` and `<root>/gt/<condition>/<part>/...`
 with `<frame>_gt_labelIds.png`, 8-bit Cityscapes ids; labels that were converted to `<frame>_gt_labelTrainIds.png` are
 read where there are no others. The flat copy `rgb_anon/train/*`, `gt/train/*` of DAFormer is read, too.

@@ -1,5 +1,7 @@
 """BDD100K, the 10K set for segmentation: 10000 street frames, 1280x720 pixels, 8000 of them labelled.
 
+Take it as a target of other cities and cameras than Cityscapes.
+
 Layout: `<root>/images/10k/<split>/<id>.jpg` and `<root>/labels/sem_seg/masks/<split>/<id>.png`; or that of the older
 archive, `seg/images/<split>/<id>.jpg` and `seg/labels/<split>/<id>_train_id.png`. Labels hold the 19 training ids of
 Cityscapes, not its ids, and 255. "test" has no labels.

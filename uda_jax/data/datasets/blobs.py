@@ -1,5 +1,7 @@
 """The built-in binary data set: structures before a background as two devices see them, generated, no download.
 
+Take it to try binary masks and Dice scores without any data.
+
 A stand-in for medical images of two hospitals, on which a binary task can be tried from end to end; scores on it say
 nothing about polyps or tumours. The look "sharp" is the source, "soft" the target. Frames are drawn when they are read.
 """

@@ -1,5 +1,7 @@
 """Cityscapes: street frames, 2048x1024 pixels, 5000 finely and 19998 coarsely labelled, and video around them.
 
+Take it as the target of the papers' tables, with GTA5 or SYNTHIA as the source.
+
 Layout, unpacked or in the archives as downloaded, each folder at the root or a few folders below:
 
     leftImg8bit/<part>/<city>/<city>_<sequence>_<frame>_leftImg8bit.png    part: train, val, test or train_extra

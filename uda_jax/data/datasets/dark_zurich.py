@@ -1,5 +1,7 @@
 """Dark Zurich: street frames by day, at twilight and at night, 1920x1080 pixels; 50 at night have labels.
 
+Take it as a target at night, behind a daylight source.
+
 Layout: `<root>/rgb_anon/<part>/<time>/<sequence>/<frame>_rgb_anon.png` and `<root>/gt/val/night/<sequence>/` with
 `<frame>_gt_labelIds.png`, 8-bit Cityscapes ids; labels that were converted to `<frame>_gt_labelTrainIds.png` are read
 where there are no others. The frames before their anonymisation, `rgb/...` and `<frame>_rgb.png`, are read as well.

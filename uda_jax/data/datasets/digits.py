@@ -1,5 +1,7 @@
 """Handwritten digits and house numbers: MNIST, USPS and SVHN, for classification; and drawn ones to try things on.
 
+Take it to try classification and recipes of several stages in minutes.
+
 To classify is to segment a map of one pixel: the label of a picture is 1x1. Grey pictures get three equal channels,
 and each set keeps its own size: MNIST 28x28, USPS 16x16 and SVHN 32x32 pixels. A domain's `size` brings them together;
 CyCADA's protocol takes USPS to 28x28, bilinearly. MNIST and USPS are white strokes on black.

@@ -1,5 +1,7 @@
 """Any user's own images, labels and depth maps, described by one small file.
 
+Take it for frames of your own; `uda new` writes its description.
+
     <root>/dataset.yaml                          or one <root>/../dataset.yaml for several folders side by side
     <root>/<split>/images/<stem>.png|jpg|...     in any depth: a frame is named by its path without the ending
     <root>/<split>/labels/<stem>.png             optional: a split or a frame without labels is unlabelled

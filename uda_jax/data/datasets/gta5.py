@@ -1,5 +1,7 @@
 """GTA5 (Playing for Data): 24966 labelled frames of a game's streets, 1914x1052 pixels and a little less.
 
+Take it as the source of the papers' main table, with all 19 classes of Cityscapes.
+
 Layout: `<root>/images/<NNNNN>.png` and `<root>/labels/<NNNNN>.png`, into which all of the ten image and the ten label
 archives unpack; the archives are read where they lie, too. Labels are palette PNGs whose indices are Cityscapes ids,
 and 34 = license plate.

@@ -1,5 +1,7 @@
 """KITTI's semantic benchmark of 2015: 200 labelled and 200 unlabelled street frames, mostly 1242x375 pixels.
 
+Take it as the target of Virtual KITTI, with 10 classes.
+
 Layout: `<root>/[data_semantics/]training/{image_2,semantic}/<NNNNNN>_10.png` and `testing/image_2`. Labels are 8-bit
 Cityscapes ids. There is no official validation split: "train" are the labelled frames, "test" the unlabelled ones, and
 a list of names cuts "train" further.

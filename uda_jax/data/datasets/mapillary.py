@@ -1,5 +1,7 @@
 """Mapillary Vistas 1.2: 25000 street photographs from all over the world, of many sizes, with 66 classes.
 
+Take it as a large and varied target.
+
 Layout: `<root>/{training,validation,testing}/images/<22 characters>.jpg` with labels in `<part>/labels` (the archive of
 version 1.2) or in `<part>/v1.2/labels` (the later archive of both versions). 18000 / 2000 / 5000 frames, the last
 without labels. Labels are palette PNGs; the index is the class, and colours are not, since classes share them.

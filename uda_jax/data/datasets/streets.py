@@ -1,5 +1,7 @@
 """The built-in data set: procedurally rendered street scenes in two looks, with labels, depth and no download.
 
+Take it to try any method without any data, and to compare methods on two cores.
+
 Depth is the renderer's, exact, or as a real camera gets it: by block matching on a rendered stereo pair. The sky has
 none, so what learns depth in metres learns nothing there; to inverse depth, it is as far away as can be.
 

@@ -1,5 +1,7 @@
 """Synscapes: 25000 rendered street frames, 1440x720 pixels, with Cityscapes classes and depth.
 
+Take it as a source closer to Cityscapes than GTA5, with depth.
+
 Layout: `<root>/[Synscapes/]img/{rgb,rgb-2k,class,depth}/<N>.{png,exr}`, N = 1 .. 25000. Labels are 8-bit Cityscapes
 ids. The one split, "train", holds all frames.
 

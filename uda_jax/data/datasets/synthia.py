@@ -1,5 +1,7 @@
 """SYNTHIA-RAND-CITYSCAPES: 9400 rendered street frames, 1280x760 pixels, with classes and depth.
 
+Take it as a source with depth, for 16 or 13 classes.
+
 Layout: `<root>/[RAND_CITYSCAPES/]RGB/<NNNNNNN>.png`, the same names in `GT/LABELS`, and depth in `Depth/Depth` or
 `Depth`. Labels are PNGs of three 16-bit channels: class, instance, nothing. Tools that know 8 bits only make all
 zeros of them, which is an error here. Where `GT/LABELS` is absent, the 8-bit copies that adaptation code ships are

@@ -1,5 +1,7 @@
 """Sets that were prepared with TensorFlow Datasets as ArrayRecord; TensorFlow itself is not needed.
 
+Take it where a set lies prepared by TensorFlow Datasets already.
+
 The root is the `data_dir` that the set was prepared in. The option `builder` names the set below it, with config and
 version if need be: "cityscapes/semantic_segmentation" or "cityscapes/semantic_segmentation/1.0.0". By default it is the
 newest version. Without `builder`, the root itself is the folder of a set or of its versions. What lies there as

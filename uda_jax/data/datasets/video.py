@@ -1,5 +1,7 @@
 """Frames of a video, without labels: a folder of numbered pictures, an animation, or a video file.
 
+Take it as a target that is a recording, without cutting it into frames first.
+
 The root decides:
 - a folder (or an archive of one) of pictures in any depth, in the order of the numbers in their names: frame_2 comes
   before frame_10, and all of drive_2 before drive_10. A frame is named by its path in the folder without the ending.

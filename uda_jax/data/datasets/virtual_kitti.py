@@ -1,5 +1,7 @@
 """Virtual KITTI, versions 1.3.1 and 2: 50 rendered drives, 1242x375 pixels, with classes and depth.
 
+Take it as a source with depth whose layouts are those of KITTI.
+
 Five worlds, each in ten variations. The layout tells the versions apart, and the tars need not be unpacked.
 
 Version 1.3.1:

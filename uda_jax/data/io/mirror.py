@@ -112,6 +112,16 @@ class Mirror:
             self._asked += 1
             self._change.notify_all()
 
+    def remove(self, path: Path) -> None:
+        """See the function `remove`."""
+        name = path.relative_to(self.folder).as_posix()
+        with self._busy:
+            if self._lock is not None:
+                self._lock.check()
+            gone = {each for each in self._stored if each == name or each.startswith(f"{name}/")}
+            self._remove(gone)
+            self._same = {each: stat for each, stat in self._same.items() if each not in gone}
+
     def share(self) -> None:
         """See the function `share`."""
         self._attempt()

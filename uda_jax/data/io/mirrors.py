@@ -90,6 +90,16 @@ def publish(steps: Path, kept: Collection[int]) -> None:
         mirror.publish(steps, kept)
 
 
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there; of a mirror from the bucket as well, and from there first."""
+    if mirror := of(path):
+        mirror.remove(path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def share(folder: Path) -> None:
     """Carries over what this process wrote into a mirror, lists and pictures alone unless it holds the lock."""
     if mirror := of(folder):

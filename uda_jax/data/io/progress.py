@@ -1,5 +1,6 @@
 """Progress on stderr, all of it through tqdm: bars over what can be counted, and lines of a caller's own text."""
 
+import shutil
 import sys
 from collections.abc import Iterable
 from typing import TextIO
@@ -34,6 +35,12 @@ class StatusLine:
         self._stream = sys.stderr if stream is None else stream
         self._shown = shown
         self._bar: tqdm | None = None
+
+    @property
+    def columns(self) -> int:
+        """How long a text may be: the terminal's width, or that of a usual one."""
+        # Its last column may hold the cursor.
+        return shutil.get_terminal_size((80, 24)).columns - 1 if self._stream.isatty() else 80
 
     def show(self, text: str) -> None:
         """Writes the text over the last one, cut to the terminal's width because a wrapped line cannot be rewritten."""
