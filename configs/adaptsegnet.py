@@ -17,22 +17,25 @@ rate are the released code's; that all else is as with ResNet-101 is an assumpti
 import dataclasses
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import with_method
 from uda_jax.methods.adaptsegnet import AdaptSegNet
 
 # Per variant: row name, adversarial loss, levels, and the weights (main head, earlier head) of the released code.
-VARIANTS = {
-    "": ("adaptsegnet", "bce", 2, (0.001, 0.0002)),
-    "single_level": ("adaptsegnet/single_level", "bce", 1, (0.001, 0.0)),
-    "least_squares": ("adaptsegnet/least_squares", "least_squares", 1, (0.01, 0.0)),
-    "small_weights": ("adaptsegnet/small_weights", "bce", 2, (0.0005, 0.00005)),
-    "vgg16": ("adaptsegnet/vgg16", "bce", 1, (0.001, 0.0)),
-}
+VARIANTS = pretrained.added(
+    {
+        "": ("adaptsegnet", "bce", 2, (0.001, 0.0002)),
+        "single_level": ("adaptsegnet/single_level", "bce", 1, (0.001, 0.0)),
+        "least_squares": ("adaptsegnet/least_squares", "least_squares", 1, (0.01, 0.0)),
+        "small_weights": ("adaptsegnet/small_weights", "bce", 2, (0.0005, 0.00005)),
+        "vgg16": ("adaptsegnet/vgg16", "bce", 1, (0.001, 0.0)),
+    }
+)
 PUBLISHED_VARIANTS = ("vgg16",)
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (label, kind, levels, weights) = benchmarks.parse(setting, VARIANTS, PUBLISHED_VARIANTS)

@@ -10,15 +10,16 @@ discriminator share one step: `uda_jax/methods/advent_teacher.py`.
 import dataclasses
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import with_method
 from uda_jax.configs import dacs
 from uda_jax.methods.advent_teacher import AdventTeacher
 
-VARIANTS = {"": "advent_teacher"}
+VARIANTS = pretrained.added({"": "advent_teacher"})
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark."""
     benchmark, label = benchmarks.parse(setting, VARIANTS)

@@ -19,19 +19,21 @@ the method is built. Published there: 54.2 mIoU with 100 labels, 69.1 with all, 
 """
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import with_method
 from uda_jax.methods.ass import ASS, SemanticLevel
 from uda_jax.training.optimisers import adam
 
 # Row name, number of labelled images and whether Dice heads the row, of each variant.
-VARIANTS = {
-    "": ("ass", benchmarks.FEW_LABELS, False),
-    **{str(count): (f"ass_{count}", count, False) for count in (10, 50, 100, 200, 500, 1000)},
-    "all": ("ass_all", None, False),
-    "dice": ("ass", benchmarks.FEW_LABELS, True),
-}
+VARIANTS = pretrained.added(
+    {
+        "": ("ass", benchmarks.FEW_LABELS, False),
+        **{str(count): (f"ass_{count}", count, False) for count in (10, 50, 100, 200, 500, 1000)},
+        "all": ("ass_all", None, False),
+        "dice": ("ass", benchmarks.FEW_LABELS, True),
+    }
+)
 
 # Devices may differ so much that running averages over both normalise neither. On blobs' dev split (seed 0, 10 labels,
 # 600 steps): Dice 40.1 with those of all domains, 91.5 with the target's.
@@ -40,6 +42,7 @@ VARIANTS = {
 SCRATCH_SEMANTIC = SemanticLevel(weight=0.03, hidden=64, optimiser=adam(learning_rate=2e-3))
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by the number of labelled target images, or ",dice"."""
     benchmark, (label, count, dice) = benchmarks.parse(setting, VARIANTS)

@@ -17,7 +17,7 @@ paper says. `,reference_weights` and `,image_weights` choose one form of weights
 import dataclasses
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import Experiment, with_method
 from uda_jax.configs import dacs
@@ -29,12 +29,14 @@ from uda_jax.schema import did_you_mean
 
 # Row name, whether streets' camera has the renderer's depth, and the form of the weights of difficulty; None: that of
 # the released code where it published scores, else the paper's.
-VARIANTS = {
-    "": ("corda", False, None),
-    "exact_depth": ("corda/exact_depth", True, None),
-    "reference_weights": ("corda/reference_weights", False, "reference"),
-    "image_weights": ("corda/image_weights", False, "per_image"),
-}
+VARIANTS = pretrained.added(
+    {
+        "": ("corda", False, None),
+        "exact_depth": ("corda/exact_depth", True, None),
+        "reference_weights": ("corda/reference_weights", False, "reference"),
+        "image_weights": ("corda/image_weights", False, "per_image"),
+    }
+)
 
 SETTINGS = ("streets", "smoke", "folder", "gta5_cityscapes", "synthia_cityscapes")
 
@@ -57,6 +59,7 @@ SCRATCH_SOURCE_DEPTH_WEIGHT = 0.1
 SCRATCH_MIXED_DEPTH_WEIGHT = 0.01
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (label, exact, weights) = benchmarks.parse(setting, VARIANTS)

@@ -17,20 +17,22 @@ its authors' ClassMix. That naive mixing pastes half of the classes, rounded up 
 import dataclasses
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import Experiment, InitFrom, with_method
 from uda_jax.methods.dacs import Dacs
 from uda_jax.methods.parts.mixing import Mixing
 
 # Row name, what is pasted, and its masks.
-VARIANTS = {
-    "": ("dacs", "source", "classes"),
-    "cutmix": ("dacs/cutmix", "source", "box"),
-    "cowmix": ("dacs/cowmix", "source", "cow"),
-    "plain": ("dacs/plain", "target", "classes"),
-    "no_mixing": ("dacs/no_mixing", "source", "none"),
-}
+VARIANTS = pretrained.added(
+    {
+        "": ("dacs", "source", "classes"),
+        "cutmix": ("dacs/cutmix", "source", "box"),
+        "cowmix": ("dacs/cowmix", "source", "cow"),
+        "plain": ("dacs/plain", "target", "classes"),
+        "no_mixing": ("dacs/no_mixing", "source", "none"),
+    }
+)
 
 # One head, of whose four branches the released code sums two, as AdaptSegNet's.
 REFERENCE = dataclasses.replace(networks.ADAPTSEGNET, multi_level=False)
@@ -49,6 +51,7 @@ REFERENCE_CROP = (512, 512)
 REFERENCE_SYNTHIA_SIZE = (720, 1280)
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (label, pasted, masks) = benchmarks.parse(setting, VARIANTS)

@@ -36,7 +36,7 @@ import importlib
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks, translated
+from uda_jax.configs.common import benchmarks, networks, pretrained, translated
 
 from uda_jax import config
 from uda_jax.config import Experiment, InitFrom, StageConfig
@@ -70,18 +70,20 @@ class Recipe(NamedTuple):
     translated: bool = False
 
 
-VARIANTS = {
-    "": Recipe(),
-    "from_inter": Recipe(from_inter=True),
-    "no_pseudo_labels": Recipe(from_inter=True, easy_weight=0.0),
-    "from_weights": Recipe(from_weights=True),
-    "translated": Recipe(translated=True),
-    "minent": Recipe(variant="minent"),
-    **{
-        name: Recipe(name)
-        for name in ("adaptsegnet", "ass", "source_only", "plca", "dacs", "dacs_plca", "corda", "dada", "gio_ada")
-    },
-}
+VARIANTS = pretrained.added(
+    {
+        "": Recipe(),
+        "from_inter": Recipe(from_inter=True),
+        "no_pseudo_labels": Recipe(from_inter=True, easy_weight=0.0),
+        "from_weights": Recipe(from_weights=True),
+        "translated": Recipe(translated=True),
+        "minent": Recipe(variant="minent"),
+        **{
+            name: Recipe(name)
+            for name in ("adaptsegnet", "ass", "source_only", "plca", "dacs", "dacs_plca", "corda", "dada", "gio_ada")
+        },
+    }
+)
 
 # Frames of each target that join Cityscapes, and its own: the share of each in a mixture. Their sum is one set.
 SEVERAL_TARGETS = "gta5_cityscapes_mapillary_bdd"
@@ -104,6 +106,7 @@ SCRATCH_RANK = Rank(statistics="target")
 SCRATCH_INTRA_RATE = 0.02
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     name = setting.partition(",")[0]

@@ -21,7 +21,7 @@ synscapes_cityscapes, which is not in the paper, is trained as gta5_cityscapes.
 import dataclasses
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import Experiment, InitFrom, with_method
 from uda_jax.methods.base import Segmenter
@@ -34,15 +34,17 @@ BOTH = ("source", "target")
 NO_ASSOCIATION = {"feature_weight": 0.0, "prediction_weight": 0.0, "aggregation": 0.0}
 
 # Row name, training domains, and what is switched off: fields of the association, and fields of the method.
-VARIANTS = {
-    "": ("plca", BOTH, {}, {}),
-    "no_aggregation": ("plca/no_aggregation", BOTH, {"aggregation": 0.0}, {}),
-    "no_prediction_level": ("plca/no_prediction_level", BOTH, {"prediction_weight": 0.0}, {}),
-    "no_contrast": ("plca/no_contrast", BOTH, {"contrast": False}, {}),
-    "no_smoothing": ("plca/no_smoothing", BOTH, {}, {"smoothing_weight": 0.0}),
-    "no_lovasz": ("plca/no_lovasz", BOTH, {}, {"lovasz_weight": 0.0}),
-    "source_only": ("plca/source_only", ("source",), NO_ASSOCIATION, {"smoothing_weight": 0.0}),
-}
+VARIANTS = pretrained.added(
+    {
+        "": ("plca", BOTH, {}, {}),
+        "no_aggregation": ("plca/no_aggregation", BOTH, {"aggregation": 0.0}, {}),
+        "no_prediction_level": ("plca/no_prediction_level", BOTH, {"prediction_weight": 0.0}, {}),
+        "no_contrast": ("plca/no_contrast", BOTH, {"contrast": False}, {}),
+        "no_smoothing": ("plca/no_smoothing", BOTH, {}, {"smoothing_weight": 0.0}),
+        "no_lovasz": ("plca/no_lovasz", BOTH, {}, {"lovasz_weight": 0.0}),
+        "source_only": ("plca/source_only", ("source",), NO_ASSOCIATION, {"smoothing_weight": 0.0}),
+    }
+)
 
 # One head with four branches, without bias, from PyTorch's default start.
 REFERENCE = Segmenter(
@@ -72,6 +74,7 @@ SCRATCH_LOVASZ_WEIGHT = 0.75
 SCRATCH_ASSOCIATION = {"feature_weight": 0.01, "prediction_weight": 0.01}
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (label, domains, association, fields) = benchmarks.parse(setting, VARIANTS)

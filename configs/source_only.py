@@ -18,7 +18,7 @@ import dataclasses
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import with_method
 from uda_jax.methods.source_only import SourceOnly
@@ -33,16 +33,19 @@ class Row(NamedTuple):
     advent: bool = False
 
 
-VARIANTS = {
-    "": Row("source_only", ("source",)),
-    "oracle": Row("oracle", ("labelled_target",)),
-    "labelled": Row("labelled_only", ("labelled_target",), benchmarks.FEW_LABELS),
-    "both": Row("source_plus_labelled", ("source", "labelled_target"), benchmarks.FEW_LABELS),
-    "advent": Row("source_only/advent", ("source",), advent=True),
-}
+VARIANTS = pretrained.added(
+    {
+        "": Row("source_only", ("source",)),
+        "oracle": Row("oracle", ("labelled_target",)),
+        "labelled": Row("labelled_only", ("labelled_target",), benchmarks.FEW_LABELS),
+        "both": Row("source_plus_labelled", ("source", "labelled_target"), benchmarks.FEW_LABELS),
+        "advent": Row("source_only/advent", ("source",), advent=True),
+    }
+)
 PUBLISHED_VARIANTS = ("advent",)
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, row = benchmarks.parse(setting, VARIANTS, PUBLISHED_VARIANTS)
