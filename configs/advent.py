@@ -3,10 +3,10 @@
     uda train --config advent:streets --workdir runs/advent
     uda train --config advent:streets,minent --workdir runs/minent
 
-Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes. Those to
-Cityscapes hold the released code's values: one GPU of 11 GB, published 43.8 (AdvEnt) and 42.3 (MinEnt) mIoU on GTA5 ->
-Cityscapes, 40.8 and 38.1 on SYNTHIA, and need the ImageNet weights that its authors start from, as
-weights/DeepLab_resnet_pretrained_imagenet.pth.
+Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes,
+synscapes_cityscapes. Those to Cityscapes hold the released code's values: one GPU of 11 GB, published 43.8 (AdvEnt) and
+42.3 (MinEnt) mIoU on GTA5 -> Cityscapes, 40.8 and 38.1 on SYNTHIA, and need the ImageNet weights that its authors start
+from, as weights/DeepLab_resnet_pretrained_imagenet.pth. `,pretrained` has the network on ImageNet's EfficientNet-Lite0.
 
 On SYNTHIA the network has one head, as in the only code that its authors released for it, DADA's; `,two_heads` and
 `,minent_two_heads` have two, as on GTA5. `,vgg16` and `,minent_vgg16` are rows on the papers' other network (GTA5: 36.1

@@ -5,11 +5,12 @@
     uda train --config ass:folder,dice --workdir runs/mine           your own binary or medical images
     uda train --config ass:blobs --workdir runs/blobs                the same on generated ones
 
-Settings: streets, smoke, camvid_day2dusk, blobs, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes. The
-variant is the number of labelled target images, 10, 50, 100, 200, 500, 1000 or all; another subset of the same size is
-`--config.data.labelled_target.count_seed=1`. In `folder` all images with labels count unless a number is given. The
-variant `dice` is headed by the mean Dice of the classes but for "background"; a folder's frames become square, and the
-target's labelled images are those of its split "labelled".
+Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, blobs, folder, gta5_cityscapes,
+synthia_cityscapes, synscapes_cityscapes. The variant is the number of labelled target images, 10, 50, 100, 200, 500,
+1000 or all; another subset of the same size is `--config.data.labelled_target.count_seed=1`. In `folder` all images
+with labels count unless a number is given. The variant `dice` is headed by the mean Dice of the classes but for
+"background"; a folder's frames become square, and the target's labelled images are those of its split "labelled".
+`,pretrained` has the network on ImageNet's EfficientNet-Lite0.
 
 The paper's polyps (CVC, Kvasir) and brain tumours (BraTS) are such tasks. Those images could not be had where this was
 written, so none of its medical rows was run; `blobs` shows that the way is open, and its scores compare with nothing.

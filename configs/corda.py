@@ -6,7 +6,8 @@
 
 Settings: streets, smoke, folder, gta5_cityscapes, synthia_cityscapes, whose frames have depth. The depth of streets'
 camera comes from block matching on a stereo pair, with `,exact_depth` from the renderer, for comparison; the other
-settings but smoke have one kind of depth, which the variant leaves as it is.
+settings but smoke have one kind of depth, which the variant leaves as it is. `,pretrained` has the network on
+ImageNet's EfficientNet-Lite0.
 
 On GTA5 and SYNTHIA the settings hold the released code's values, published 56.6 and 55.0 (16 classes) mIoU, and need
 its depth files (see `uda_jax/data/datasets`) and weights/resnet101COCO-41f33a49.pth. Its weights of difficulty are, by

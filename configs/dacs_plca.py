@@ -3,7 +3,8 @@
     uda train --config dacs_plca:streets --workdir runs/dacs_plca
 
 Settings: those of dacs, whose values it has; the association's weights are PLCA's. It is no paper's method, but shows
-how one method takes a loss of another: `uda_jax/methods/dacs_plca.py`.
+how one method takes a loss of another: `uda_jax/methods/dacs_plca.py`. `,pretrained` has the network on ImageNet's
+EfficientNet-Lite0.
 """
 
 from ml_collections import ConfigDict

@@ -2,11 +2,12 @@
 
     uda train --config dada:streets --workdir runs/dada
 
-Settings: streets, smoke, folder, synthia_cityscapes, synthia_mapillary. The source must have depth; the target needs
-none, nor do frames that are predicted. synthia_cityscapes holds the released code's values, published 42.6 mIoU (of the
-best checkpoint on the evaluation set), and needs the ImageNet weights that its authors start from, as
-weights/DeepLab_resnet_pretrained_imagenet.pth. With `,translated` the source's images are those that a CycleGAN has
-translated (published 43.1), in a folder of your own, --config.data.source.images_from=...
+Settings: streets, smoke, streets_camvid, streets_idd, folder, synthia_cityscapes, synthia_mapillary. The source must
+have depth; the target needs none, nor do frames that are predicted. synthia_cityscapes holds the released code's
+values, published 42.6 mIoU (of the best checkpoint on the evaluation set), and needs the ImageNet weights that its
+authors start from, as weights/DeepLab_resnet_pretrained_imagenet.pth. With `,translated` the source's images are those
+that a CycleGAN has translated (published 43.1), in a folder of your own, --config.data.source.images_from=...
+`,pretrained` has the network on ImageNet's EfficientNet-Lite0.
 
 synthia_mapillary is the released code's second task: seven classes, frames of Mapillary Vistas padded to 1024x768 at
 their aspect ratio, and scored at their own padded size.

@@ -3,8 +3,9 @@
     uda train --config gio_ada:streets --workdir runs/gio_ada
     uda train --config gio_ada:streets,input_only --workdir runs/input_only
 
-Settings: streets, smoke, folder, synthia_cityscapes, virtual_kitti_kitti. The source must have depth; the target needs
-none, nor do frames that are predicted. The variants are rows of the ablation:
+Settings: streets, smoke, streets_camvid, streets_idd, folder, synthia_cityscapes, virtual_kitti_kitti. The source must
+have depth; the target needs none, nor do frames that are predicted. The variants are rows of the ablation:
+`,pretrained` has the network on ImageNet's EfficientNet-Lite0.
 
     ,input_only           translated images alone         ,no_input_geometry    translated without seeing depth
     ,output_only          the output level alone          ,no_output_geometry   D_out sees classes alone

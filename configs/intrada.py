@@ -3,10 +3,11 @@
     uda train --config intrada:streets --workdir runs/intrada
     uda train --config intrada:streets,adaptsegnet --workdir runs/half --config.stages.rank.kind.fraction=0.5
 
-Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes, as far as
-the first stage has them, and gta5_cityscapes_mapillary_bdd. The variant names that stage, AdvEnt where there is none:
-minent, adaptsegnet, ass, plca, dacs, dacs_plca, corda, dada, gio_ada or source_only; the last stage trains the same
-network on, and needs no depth. Further ones:
+Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes,
+synscapes_cityscapes, as far as the first stage has them, and gta5_cityscapes_mapillary_bdd. The variant names that
+stage, AdvEnt where there is none: minent, adaptsegnet, ass, plca, dacs, dacs_plca, corda, dada, gio_ada or source_only;
+the last stage trains the same network on, and needs no depth. Further ones: `,pretrained` has the network on ImageNet's
+EfficientNet-Lite0.
 
     ,from_inter         the last stage starts from the first one's network, where the released code starts from ImageNet
                         again; without weights to start from, every setting does

@@ -3,10 +3,11 @@
     uda train --config plca:streets --workdir runs/plca
     uda train --config plca:streets,no_aggregation --workdir runs/plca_no_aggregation
 
-Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes. The
-variants take one part away: `,no_aggregation` of similar target pixels, `,no_prediction_level` of the association,
-`,no_contrast` that divides similarities by their deviation, `,no_smoothing`, `,no_lovasz`; or all that adapts,
-`,source_only`, which is the released code's own: cross entropy and Lovasz-Softmax on the source, and no target.
+Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes,
+synscapes_cityscapes. The variants take one part away: `,no_aggregation` of similar target pixels,
+`,no_prediction_level` of the association, `,no_contrast` that divides similarities by their deviation, `,no_smoothing`,
+`,no_lovasz`; or all that adapts, `,source_only`, which is the released code's own: cross entropy and Lovasz-Softmax on
+the source, and no target. `,pretrained` has the network on ImageNet's EfficientNet-Lite0.
 
 gta5_cityscapes and synthia_cityscapes hold the released code's values: 4 + 4 images per gradient on all devices
 together, two gradients per update, published 47.8 and 46.9 mIoU, and need the ImageNet weights in Caffe's form that its

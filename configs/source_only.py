@@ -3,9 +3,10 @@
     uda train --config source_only:streets --workdir runs/source_only          the lower bound
     uda train --config source_only:streets,oracle --workdir runs/oracle        the upper bound: all target labels
 
-Settings: streets, smoke, camvid_day2dusk, blobs, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes,
-each alone or with `,oracle` (the labelled target only), `,labelled` (of it 50 frames, the baseline of semi-supervised
-methods) or `,both` (the source and these 50).
+Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, blobs, folder, gta5_cityscapes,
+synthia_cityscapes, synscapes_cityscapes, each alone or with `,oracle` (the labelled target only), `,labelled` (of it 50
+frames, the baseline of semi-supervised methods) or `,both` (the source and these 50). `,pretrained` has the network on
+ImageNet's EfficientNet-Lite0.
 
 On the papers' benchmarks network, weights and length are AdaptSegNet's, whose published 36.6 mIoU on GTA5 ->
 Cityscapes (33.5 on SYNTHIA) is the row of the other papers, too; they need
