@@ -231,9 +231,10 @@ def shifted_products(
 def sum_of_shifted_maps(
     x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: tuple[tuple[int, int], ...]
 ) -> jax.Array:
-    """Computes `shifted_products`, and leaves its gradients to JAX."""
+    """Computes `shifted_products`, added up in float32, and leaves its gradients to JAX."""
     maps = _shifted(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel.shape[0], stride, dilation)
-    return sum(each * element for each, element in zip(maps, kernel.reshape(-1, kernel.shape[3]), strict=True))
+    elements = kernel.reshape(-1, kernel.shape[3]).astype(jnp.float32)
+    return sum(each * element for each, element in zip(maps, elements, strict=True)).astype(x.dtype)
 
 
 def _shifted(padded: jax.Array, size: int, stride: int, dilation: int) -> list[jax.Array]:
