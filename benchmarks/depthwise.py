@@ -1,4 +1,4 @@
-"""Depthwise convolutions on whatever device is here: XLA's grouped form against the shifted maps of `networks.kernels`.
+"""Depthwise convolutions on whatever device is here: XLA's grouped form against that of `networks.depthwise`.
 
     python -m benchmarks.depthwise --output benchmarks/results/depthwise.json
 
@@ -36,7 +36,7 @@ CASES = (
 def forms(shape: tuple[int, ...], size: int, stride: int) -> dict[str, Callable]:
     """Returns the forms of one convolution, name -> function of a map and a kernel."""
     from uda_jax.networks.convolution import depthwise_convolve, same_padding
-    from uda_jax.networks.kernels import shifted_products, sum_of_shifted_maps
+    from uda_jax.networks.depthwise import shifted_products, sum_of_shifted_maps
     from uda_jax.ops.platform import made_for
 
     padding = same_padding(shape[1:3], size, stride)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from uda_jax.networks.depthwise import shifted_products
 from uda_jax.networks.initialisers import Initialiser, uniform_fan_in
 from uda_jax.networks.kernels import (
     dilated_conv,
@@ -18,7 +19,6 @@ from uda_jax.networks.kernels import (
     plain_conv,
     product_gradient,
     project,
-    shifted_products,
 )
 from uda_jax.ops.platform import platform
 
