@@ -258,7 +258,7 @@ def test_variables_fit_the_network(case, state_dict):
     variables, report = weights.fit(converted, expected, fresh=case.fresh, where="file")
     assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, expected)
     assert {path.split("/")[1] for path in report.missing} == {part.split("/")[0] for part in case.fresh}
-    leftovers = {"fc", "classifier_0", "classifier_3", "classifier_6", "aux_classifier"}
+    leftovers = {"fc", "classifier_0", "classifier_3", "classifier_6", "aux_classifier", "imagenet_head"}
     assert {path.split("/")[1] for path in report.unused} <= leftovers
     counters = sum(name.endswith("num_batches_tracked") for name in state_dict)
     assert len(report.loaded) + len(report.unused) + counters == len(state_dict)
@@ -381,7 +381,9 @@ def test_facts():
         assert info.network in networks.names()
         style = "torchvision" if name.startswith("torchvision") else "caffe"
         assert info.encoder_style == (style if "resnet" in info.network else None)
-        if info.network not in ("translator", "patch_discriminator"):
+        if name == "efficientnet_lite0":
+            assert info.input_norm == "lite_rgb"
+        elif info.network not in ("translator", "patch_discriminator"):
             segments = "resnet" in info.network or "vgg" in info.network
             norm = "imagenet_rgb" if name.startswith("torchvision") else "caffe_bgr"
             assert info.input_norm == (norm if segments else None)
