@@ -3,10 +3,10 @@
     uda train --config advent:streets --workdir runs/advent
     uda train --config advent:streets,minent --workdir runs/minent
 
-Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes. Those to
-Cityscapes hold the released code's values: one GPU of 11 GB, published 43.8 (AdvEnt) and 42.3 (MinEnt) mIoU on GTA5 ->
-Cityscapes, 40.8 and 38.1 on SYNTHIA, and need the ImageNet weights that its authors start from, as
-weights/DeepLab_resnet_pretrained_imagenet.pth.
+Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes,
+synscapes_cityscapes. Those to Cityscapes hold the released code's values: one GPU of 11 GB, published 43.8 (AdvEnt) and
+42.3 (MinEnt) mIoU on GTA5 -> Cityscapes, 40.8 and 38.1 on SYNTHIA, and need the ImageNet weights that its authors start
+from, as weights/DeepLab_resnet_pretrained_imagenet.pth. `,pretrained` has the network on ImageNet's EfficientNet-Lite0.
 
 On SYNTHIA the network has one head, as in the only code that its authors released for it, DADA's; `,two_heads` and
 `,minent_two_heads` have two, as on GTA5. `,vgg16` and `,minent_vgg16` are rows on the papers' other network (GTA5: 36.1
@@ -20,7 +20,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import Experiment, with_method
 from uda_jax.errors import UserError
@@ -42,17 +42,19 @@ class Row(NamedTuple):
 # Of the class-ratio prior; not found in the paper, and as large as those of the other losses on the target.
 PRIOR_WEIGHT = 0.001
 
-VARIANTS = {
-    "": Row("advent"),
-    "minent": Row("minent", "entropy"),
-    "minent_er": Row("minent_er", "entropy", hard_fraction=0.3),
-    "two_heads": Row("advent/two_heads", two_heads=True),
-    "minent_two_heads": Row("minent/two_heads", "entropy", two_heads=True),
-    "vgg16": Row("advent/vgg16", vgg=True),
-    "minent_vgg16": Row("minent/vgg16", "entropy", vgg=True),
-    "cp_vgg16": Row("advent_cp/vgg16", prior_weight=PRIOR_WEIGHT, vgg=True),
-    "minent_cp_vgg16": Row("minent_cp/vgg16", "entropy", prior_weight=PRIOR_WEIGHT, vgg=True),
-}
+VARIANTS = pretrained.added(
+    {
+        "": Row("advent"),
+        "minent": Row("minent", "entropy"),
+        "minent_er": Row("minent_er", "entropy", hard_fraction=0.3),
+        "two_heads": Row("advent/two_heads", two_heads=True),
+        "minent_two_heads": Row("minent/two_heads", "entropy", two_heads=True),
+        "vgg16": Row("advent/vgg16", vgg=True),
+        "minent_vgg16": Row("minent/vgg16", "entropy", vgg=True),
+        "cp_vgg16": Row("advent_cp/vgg16", prior_weight=PRIOR_WEIGHT, vgg=True),
+        "minent_cp_vgg16": Row("minent_cp/vgg16", "entropy", prior_weight=PRIOR_WEIGHT, vgg=True),
+    }
+)
 PUBLISHED_VARIANTS = tuple(name for name, row in VARIANTS.items() if row.two_heads or row.vgg)
 
 # Last step and horizon of SYNTHIA -> Cityscapes.
@@ -62,6 +64,7 @@ SYNTHIA_STEPS = 90_000
 SCRATCH_ENTROPY_WEIGHT = 0.01
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, row = benchmarks.parse(setting, VARIANTS, PUBLISHED_VARIANTS)

@@ -2,23 +2,25 @@
 
     uda train --config advent_teacher:streets --workdir runs/advent_teacher
 
-Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes. The values
-are those of dacs and, for the discriminator, of advent. It is no paper's method, but shows how a teacher and a
-discriminator share one step: `uda_jax/methods/advent_teacher.py`.
+Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes,
+synscapes_cityscapes. The values are those of dacs and, for the discriminator, of advent. It is no paper's method, but
+shows how a teacher and a discriminator share one step: `uda_jax/methods/advent_teacher.py`. `,pretrained` has the
+network on ImageNet's EfficientNet-Lite0.
 """
 
 import dataclasses
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import with_method
 from uda_jax.configs import dacs
 from uda_jax.methods.advent_teacher import AdventTeacher
 
-VARIANTS = {"": "advent_teacher"}
+VARIANTS = pretrained.added({"": "advent_teacher"})
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark."""
     benchmark, label = benchmarks.parse(setting, VARIANTS)

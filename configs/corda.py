@@ -6,7 +6,8 @@
 
 Settings: streets, smoke, folder, gta5_cityscapes, synthia_cityscapes, whose frames have depth. The depth of streets'
 camera comes from block matching on a stereo pair, with `,exact_depth` from the renderer, for comparison; the other
-settings but smoke have one kind of depth, which the variant leaves as it is.
+settings but smoke have one kind of depth, which the variant leaves as it is. `,pretrained` has the network on
+ImageNet's EfficientNet-Lite0.
 
 On GTA5 and SYNTHIA the settings hold the released code's values, published 56.6 and 55.0 (16 classes) mIoU, and need
 its depth files (see `uda_jax/data/datasets`) and weights/resnet101COCO-41f33a49.pth. Its weights of difficulty are, by
@@ -17,7 +18,7 @@ paper says. `,reference_weights` and `,image_weights` choose one form of weights
 import dataclasses
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import Experiment, with_method
 from uda_jax.configs import dacs
@@ -29,12 +30,14 @@ from uda_jax.schema import did_you_mean
 
 # Row name, whether streets' camera has the renderer's depth, and the form of the weights of difficulty; None: that of
 # the released code where it published scores, else the paper's.
-VARIANTS = {
-    "": ("corda", False, None),
-    "exact_depth": ("corda/exact_depth", True, None),
-    "reference_weights": ("corda/reference_weights", False, "reference"),
-    "image_weights": ("corda/image_weights", False, "per_image"),
-}
+VARIANTS = pretrained.added(
+    {
+        "": ("corda", False, None),
+        "exact_depth": ("corda/exact_depth", True, None),
+        "reference_weights": ("corda/reference_weights", False, "reference"),
+        "image_weights": ("corda/image_weights", False, "per_image"),
+    }
+)
 
 SETTINGS = ("streets", "smoke", "folder", "gta5_cityscapes", "synthia_cityscapes")
 
@@ -57,6 +60,7 @@ SCRATCH_SOURCE_DEPTH_WEIGHT = 0.1
 SCRATCH_MIXED_DEPTH_WEIGHT = 0.01
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (label, exact, weights) = benchmarks.parse(setting, VARIANTS)

@@ -3,10 +3,12 @@
     uda train --config dacs:streets --workdir runs/dacs
     uda train --config dacs:gta5_cityscapes --workdir runs/dacs_gta5
 
-Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes. On GTA5
-and SYNTHIA they hold the released code's values, published 52.1 and 48.3 (16 classes) mIoU, and need the DeepLab that
-its authors start from, trained on COCO, as weights/resnet101COCO-41f33a49.pth. There is no flip in them, and the score
-is on labels of 1024x512 pixels, as published; `--config.evaluation.final.resize_label=False` scores on whole ones.
+Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes,
+synscapes_cityscapes. On GTA5 and SYNTHIA they hold the released code's values, published 52.1 and 48.3 (16 classes)
+mIoU, and need the DeepLab that its authors start from, trained on COCO, as weights/resnet101COCO-41f33a49.pth. There is
+no flip in them, and the score is on labels of 1024x512 pixels, as published;
+`--config.evaluation.final.resize_label=False` scores on whole ones. `,pretrained` has the network on ImageNet's
+EfficientNet-Lite0.
 
 The variants are the paper's comparisons, on GTA5: other masks than those of classes, `,cutmix` (published 48.7) and
 `,cowmix` (48.3); `,plain`, its "naive mixing" of target images with each other (35.1); and `,no_mixing`, pseudo-labels
@@ -17,20 +19,22 @@ its authors' ClassMix. That naive mixing pastes half of the classes, rounded up 
 import dataclasses
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import Experiment, InitFrom, with_method
 from uda_jax.methods.dacs import Dacs
 from uda_jax.methods.parts.mixing import Mixing
 
 # Row name, what is pasted, and its masks.
-VARIANTS = {
-    "": ("dacs", "source", "classes"),
-    "cutmix": ("dacs/cutmix", "source", "box"),
-    "cowmix": ("dacs/cowmix", "source", "cow"),
-    "plain": ("dacs/plain", "target", "classes"),
-    "no_mixing": ("dacs/no_mixing", "source", "none"),
-}
+VARIANTS = pretrained.added(
+    {
+        "": ("dacs", "source", "classes"),
+        "cutmix": ("dacs/cutmix", "source", "box"),
+        "cowmix": ("dacs/cowmix", "source", "cow"),
+        "plain": ("dacs/plain", "target", "classes"),
+        "no_mixing": ("dacs/no_mixing", "source", "none"),
+    }
+)
 
 # One head, of whose four branches the released code sums two, as AdaptSegNet's.
 REFERENCE = dataclasses.replace(networks.ADAPTSEGNET, multi_level=False)
@@ -49,6 +53,7 @@ REFERENCE_CROP = (512, 512)
 REFERENCE_SYNTHIA_SIZE = (720, 1280)
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (label, pasted, masks) = benchmarks.parse(setting, VARIANTS)

@@ -2,11 +2,12 @@
 
     uda train --config dada:streets --workdir runs/dada
 
-Settings: streets, smoke, folder, synthia_cityscapes, synthia_mapillary. The source must have depth; the target needs
-none, nor do frames that are predicted. synthia_cityscapes holds the released code's values, published 42.6 mIoU (of the
-best checkpoint on the evaluation set), and needs the ImageNet weights that its authors start from, as
-weights/DeepLab_resnet_pretrained_imagenet.pth. With `,translated` the source's images are those that a CycleGAN has
-translated (published 43.1), in a folder of your own, --config.data.source.images_from=...
+Settings: streets, smoke, streets_camvid, streets_idd, folder, synthia_cityscapes, synthia_mapillary. The source must
+have depth; the target needs none, nor do frames that are predicted. synthia_cityscapes holds the released code's
+values, published 42.6 mIoU (of the best checkpoint on the evaluation set), and needs the ImageNet weights that its
+authors start from, as weights/DeepLab_resnet_pretrained_imagenet.pth. With `,translated` the source's images are those
+that a CycleGAN has translated (published 43.1), in a folder of your own, --config.data.source.images_from=...
+`,pretrained` has the network on ImageNet's EfficientNet-Lite0.
 
 synthia_mapillary is the released code's second task: seven classes, frames of Mapillary Vistas padded to 1024x768 at
 their aspect ratio, and scored at their own padded size.
@@ -15,7 +16,7 @@ their aspect ratio, and scored at their own padded size.
 import dataclasses
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks, translated
+from uda_jax.configs.common import benchmarks, networks, pretrained, translated
 
 from uda_jax.config import Experiment, with_method
 from uda_jax.data.pipeline.domains import Domain
@@ -24,11 +25,11 @@ from uda_jax.methods.base import Segmenter
 from uda_jax.methods.dada import DADA
 from uda_jax.schema import did_you_mean
 
-SETTINGS = ("streets", "smoke", "folder", "synthia_cityscapes", "synthia_mapillary")
+SETTINGS = ("streets", "smoke", "streets_camvid", "streets_idd", "folder", "synthia_cityscapes", "synthia_mapillary")
 
 # Row name of each variant.
 TRANSLATED = "dada/translated"
-VARIANTS = {"": "dada", "translated": TRANSLATED}
+VARIANTS = pretrained.added({"": "dada", "translated": TRANSLATED})
 
 # The authors name it both as the last step and as the horizon.
 PUBLISHED_STEPS = 90_000
@@ -43,6 +44,7 @@ SCRATCH_DEPTH_WEIGHT = 0.1
 SCRATCH_ADVERSARIAL_WEIGHT = 0.1
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark."""
     name, label = benchmarks.parse(setting, VARIANTS)

@@ -3,8 +3,9 @@
     uda train --config gio_ada:streets --workdir runs/gio_ada
     uda train --config gio_ada:streets,input_only --workdir runs/input_only
 
-Settings: streets, smoke, folder, synthia_cityscapes, virtual_kitti_kitti. The source must have depth; the target needs
-none, nor do frames that are predicted. The variants are rows of the ablation:
+Settings: streets, smoke, streets_camvid, streets_idd, folder, synthia_cityscapes, virtual_kitti_kitti. The source must
+have depth; the target needs none, nor do frames that are predicted. The variants are rows of the ablation:
+`,pretrained` has the network on ImageNet's EfficientNet-Lite0.
 
     ,input_only           translated images alone         ,no_input_geometry    translated without seeing depth
     ,output_only          the output level alone          ,no_output_geometry   D_out sees classes alone
@@ -27,7 +28,7 @@ import dataclasses
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax import config
 from uda_jax.config import Experiment, StageConfig
@@ -37,7 +38,7 @@ from uda_jax.schema import did_you_mean
 from uda_jax.training.optimisers import adam
 from uda_jax.training.schedules import Schedule
 
-SETTINGS = ("streets", "smoke", "folder", "synthia_cityscapes", "virtual_kitti_kitti")
+SETTINGS = ("streets", "smoke", "streets_camvid", "streets_idd", "folder", "synthia_cityscapes", "virtual_kitti_kitti")
 PUBLISHED = ("synthia_cityscapes", "virtual_kitti_kitti")
 
 
@@ -51,17 +52,19 @@ class Row(NamedTuple):
     staged: bool = False
 
 
-VARIANTS = {
-    "": Row("gio_ada"),
-    "input_only": Row("gio_ada/input_only", output_level="none"),
-    "output_only": Row("gio_ada/output_only", input_level="none"),
-    "no_input_geometry": Row("gio_ada/no_input_geometry", input_level="image+label"),
-    "no_output_geometry": Row("gio_ada/no_output_geometry", output_level="seg"),
-    "no_depth": Row("gio_ada/no_depth", input_level="image+label", output_level="seg", depth_head=False),
-    "non_adapt": Row("gio_ada/non_adapt", input_level="none", output_level="none", depth_head=False),
-    "non_adapt_depth": Row("gio_ada/non_adapt_depth", input_level="none", output_level="none"),
-    "staged": Row("gio_ada/staged", staged=True),
-}
+VARIANTS = pretrained.added(
+    {
+        "": Row("gio_ada"),
+        "input_only": Row("gio_ada/input_only", output_level="none"),
+        "output_only": Row("gio_ada/output_only", input_level="none"),
+        "no_input_geometry": Row("gio_ada/no_input_geometry", input_level="image+label"),
+        "no_output_geometry": Row("gio_ada/no_output_geometry", output_level="seg"),
+        "no_depth": Row("gio_ada/no_depth", input_level="image+label", output_level="seg", depth_head=False),
+        "non_adapt": Row("gio_ada/non_adapt", input_level="none", output_level="none", depth_head=False),
+        "non_adapt_depth": Row("gio_ada/non_adapt_depth", input_level="none", output_level="none"),
+        "staged": Row("gio_ada/staged", staged=True),
+    }
+)
 
 # What ImageNet's VGG-16 lacks; rows that learn no depth have no head for it.
 VGG_FRESH = (*networks.VGG_WEIGHTS.fresh, "depth_head")
@@ -85,6 +88,7 @@ SCRATCH_TRANSLATOR = {
     "streets": Translator(name="refiner", width=8, blocks=2),
     "smoke": Translator(name="refiner", width=4, blocks=1),
 }
+SCRATCH_TRANSLATOR |= dict.fromkeys(("streets_camvid", "streets_idd"), SCRATCH_TRANSLATOR["streets"])
 SCRATCH_IMAGE_DISCRIMINATOR_WIDTH = 8
 SCRATCH_IMAGE_WEIGHT = 0.1
 SCRATCH_SELF_WEIGHT = 1.0
@@ -95,6 +99,7 @@ SCRATCH_SELF_WEIGHT = 1.0
 SCRATCH_UNTRANSLATED = True
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, row = benchmarks.parse(setting, VARIANTS)

@@ -3,10 +3,11 @@
     uda train --config intrada:streets --workdir runs/intrada
     uda train --config intrada:streets,adaptsegnet --workdir runs/half --config.stages.rank.kind.fraction=0.5
 
-Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes, as far as
-the first stage has them, and gta5_cityscapes_mapillary_bdd. The variant names that stage, AdvEnt where there is none:
-minent, adaptsegnet, ass, plca, dacs, dacs_plca, corda, dada, gio_ada or source_only; the last stage trains the same
-network on, and needs no depth. Further ones:
+Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes,
+synscapes_cityscapes, as far as the first stage has them, and gta5_cityscapes_mapillary_bdd. The variant names that
+stage, AdvEnt where there is none: minent, adaptsegnet, ass, plca, dacs, dacs_plca, corda, dada, gio_ada or source_only;
+the last stage trains the same network on, and needs no depth. Further ones: `,pretrained` has the network on ImageNet's
+EfficientNet-Lite0.
 
     ,from_inter         the last stage starts from the first one's network, where the released code starts from ImageNet
                         again; without weights to start from, every setting does
@@ -36,7 +37,7 @@ import importlib
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks, translated
+from uda_jax.configs.common import benchmarks, networks, pretrained, translated
 
 from uda_jax import config
 from uda_jax.config import Experiment, InitFrom, StageConfig
@@ -70,18 +71,20 @@ class Recipe(NamedTuple):
     translated: bool = False
 
 
-VARIANTS = {
-    "": Recipe(),
-    "from_inter": Recipe(from_inter=True),
-    "no_pseudo_labels": Recipe(from_inter=True, easy_weight=0.0),
-    "from_weights": Recipe(from_weights=True),
-    "translated": Recipe(translated=True),
-    "minent": Recipe(variant="minent"),
-    **{
-        name: Recipe(name)
-        for name in ("adaptsegnet", "ass", "source_only", "plca", "dacs", "dacs_plca", "corda", "dada", "gio_ada")
-    },
-}
+VARIANTS = pretrained.added(
+    {
+        "": Recipe(),
+        "from_inter": Recipe(from_inter=True),
+        "no_pseudo_labels": Recipe(from_inter=True, easy_weight=0.0),
+        "from_weights": Recipe(from_weights=True),
+        "translated": Recipe(translated=True),
+        "minent": Recipe(variant="minent"),
+        **{
+            name: Recipe(name)
+            for name in ("adaptsegnet", "ass", "source_only", "plca", "dacs", "dacs_plca", "corda", "dada", "gio_ada")
+        },
+    }
+)
 
 # Frames of each target that join Cityscapes, and its own: the share of each in a mixture. Their sum is one set.
 SEVERAL_TARGETS = "gta5_cityscapes_mapillary_bdd"
@@ -104,6 +107,7 @@ SCRATCH_RANK = Rank(statistics="target")
 SCRATCH_INTRA_RATE = 0.02
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     name = setting.partition(",")[0]

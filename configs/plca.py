@@ -3,10 +3,11 @@
     uda train --config plca:streets --workdir runs/plca
     uda train --config plca:streets,no_aggregation --workdir runs/plca_no_aggregation
 
-Settings: streets, smoke, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes. The
-variants take one part away: `,no_aggregation` of similar target pixels, `,no_prediction_level` of the association,
-`,no_contrast` that divides similarities by their deviation, `,no_smoothing`, `,no_lovasz`; or all that adapts,
-`,source_only`, which is the released code's own: cross entropy and Lovasz-Softmax on the source, and no target.
+Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, folder, gta5_cityscapes, synthia_cityscapes,
+synscapes_cityscapes. The variants take one part away: `,no_aggregation` of similar target pixels,
+`,no_prediction_level` of the association, `,no_contrast` that divides similarities by their deviation, `,no_smoothing`,
+`,no_lovasz`; or all that adapts, `,source_only`, which is the released code's own: cross entropy and Lovasz-Softmax on
+the source, and no target. `,pretrained` has the network on ImageNet's EfficientNet-Lite0.
 
 gta5_cityscapes and synthia_cityscapes hold the released code's values: 4 + 4 images per gradient on all devices
 together, two gradients per update, published 47.8 and 46.9 mIoU, and need the ImageNet weights in Caffe's form that its
@@ -21,7 +22,7 @@ synscapes_cityscapes, which is not in the paper, is trained as gta5_cityscapes.
 import dataclasses
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import Experiment, InitFrom, with_method
 from uda_jax.methods.base import Segmenter
@@ -34,15 +35,17 @@ BOTH = ("source", "target")
 NO_ASSOCIATION = {"feature_weight": 0.0, "prediction_weight": 0.0, "aggregation": 0.0}
 
 # Row name, training domains, and what is switched off: fields of the association, and fields of the method.
-VARIANTS = {
-    "": ("plca", BOTH, {}, {}),
-    "no_aggregation": ("plca/no_aggregation", BOTH, {"aggregation": 0.0}, {}),
-    "no_prediction_level": ("plca/no_prediction_level", BOTH, {"prediction_weight": 0.0}, {}),
-    "no_contrast": ("plca/no_contrast", BOTH, {"contrast": False}, {}),
-    "no_smoothing": ("plca/no_smoothing", BOTH, {}, {"smoothing_weight": 0.0}),
-    "no_lovasz": ("plca/no_lovasz", BOTH, {}, {"lovasz_weight": 0.0}),
-    "source_only": ("plca/source_only", ("source",), NO_ASSOCIATION, {"smoothing_weight": 0.0}),
-}
+VARIANTS = pretrained.added(
+    {
+        "": ("plca", BOTH, {}, {}),
+        "no_aggregation": ("plca/no_aggregation", BOTH, {"aggregation": 0.0}, {}),
+        "no_prediction_level": ("plca/no_prediction_level", BOTH, {"prediction_weight": 0.0}, {}),
+        "no_contrast": ("plca/no_contrast", BOTH, {"contrast": False}, {}),
+        "no_smoothing": ("plca/no_smoothing", BOTH, {}, {"smoothing_weight": 0.0}),
+        "no_lovasz": ("plca/no_lovasz", BOTH, {}, {"lovasz_weight": 0.0}),
+        "source_only": ("plca/source_only", ("source",), NO_ASSOCIATION, {"smoothing_weight": 0.0}),
+    }
+)
 
 # One head with four branches, without bias, from PyTorch's default start.
 REFERENCE = Segmenter(
@@ -72,6 +75,7 @@ SCRATCH_LOVASZ_WEIGHT = 0.75
 SCRATCH_ASSOCIATION = {"feature_weight": 0.01, "prediction_weight": 0.01}
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (label, domains, association, fields) = benchmarks.parse(setting, VARIANTS)

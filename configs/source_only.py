@@ -3,9 +3,10 @@
     uda train --config source_only:streets --workdir runs/source_only          the lower bound
     uda train --config source_only:streets,oracle --workdir runs/oracle        the upper bound: all target labels
 
-Settings: streets, smoke, camvid_day2dusk, blobs, folder, gta5_cityscapes, synthia_cityscapes, synscapes_cityscapes,
-each alone or with `,oracle` (the labelled target only), `,labelled` (of it 50 frames, the baseline of semi-supervised
-methods) or `,both` (the source and these 50).
+Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, blobs, folder, gta5_cityscapes,
+synthia_cityscapes, synscapes_cityscapes, each alone or with `,oracle` (the labelled target only), `,labelled` (of it 50
+frames, the baseline of semi-supervised methods) or `,both` (the source and these 50). `,pretrained` has the network on
+ImageNet's EfficientNet-Lite0.
 
 On the papers' benchmarks network, weights and length are AdaptSegNet's, whose published 36.6 mIoU on GTA5 ->
 Cityscapes (33.5 on SYNTHIA) is the row of the other papers, too; they need
@@ -18,7 +19,7 @@ import dataclasses
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
-from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import with_method
 from uda_jax.methods.source_only import SourceOnly
@@ -33,16 +34,19 @@ class Row(NamedTuple):
     advent: bool = False
 
 
-VARIANTS = {
-    "": Row("source_only", ("source",)),
-    "oracle": Row("oracle", ("labelled_target",)),
-    "labelled": Row("labelled_only", ("labelled_target",), benchmarks.FEW_LABELS),
-    "both": Row("source_plus_labelled", ("source", "labelled_target"), benchmarks.FEW_LABELS),
-    "advent": Row("source_only/advent", ("source",), advent=True),
-}
+VARIANTS = pretrained.added(
+    {
+        "": Row("source_only", ("source",)),
+        "oracle": Row("oracle", ("labelled_target",)),
+        "labelled": Row("labelled_only", ("labelled_target",), benchmarks.FEW_LABELS),
+        "both": Row("source_plus_labelled", ("source", "labelled_target"), benchmarks.FEW_LABELS),
+        "advent": Row("source_only/advent", ("source",), advent=True),
+    }
+)
 PUBLISHED_VARIANTS = ("advent",)
 
 
+@pretrained.offered
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, row = benchmarks.parse(setting, VARIANTS, PUBLISHED_VARIANTS)

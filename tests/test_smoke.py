@@ -21,6 +21,8 @@ REFERENCES = [reference for reference in settings.packaged() if ":smoke" in refe
 RUN = [f"{name}:smoke" for name in config.names()]
 RUN += ["source_only:smoke,both", "gio_ada:smoke,staged"]
 TRACED = set()
+# Of the variant that every method has, those whose steps ask different things of the network.
+PRETRAINED = [f"{name}:smoke,pretrained" for name in ("advent", "plca", "corda", "dada", "gio_ada")]
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +66,8 @@ def test_every_variant_builds(reference):
             assert shapes(stage, network) <= shapes(origin.stage, origin.network)
         # Variants that differ in their data alone have one step, and the first stage of IntraDA is another config's.
         step = (stage.method, *sorted(stage.domains))
+        if "pretrained" in reference and reference not in PRETRAINED:
+            continue
         if reference not in RUN and stage.name != "inter" and step not in TRACED:
             TRACED.add(step)
             check_step(stage)

@@ -16,7 +16,7 @@ from uda_jax.schema import did_you_mean
 IMAGE_ONLY = ("image",)
 
 # The settings that are no paper's.
-OWN = ("streets", "smoke", "camvid_day2dusk", "blobs", "folder")
+OWN = ("streets", "smoke", "streets_camvid", "streets_idd", "camvid_day2dusk", "blobs", "folder")
 
 # Labelled target images of a semi-supervised row that names no number.
 FEW_LABELS = 50
@@ -54,6 +54,48 @@ def smoke() -> Experiment:
         evaluation=Evaluation(
             final=shrink(tiny.evaluation.final), dev=shrink(tiny.evaluation.dev), batch_size=4, pictures=2
         ),
+    )
+
+
+def streets_camvid() -> Experiment:
+    """The built-in simulator to real frames: CamVid's 367 training frames without labels, 11 classes.
+
+    The renderer's frames are as wide again as CamVid's; crops of them have its 4:3 at the same height.
+    """
+    size = (96, 128)
+    camvid = {"dataset": "camvid", "root": "data/camvid", "size": size, "label_space": "camvid"}
+    return _from_streets(
+        "streets_camvid",
+        Domain(split="train", **camvid),
+        final=Domain(split="test", resize_label=False, **camvid),
+        dev=Domain(split="val", resize_label=False, **camvid),
+    )
+
+
+def streets_idd() -> Experiment:
+    """The built-in simulator to real frames: IDD-Lite's 1403 training frames without labels, 7 classes."""
+    idd = {"dataset": "idd_lite", "root": "data/idd_lite", "size": (96, 136), "label_space": "idd_lite"}
+    return _from_streets(
+        "streets_idd",
+        Domain(split="train", **idd),
+        final=Domain(split="val_test", resize_label=False, **idd),
+        dev=Domain(split="val_dev", resize_label=False, **idd),
+    )
+
+
+def _from_streets(name: str, camera: Domain, *, final: Domain, dev: Domain) -> Experiment:
+    """Returns the task from streets' simulator, cropped to the camera's size, to a camera with the camera's classes."""
+    simulator = {"dataset": "streets", "split": "simulator_train", "label_space": camera.label_space}
+    camera = dataclasses.replace(camera, flip=True)
+    return Experiment(
+        benchmark=name,
+        data={
+            "source": Domain(crop=camera.size, flip=True, **simulator),
+            "labelled_target": camera,
+            "target": dataclasses.replace(camera, fields=IMAGE_ONLY),
+        },
+        train=Train(steps=1000, batch_size=4, log_every=100, checkpoint_every=500),
+        evaluation=Evaluation(final=final, dev=dev, batch_size=4, protocol=camera.label_space),
     )
 
 
@@ -172,6 +214,8 @@ def _to_cityscapes(name: str, source: Domain, protocol: str) -> Experiment:
 SETTINGS: dict[str, Callable[[], Experiment]] = {
     "streets": streets,
     "smoke": smoke,
+    "streets_camvid": streets_camvid,
+    "streets_idd": streets_idd,
     "camvid_day2dusk": camvid_day2dusk,
     "blobs": blobs,
     "folder": folder,

@@ -18,6 +18,7 @@ PIXEL = np.array([[[[255, 0, 51]]]], np.uint8)
     [
         ("caffe_bgr", [51 - 104.00698793, -116.66876762, 255 - 122.67891434]),
         ("imagenet_rgb", [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]),
+        ("lite_rgb", [1.0, -127 / 128, -76 / 128]),
         ("tanh", [1.0, -1.0, -0.6]),
     ],
 )
@@ -33,11 +34,13 @@ def test_hand_values(convention, expected):
 def test_normalised_images_are_turned_back(convention):
     stored = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
     np.testing.assert_allclose(ops.denormalise(ops.normalise(stored, convention), convention), stored, atol=1e-4)
-    with pytest.raises(ValueError, match="convention: expected one of caffe_bgr, imagenet_rgb, tanh, got 'caffe'"):
+    with pytest.raises(
+        ValueError, match="convention: expected one of caffe_bgr, imagenet_rgb, lite_rgb, tanh, got 'caffe'"
+    ):
         ops.denormalise(np.zeros((1, 1, 1, 3), np.float32), "caffe")
 
 
-@pytest.mark.parametrize("convention", ["caffe_bgr", "imagenet_rgb", "tanh"])
+@pytest.mark.parametrize("convention", ["caffe_bgr", "imagenet_rgb", "lite_rgb", "tanh"])
 def test_drawn_images_are_normalised_like_stored_ones(convention):
     stored = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1) + np.arange(3, dtype=np.uint8) * 40
     expected = ops.normalise(stored, convention)
@@ -46,6 +49,7 @@ def test_drawn_images_are_normalised_like_stored_ones(convention):
     )
     slope = jax.grad(lambda x: ops.normalise(ops.from_tanh(x), convention).sum())(jnp.zeros((1, 1, 1, 3)))
     scale = {"caffe_bgr": [127.5] * 3, "imagenet_rgb": [0.5 / 0.229, 0.5 / 0.224, 0.5 / 0.225], "tanh": [1.0] * 3}
+    scale["lite_rgb"] = [127.5 / 128] * 3
     np.testing.assert_allclose(slope[0, 0, 0], scale[convention], rtol=1e-5)
 
 

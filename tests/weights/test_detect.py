@@ -178,6 +178,13 @@ def names(*more, blocks=23):
     return dict.fromkeys([*encoder, *more], np.zeros(1, np.float32))
 
 
+def basic_names(*more, blocks=2):
+    """Likewise of one with basic blocks."""
+    encoder = ["conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight"]
+    encoder += [f"layer3.{i}.conv2.weight" for i in range(blocks)]
+    return dict.fromkeys([*encoder, *more], np.zeros(1, np.float32))
+
+
 HEAD5, HEAD6 = (f"layer{stage}.conv2d_list.0.weight" for stage in (5, 6))
 
 
@@ -188,6 +195,9 @@ HEAD5, HEAD6 = (f"layer{stage}.conv2d_list.0.weight" for stage in (5, 6))
         (names(HEAD6, "enc4_1.weight"), "dada"),
         (names("fc.weight", "fc.bias"), "torchvision_resnet101"),
         (names("fc.weight", "fc.bias", blocks=6), "torchvision_resnet50"),
+        (basic_names("fc.weight"), "torchvision_resnet18"),
+        (basic_names(), "torchvision_resnet18"),
+        (basic_names("fc.weight", blocks=6), "torchvision_resnet34"),
         (names("classifier.0.convs.0.0.weight"), "plca"),
         (names("classifier.0.convs.0.0.weight", "backbone.bn1.norm_layers.0.weight"), "plca"),
         (names("multi_modal_distillation.self_attention.S.D.conv.weight"), "corda"),
@@ -226,6 +236,9 @@ def test_unknown_family():
     )
     assert error(weights.detect, names("fc.weight", blocks=36), where="w.pth") == (
         "w.pth: a torchvision ResNet with 36 bottlenecks in layer3; expected 6 (ResNet-50) or 23 (ResNet-101)"
+    )
+    assert error(weights.detect, basic_names("fc.weight", blocks=3), where="w.pth") == (
+        "w.pth: a torchvision ResNet with 3 basic blocks in layer3; expected 2 (ResNet-18) or 6 (ResNet-34)"
     )
     assert error(weights.detect, STUDENT, where="w.pth").startswith(
         "w.pth: keys fit no known family (first: 'conv1.weight', 'bn1.num_batches_tracked'); known: adaptsegnet, "

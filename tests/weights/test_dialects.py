@@ -33,6 +33,38 @@ def torchvision_resnet(layer3_blocks):
     return encoder | {"fc.weight": [1000, 2048], "fc.bias": [1000]}
 
 
+def basic_resnet(blocks):
+    """ResNet-18 or -34 as torchvision writes them, in the order of its state dict."""
+    shapes = {"conv1.weight": [64, 3, 7, 7], **batch_norm("bn1", 64)}
+    into = 64
+    for stage, (count, width) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True), 1):
+        for block in range(count):
+            name = f"layer{stage}.{block}"
+            shapes |= {f"{name}.conv1.weight": [width, into, 3, 3], **batch_norm(f"{name}.bn1", width)}
+            shapes |= {f"{name}.conv2.weight": [width, width, 3, 3], **batch_norm(f"{name}.bn2", width)}
+            if into != width:
+                shapes |= {f"{name}.downsample.0.weight": [width, into, 1, 1]}
+                shapes |= batch_norm(f"{name}.downsample.1", width)
+            into = width
+    return shapes | {"fc.weight": [1000, 512], "fc.bias": [1000]}
+
+
+def efficientnet_lite0():
+    shapes = {"_conv_stem.weight": [32, 3, 3, 3], **batch_norm("_bn0", 32)}
+    widths = [16] + [24] * 2 + [40] * 2 + [80] * 3 + [112] * 3 + [192] * 4 + [320]
+    sizes = [3] * 3 + [5] * 2 + [3] * 3 + [5] * 7 + [3]
+    into = 32
+    for block, (out, size) in enumerate(zip(widths, sizes, strict=True)):
+        name, wide = f"_blocks.{block}", 6 * into if block else into
+        if block:
+            shapes |= {f"{name}._expand_conv.weight": [wide, into, 1, 1], **batch_norm(f"{name}._bn0", wide)}
+        shapes |= {f"{name}._depthwise_conv.weight": [wide, 1, size, size], **batch_norm(f"{name}._bn1", wide)}
+        shapes |= {f"{name}._project_conv.weight": [out, wide, 1, 1], **batch_norm(f"{name}._bn2", out)}
+        into = out
+    shapes |= {"_conv_head.weight": [1280, 320, 1, 1], **batch_norm("_bn1", 1280)}
+    return shapes | {"_fc.weight": [1000, 1280], "_fc.bias": [1000]}
+
+
 def torchvision_vgg16():
     moved = {23: 24, 25: 26, 27: 28}
     shapes = {}
@@ -141,6 +173,15 @@ CASES = {
     "cyclegan_generator_9_blocks": generator("gio-ada/resnet_generator_9b.manifest.json", 9),
     "dacs": segmenter("dacs", SINGLE, 632, RESNET101, LAST, **TWO_BRANCHES),
     "dada": segmenter("dada", DADA, 640, "dada_resnet101", FINAL),
+    "efficientnet_lite0": Case(
+        "efficientnet_lite0", efficientnet_lite0(), 296, "pyramid_efficientnet_lite0", 19, fresh=("neck", "head")
+    ),
+    "torchvision_resnet18": Case(
+        "torchvision_resnet18", basic_resnet((2, 2, 2, 2)), 122, "pyramid_resnet18", 19, fresh=("neck", "head")
+    ),
+    "torchvision_resnet34": Case(
+        "torchvision_resnet34", basic_resnet((3, 4, 6, 3)), 218, "pyramid_resnet34", 19, fresh=("neck", "head")
+    ),
     "plca": segmenter("plca", PLCA, 628, RESNET101, PLCA_FINAL, **NO_BIAS),
     "plca_auxiliary": segmenter("plca", plca_with_auxiliary(), 636, RESNET101, PLCA_FINAL, **NO_BIAS),
     "semantic_discriminator": semantic_discriminator(),
@@ -217,7 +258,7 @@ def test_variables_fit_the_network(case, state_dict):
     variables, report = weights.fit(converted, expected, fresh=case.fresh, where="file")
     assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, expected)
     assert {path.split("/")[1] for path in report.missing} == {part.split("/")[0] for part in case.fresh}
-    leftovers = {"fc", "classifier_0", "classifier_3", "classifier_6", "aux_classifier"}
+    leftovers = {"fc", "classifier_0", "classifier_3", "classifier_6", "aux_classifier", "imagenet_head"}
     assert {path.split("/")[1] for path in report.unused} <= leftovers
     counters = sum(name.endswith("num_batches_tracked") for name in state_dict)
     assert len(report.loaded) + len(report.unused) + counters == len(state_dict)
@@ -340,7 +381,9 @@ def test_facts():
         assert info.network in networks.names()
         style = "torchvision" if name.startswith("torchvision") else "caffe"
         assert info.encoder_style == (style if "resnet" in info.network else None)
-        if info.network not in ("translator", "patch_discriminator"):
+        if name == "efficientnet_lite0":
+            assert info.input_norm == "lite_rgb"
+        elif info.network not in ("translator", "patch_discriminator"):
             segments = "resnet" in info.network or "vgg" in info.network
             norm = "imagenet_rgb" if name.startswith("torchvision") else "caffe_bgr"
             assert info.input_norm == (norm if segments else None)

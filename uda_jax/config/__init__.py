@@ -86,7 +86,8 @@ class InitFrom:
     path: str | None = config_field(
         None,
         "A .pth, .safetensors or other PyTorch checkpoint, a folder that 'uda convert' wrote, or the workdir of a run; "
-        "any of them may lie in a bucket (s3://, gs://); None or an empty path = random.",
+        "any of them may lie in a bucket (s3://, gs://). Or a name of 'uda weights list', whose file is fetched once. "
+        "None or an empty path = random.",
     )
     fresh: tuple[str, ...] = config_field(
         (), "Parts that start at random all the same, such as ('head', 'aux_head') for a file of other classes."

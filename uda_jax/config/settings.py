@@ -4,7 +4,7 @@ import importlib
 from types import ModuleType
 
 from uda_jax.config import files
-from uda_jax.configs.common import benchmarks
+from uda_jax.configs.common import benchmarks, pretrained
 
 
 def packaged() -> list[str]:
@@ -30,6 +30,8 @@ def published() -> list[str]:
 
 def _has(module: ModuleType, setting: str, variant: str) -> bool:
     if setting in benchmarks.OWN and variant in getattr(module, "PUBLISHED_VARIANTS", ()):
+        return False
+    if variant == pretrained.VARIANT and setting not in pretrained.SETTINGS:
         return False
     settings_of = getattr(module, "settings_of", None)
     return settings_of is None or setting in settings_of(variant)

@@ -24,7 +24,7 @@ def protocols(space: label_spaces.LabelSpace) -> dict[str, tuple[int, ...]]:
     """
     if space.names == digits.CLASSES:
         return {ACCURACY: tuple(range(len(space.names)))}
-    for family in (("19", "16", "13"), ("10",), ("7",), ("camvid",)):
+    for family in (("19", "16", "13"), ("10",), ("7",), ("camvid",), ("idd_lite",)):
         for position, protocol in enumerate(family):
             if set(space.names) == set(label_spaces.label_space(protocol).names):
                 names = {answered: label_spaces.label_space(answered).names for answered in family[position:]}

@@ -72,6 +72,34 @@ class Entry(NamedTuple):
     layers: Sequence[str] = ()
 
 
+class Trunk(NamedTuple):
+    """What the heads of a segmenter stand on: an encoder, and a neck where its maps of several sizes are joined.
+
+    Attributes:
+      encoder: function of the options that returns the encoder.
+      last: name of the encoder's map that the heads read if there is no neck.
+      earlier: name of the map that the second head of a network of two levels reads.
+      width: function of the options that returns the unit in which a network counts the channels of further branches.
+      neck: function of the options that returns the module from the encoder's maps to the one that the heads read.
+    """
+
+    encoder: Callable[[Any], nn.Module]
+    last: str
+    earlier: str
+    width: Callable[[Any], int]
+    neck: Callable[[Any], nn.Module] | None = None
+
+    def set_up(self, segmenter: nn.Module) -> None:
+        """Names the parts `encoder` and, if there is one, `neck` in a segmenter's `setup`."""
+        segmenter.encoder = self.encoder(segmenter.options)
+        if self.neck:
+            segmenter.neck = self.neck(segmenter.options)
+
+    def features(self, segmenter: nn.Module, maps: Mapping[str, jax.Array], train: bool) -> jax.Array:
+        """Returns the map `[B, h, w, D]` that a segmenter's heads read, of its encoder's maps."""
+        return segmenter.neck(maps, train) if self.neck else maps[self.last]
+
+
 def patterns(layers: Sequence[str], within: str = "") -> tuple[str, ...]:
     """Returns `Entry.layers` from the starts of the modules' names, such as "layer1_", inside the module `within`."""
     return tuple(f"(^|/){within}({layer})" for layer in layers)

@@ -26,10 +26,12 @@ class BatchNorm(nn.Module):
       mode: "batch" normalises with the batch's own statistics in training and updates the running ones; "frozen" uses
         the stored ones in training too. Both use the stored ones in evaluation.
       dtype: type of the result.
+      epsilon: added to the variance; PyTorch's default.
     """
 
     mode: str = "batch"
     dtype: Any = jnp.float32
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -40,7 +42,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if train and self.mode == "batch":
-            y, mean, var = normalise(x, scale, bias, self.dtype)
+            y, mean, var = normalise(x, scale, bias, self.dtype, self.epsilon)
             if not self.is_initializing():
                 count = x.size // channels
                 # One value per channel has no unbiased variance: PyTorch refuses it, here the biased one (0) is kept.
@@ -49,12 +51,12 @@ class BatchNorm(nn.Module):
                 running_var.value += MOMENTUM * (unbiased - running_var.value)
             return y
         mean, var = running_mean.value, running_var.value
-        return _scaled(x.astype(jnp.float32) - mean, var, scale, bias).astype(self.dtype)
+        return _scaled(x.astype(jnp.float32) - mean, var, scale, bias, self.epsilon).astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalise(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: jnp.dtype
+    x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: jnp.dtype, epsilon: float = EPSILON
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises each channel of a batch with its own statistics, then scales and shifts it.
 
@@ -66,15 +68,16 @@ def normalise(
       x: `[..., C]`.
       scale, bias: `[C]`, float32.
       dtype: of the first result.
+      epsilon: added to the variance.
 
     Returns:
       The map, in its type, and the float32 mean and biased variance of each channel `[C]`.
     """
-    return _normalise_forward(x, scale, bias, dtype)[0]
+    return _normalise_forward(x, scale, bias, dtype, epsilon)[0]
 
 
 def _normalise_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: jnp.dtype
+    x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: jnp.dtype, epsilon: float
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple]:
     """Returns the results of `normalise`, and what its gradient needs."""
     axes = tuple(range(x.ndim - 1))
@@ -83,18 +86,20 @@ def _normalise_forward(
     # The difference of two large means (E[x^2] - E[x]^2) would lose all digits where the mean is large beside the
     # deviation, and may turn negative.
     var = jnp.mean(jnp.square(centred), axes)
-    return (_scaled(centred, var, scale, bias).astype(dtype), mean, var), (x, scale, mean, var)
+    return (_scaled(centred, var, scale, bias, epsilon).astype(dtype), mean, var), (x, scale, mean, var)
 
 
-def _scaled(centred: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    return centred * (scale * jax.lax.rsqrt(var + EPSILON)) + bias
+def _scaled(centred: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    return centred * (scale * jax.lax.rsqrt(var + epsilon)) + bias
 
 
-def _normalise_backward(dtype: jnp.dtype, saved: tuple, cotangents: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _normalise_backward(
+    dtype: jnp.dtype, epsilon: float, saved: tuple, cotangents: tuple
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     del dtype
     x, scale, mean, var = saved
     cotangent, axes, count = cotangents[0].astype(jnp.float32), tuple(range(x.ndim - 1)), x.size // var.size
-    inverse, kept = jax.lax.rsqrt(var + EPSILON), x.astype(jnp.float32)
+    inverse, kept = jax.lax.rsqrt(var + epsilon), x.astype(jnp.float32)
     to_bias = jnp.sum(cotangent, axes)
     # Here and below `x` and its mean are scaled one by one: of their difference, which the forward pass makes, XLA's
     # CPU backend would keep a copy beside `x`.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from uda_jax.networks.depthwise import shifted_products
 from uda_jax.networks.initialisers import Initialiser, uniform_fan_in
 from uda_jax.networks.kernels import (
     dilated_conv,
@@ -115,6 +116,42 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
         if platform() == "cpu":
             return dilated_conv(x, kernel, dilation, product_gradient)
     return plain_conv(x, kernel, stride, dilation, padding)
+
+
+def same_padding(sides: Sequence[int], size: int, stride: int = 1, dilation: int = 1) -> tuple[tuple[int, int], ...]:
+    """Returns TensorFlow's "same" padding, before and after each side: the odd pixel of an uneven one comes after.
+
+    Args:
+      sides: height and width of the map.
+      size, stride, dilation: of the convolution, whose result has ceil(side / stride) rows or columns.
+    """
+    totals = (max((-(-n // stride) - 1) * stride + dilation * (size - 1) + 1 - n, 0) for n in sides)
+    return tuple((total // 2, total - total // 2) for total in totals)
+
+
+def depthwise_convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
+    """Returns the convolution of every channel with a kernel of its own, padded as TensorFlow's "same".
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[k, k, 1, C]`.
+      stride, dilation: equal in both directions.
+
+    Returns:
+      `[B, ceil(H / stride), ceil(W / stride), C]`.
+    """
+    padding = same_padding(x.shape[1:3], kernel.shape[0], stride, dilation)
+    if platform() == "cpu":
+        return shifted_products(x, kernel, stride, dilation, padding)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=padding,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
 
 
 def transposed_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

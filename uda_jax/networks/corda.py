@@ -12,20 +12,23 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uda_jax.networks import resnet
+from uda_jax.networks import pyramid, resnet
+from uda_jax.networks.base import Trunk
 from uda_jax.networks.convolution import Conv
 from uda_jax.networks.deeplab import HeadOptions, build_classifier
+from uda_jax.networks.efficientnet import EfficientNetOptions
+from uda_jax.networks.pyramid import NeckOptions
 from uda_jax.networks.resnet import INITIALISERS, Bottleneck, ResNetOptions
 from uda_jax.schema import config_field
 
 
 @dataclasses.dataclass(frozen=True)
-class CorDAOptions(HeadOptions, ResNetOptions):
-    """What `networks.build` accepts for the CorDA networks.
+class TaskOptions(HeadOptions):
+    """Options of CorDA's branches and heads, whatever the encoder.
 
-    `encoder_init` also starts the task features and their correlation; `head_init` and `aspp_bias` hold for the 1x1
-    predictions too. `bn_mode` is the encoder's: the task features' batch norms start without statistics worth keeping,
-    so in training they always use the batch's.
+    The encoder's `encoder_init` also starts the task features and their correlation; `head_init` and `aspp_bias` hold
+    for the 1x1 predictions too. `bn_mode` is the encoder's: the task features' batch norms start without statistics
+    worth keeping, so in training they always use the batch's.
     """
 
     initial_head: str = config_field(
@@ -37,6 +40,16 @@ class CorDAOptions(HeadOptions, ResNetOptions):
     aspp_branches: int = config_field(
         2, "Branches summed by a classifier: 2, as in the released code, or 4.", choices=(2, 4)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class CorDAOptions(TaskOptions, ResNetOptions):
+    """What `networks.build` accepts for the CorDA networks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CorDAEfficientNetOptions(TaskOptions, NeckOptions, EfficientNetOptions):
+    """What `networks.build` accepts for CorDA's network on EfficientNet-Lite0."""
 
 
 class TaskFeatures(nn.Module):
@@ -113,20 +126,21 @@ class CorDA(nn.Module):
 
     Attributes:
       num_classes: channels of the logits.
-      blocks: bottlenecks per stage of the encoder.
+      trunk: the encoder, and which of its maps the branches read.
       options: the other choices.
     """
 
     num_classes: int
-    blocks: tuple[int, ...]
+    trunk: Trunk
     options: CorDAOptions = CorDAOptions()
 
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
-        self.encoder = resnet.build(self.blocks, o)
-        self.segmentation_features = TaskFeatures(o.width, o.encoder_init, o.dtype)
-        self.depth_features = TaskFeatures(o.width, o.encoder_init, o.dtype)
+        self.trunk.set_up(self)
+        width = self.trunk.width(o)
+        self.segmentation_features = TaskFeatures(width, o.encoder_init, o.dtype)
+        self.depth_features = TaskFeatures(width, o.encoder_init, o.dtype)
         aspp = o.initial_head == "aspp"
         self.aux_head = build_classifier(self.num_classes, o) if aspp else _linear(self.num_classes, o)
         self.aux_depth_head = _linear(1, o)
@@ -149,7 +163,7 @@ class CorDA(nn.Module):
           "depth", "source_depth", "aux_depth" and "aux_source_depth" `[B, h, w, 1]`, linear and without bounds, in the
           unit of the targets that train them (the paper's: inverse depth). "aux_*" are those before the correlation.
         """
-        encoded = self.encoder(images, train)["layer4"]
+        encoded = self.trunk.features(self, self.encoder(images, train), train)
         segmentation, depth = self.segmentation_features(encoded, train), self.depth_features(encoded, train)
         outputs = {
             "aux_logits": self.aux_head(encoded if self.options.initial_head == "aspp" else segmentation),
@@ -172,7 +186,7 @@ class CorDA(nn.Module):
     def encode(
         self, images: jax.Array, train: bool = False, collect: Sequence[str] | None = None
     ) -> dict[str, jax.Array]:
-        """Returns the encoder's maps by name, as `ResNet` does; apply with `method="encode"`."""
+        """Returns the encoder's maps by name, as the encoder alone does; apply with `method="encode"`."""
         return self.encoder(images, train, collect)
 
 
@@ -182,4 +196,4 @@ def _linear(num_outputs: int, options: CorDAOptions) -> Conv:
     return Conv(num_outputs, 1, use_bias=o.aspp_bias, kernel_init=INITIALISERS[o.head_init], dtype=o.dtype)
 
 
-NETWORKS = resnet.segmenters("corda", CorDA, CorDAOptions)
+NETWORKS = resnet.segmenters("corda", CorDA, CorDAOptions) | pyramid.light("corda", CorDA, CorDAEfficientNetOptions)

@@ -11,15 +11,23 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uda_jax.networks import resnet
+from uda_jax.networks import pyramid, resnet
+from uda_jax.networks.base import Trunk
 from uda_jax.networks.convolution import Conv
 from uda_jax.networks.deeplab import HeadOptions, build_classifier
+from uda_jax.networks.efficientnet import EfficientNetOptions
+from uda_jax.networks.pyramid import NeckOptions
 from uda_jax.networks.resnet import INITIALISERS, ResNetOptions
 
 
 @dataclasses.dataclass(frozen=True)
 class DADAOptions(HeadOptions, ResNetOptions):
     """What `networks.build` accepts for the DADA networks; `encoder_init` also starts the depth branch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DADAEfficientNetOptions(HeadOptions, NeckOptions, EfficientNetOptions):
+    """What `networks.build` accepts for DADA's network on EfficientNet-Lite0."""
 
 
 class DepthBranch(nn.Module):
@@ -62,19 +70,20 @@ class DADA(nn.Module):
 
     Attributes:
       num_classes: channels of the logits.
-      blocks: bottlenecks per stage of the encoder.
+      trunk: the encoder, and which of its maps the branches read.
       options: the other choices.
     """
 
     num_classes: int
-    blocks: tuple[int, ...]
+    trunk: Trunk
     options: DADAOptions = DADAOptions()
 
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
-        self.encoder = resnet.build(self.blocks, o)
-        self.depth_branch = DepthBranch(o.width, o.encoder_init, o.dtype)
+        self.trunk.set_up(self)
+        width = self.trunk.width(o)
+        self.depth_branch = DepthBranch(width, o.encoder_init, o.dtype)
         self.head = build_classifier(self.num_classes, o)
 
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -89,7 +98,7 @@ class DADA(nn.Module):
           last stage after its ReLU times the gate: what the classifier reads) and "depth" `[B, h, w, 1]`, linear and
           without bounds, in the unit of the target that trains it (the paper's: inverse depth).
         """
-        features = self.encoder(images, train)["layer4"]
+        features = self.trunk.features(self, self.encoder(images, train), train)
         gate, depth = self.depth_branch(features)
         gated = features * gate
         return {"logits": self.head(gated), "features": gated.astype(jnp.float32), "depth": depth}
@@ -101,8 +110,8 @@ class DADA(nn.Module):
     def encode(
         self, images: jax.Array, train: bool = False, collect: Sequence[str] | None = None
     ) -> dict[str, jax.Array]:
-        """Returns the encoder's maps by name, as `ResNet` does; apply with `method="encode"`."""
+        """Returns the encoder's maps by name, as the encoder alone does; apply with `method="encode"`."""
         return self.encoder(images, train, collect)
 
 
-NETWORKS = resnet.segmenters("dada", DADA, DADAOptions)
+NETWORKS = resnet.segmenters("dada", DADA, DADAOptions) | pyramid.light("dada", DADA, DADAEfficientNetOptions)

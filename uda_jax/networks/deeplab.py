@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks import resnet
-from uda_jax.networks.base import Options
+from uda_jax.networks.base import Options, Trunk
 from uda_jax.networks.convolution import ConvParameters
 from uda_jax.networks.kernels import sum_of_dilated_convs
 from uda_jax.networks.resnet import INITIALISERS, ResNetOptions
@@ -61,10 +61,17 @@ class DepthHeadOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class DeepLabOptions(DepthHeadOptions, HeadOptions, ResNetOptions):
-    """What `networks.build` accepts for the DeepLab-v2 networks."""
+class LevelOptions(DepthHeadOptions, HeadOptions):
+    """Options of all heads that a DeepLab network may have, whatever the encoder."""
 
-    multi_level: bool = config_field(False, "Whether a second classifier reads stage 3 and gives aux_logits.")
+    multi_level: bool = config_field(
+        False, "Whether a second classifier reads an earlier stage (ResNet: stage 3) and gives aux_logits."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepLabOptions(LevelOptions, ResNetOptions):
+    """What `networks.build` accepts for the DeepLab-v2 networks."""
 
 
 class Classifier(nn.Module):
@@ -105,23 +112,24 @@ def build_classifier(num_outputs: int, options: HeadOptions) -> Classifier:
 class DeepLabV2(nn.Module):
     """The segmentation network: `encoder`, `head` on its last stage and, as the options say, two more heads.
 
-    `aux_head` reads stage 3 (multi-level). `depth_head` reads the last stage beside `head`: a classifier of one output
-    that ends as `depth_activation` says, so that segmentation and depth share nothing but the encoder.
+    Where the trunk has a neck, that lies between. `aux_head` reads an earlier stage (multi-level). `depth_head` reads
+    what `head` reads: a classifier of one output that ends as `depth_activation` says, so that segmentation and depth
+    share nothing but the encoder and its neck.
 
     Attributes:
       num_classes: channels of the logits.
-      blocks: bottlenecks per stage of the encoder.
+      trunk: the encoder, and which of its maps the heads read.
       options: the other choices.
     """
 
     num_classes: int
-    blocks: tuple[int, ...]
+    trunk: Trunk
     options: DeepLabOptions = DeepLabOptions()
 
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
-        self.encoder = resnet.build(self.blocks, o)
+        self.trunk.set_up(self)
         self.head = build_classifier(self.num_classes, o)
         if o.multi_level:
             self.aux_head = build_classifier(self.num_classes, o)
@@ -137,15 +145,17 @@ class DeepLabV2(nn.Module):
 
         Returns:
           float32 maps at the network's own stride: "logits" `[B, h, w, num_classes]`, "features" `[B, h, w, D]` (the
-          last stage after its ReLU), if multi-level "aux_logits" `[B, h, w, num_classes]`, and with a depth head
-          "depth" `[B, h, w, 1]`, in the unit of the target that trains it; in (0, 1) if it ends in a sigmoid.
+          last stage, or the neck, after its ReLU), if multi-level "aux_logits" `[B, h, w, num_classes]` (at the stride
+          of its stage), and with a depth head "depth" `[B, h, w, 1]`, in the unit of the target that trains it; in
+          (0, 1) if it ends in a sigmoid.
         """
         maps = self.encoder(images, train)
-        outputs = {"logits": self.head(maps["layer4"]), "features": maps["layer4"].astype(jnp.float32)}
+        features = self.trunk.features(self, maps, train)
+        outputs = {"logits": self.head(features), "features": features.astype(jnp.float32)}
         if self.options.multi_level:
-            outputs["aux_logits"] = self.aux_head(maps["layer3"])
+            outputs["aux_logits"] = self.aux_head(maps[self.trunk.earlier])
         if self.options.depth_head:
-            outputs["depth"] = DEPTH_ACTIVATIONS[self.options.depth_activation](self.depth_head(maps["layer4"]))
+            outputs["depth"] = DEPTH_ACTIVATIONS[self.options.depth_activation](self.depth_head(features))
         return outputs
 
     def classify(self, features: jax.Array) -> jax.Array:
@@ -155,7 +165,7 @@ class DeepLabV2(nn.Module):
     def encode(
         self, images: jax.Array, train: bool = False, collect: Sequence[str] | None = None
     ) -> dict[str, jax.Array]:
-        """Returns the encoder's maps by name, as `ResNet` does; apply with `method="encode"`."""
+        """Returns the encoder's maps by name, as the encoder alone does; apply with `method="encode"`."""
         return self.encoder(images, train, collect)
 
 

@@ -251,3 +251,21 @@ def _relu_backward(y: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
 
 
 relu.defvjp(_relu_forward, _relu_backward)
+
+
+@jax.custom_vjp
+def relu6(x: jax.Array) -> jax.Array:
+    """Returns min(max(x, 0), 6), with a gradient of 0 at 0 and at 6, in the form of `relu`."""
+    return jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x))
+
+
+def _relu6_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = relu6(x)
+    return y, y
+
+
+def _relu6_backward(y: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    return (jnp.where((y <= 0) | (y >= 6), 0, cotangent),)
+
+
+relu6.defvjp(_relu6_forward, _relu6_backward)

@@ -1,7 +1,8 @@
-"""The dilated ResNet of DeepLab-v2, in the form of the published Caffe weights or of torchvision's.
+"""The ResNet of DeepLab-v2 and its relatives, in the form of the published Caffe weights or of torchvision's.
 
-Source: the ResNet-101 of AdaptSegNet, ADVENT and their relatives (AdaptSegNet, arXiv 1802.10349, section 5). Module
-names follow the published checkpoints, `layer3.22.conv2` being `layer3_22/conv2`.
+Source: the ResNet-101 of AdaptSegNet, ADVENT and their relatives (AdaptSegNet, arXiv 1802.10349, section 5); ResNet-18
+and -34 with their basic blocks are those of He et al. (arXiv 1512.03385) in torchvision's layout. Module names follow
+the published checkpoints, `layer3.22.conv2` being `layer3_22/conv2`.
 """
 
 import dataclasses
@@ -14,21 +15,34 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks import initialisers
-from uda_jax.networks.base import Entry, Options, Remat, collected, patterns, remat_field, rematted
+from uda_jax.networks.base import Entry, Options, Remat, Trunk, collected, patterns, remat_field, rematted
 from uda_jax.networks.batch_norm import BatchNorm
 from uda_jax.networks.convolution import Conv
 from uda_jax.networks.kernels import max_pool, relu
 from uda_jax.schema import config_field
 
-# Bottlenecks per stage, by the name of the network.
-BLOCKS = {"resnet101": (3, 4, 23, 3), "resnet50": (3, 4, 6, 3), "resnet14": (1, 1, 1, 1)}
+# Blocks per stage, by the name of the network.
+BLOCKS = {
+    "resnet101": (3, 4, 23, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet34": (3, 4, 6, 3),
+    "resnet18": (2, 2, 2, 2),
+    "resnet14": (1, 1, 1, 1),
+}
+# Those of basic blocks; the others have bottlenecks.
+BASIC = ("resnet34", "resnet18")
 # For layer-wise decay a stage is a layer.
 LAYERS = ("(conv|bn)1/", "layer1_", "layer2_", "layer3_", "layer4_")
 # Names of the maps, and of the parts whose activations may be recomputed.
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 EXPANSION = 4
-STRIDES = (1, 2, 1, 1)
-DILATIONS = (1, 1, 2, 4)
+# Stride and dilation of the stages, by the output stride.
+GEOMETRIES = {
+    4: ((1, 2, 1, 1), (1, 1, 2, 4)),
+    8: ((1, 2, 1, 1), (1, 1, 2, 4)),
+    16: ((1, 2, 2, 1), (1, 1, 1, 2)),
+    32: ((1, 2, 2, 2), (1, 1, 1, 1)),
+}
 # Both styles have the same parameters, so weights of the wrong one load without an error and only accuracy suffers.
 STYLES = ("caffe", "torchvision")
 INITIALISERS = {
@@ -59,9 +73,14 @@ class ResNetOptions(Options):
         "In training, batch norm uses and tracks the batch's statistics, or the stored ones.",
         choices=("batch", "frozen"),
     )
-    width: int = config_field(64, "Channels of the stem; stage s has width * 2^(s+1) channels.", low=1)
+    width: int = config_field(
+        64, "Channels of the stem; stage s has width * 2^(s+1) channels, of basic blocks a quarter of it.", low=1
+    )
     output_stride: int = config_field(
-        8, "Pixels of the image per pixel of the logits; 4 keeps the stem's pool at stride 1.", choices=(4, 8)
+        8,
+        "Pixels of the image per pixel of the last stage, which is dilated where it would have more; 4 keeps the "
+        "stem's pool at stride 1.",
+        choices=tuple(GEOMETRIES),
     )
     remat: Remat = remat_field(STAGES)
 
@@ -110,13 +129,53 @@ class Bottleneck(nn.Module):
         return relu(x + y)
 
 
-class ResNet(nn.Module):
-    """Stem and four stages; stages 3 and 4 are dilated (2, 4) instead of strided.
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, each with batch norm, around a shortcut.
 
     Attributes:
-      blocks: bottlenecks per stage.
+      planes: channels of both.
+      stride: of the projection and of the first convolution, in both styles.
+      dilation: of both convolutions, but of the first only where it does not stride.
+      project, kernel_init, bn_mode, dtype, style: see `Bottleneck`; the first stage has no projection, since its
+        channels are those of the stem.
+    """
+
+    planes: int
+    stride: int
+    dilation: int
+    project: bool
+    kernel_init: str
+    bn_mode: str
+    dtype: Any
+    style: str = "torchvision"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns `[B, H / stride, W / stride, planes]` for `x` `[B, H, W, C]`."""
+
+        def conv(size, name, **options):
+            init = INITIALISERS[self.kernel_init]
+            return Conv(self.planes, size, kernel_init=init, dtype=self.dtype, name=name, **options)
+
+        def norm(name):
+            return BatchNorm(self.bn_mode, self.dtype, name=name)
+
+        dilated = {"dilation": self.dilation, "padding": self.dilation}
+        y = conv(3, "conv1", **(dilated if self.stride == 1 else {"stride": self.stride, "padding": 1}))(x)
+        y = relu(norm("bn1")(y, train))
+        y = norm("bn2")(conv(3, "conv2", **dilated)(y), train)
+        if self.project and (self.stride != 1 or x.shape[-1] != self.planes):
+            x = norm("downsample_1")(conv(1, "downsample_0", stride=self.stride)(x), train)
+        return relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Stem and four stages, the last of which are dilated instead of strided as the output stride asks for.
+
+    Attributes:
+      blocks: blocks per stage.
       width: channels of the stem and planes of stage 1; the stages have 1, 2, 4 and 8 times as many planes.
-      pool_stride: stride of the stem's max pool: 2 makes an output stride of 8, 1 of 4.
+      output_stride: pixels of the image per pixel of the last stage: 4, 8 (dilation 2 and 4), 16 or 32 (none).
       kernel_init: "normal" N(0, 0.01^2), as the references before they load weights, "he" (fan-in normal), which
         trains from scratch, or "uniform", PyTorch's default.
       bn_mode: see `BatchNorm.mode`.
@@ -125,16 +184,18 @@ class ResNet(nn.Module):
       style: "caffe" strides in a block's first 1x1 convolution, pools the stem in ceil mode and dilates a stage from
         its first block on. "torchvision", which its ImageNet weights need, strides in the 3x3 convolution, pools in
         floor mode, and the first block of a dilated stage keeps the dilation of the stage before.
+      basic: whether the blocks are `BasicBlock`s; otherwise they are `Bottleneck`s.
     """
 
     blocks: Sequence[int]
     width: int = 64
-    pool_stride: int = 2
+    output_stride: int = 8
     kernel_init: str = "normal"
     bn_mode: str = "batch"
     remat: Remat = ()
     dtype: Any = jnp.float32
     style: str = "caffe"
+    basic: bool = False
 
     @nn.compact
     def __call__(
@@ -149,7 +210,8 @@ class ResNet(nn.Module):
 
         Returns:
           Maps by name, in the type of the computation: "stem" `[B, h, w, width]` after its max pool, "layer1" to
-          "layer4", the ends of the stages, `[B, h, w, width * 2^(s+1)]` for stage s, after the ReLU.
+          "layer4", the ends of the stages, `[B, h, w, width * 2^(s+1)]` for stage s (of basic blocks a quarter as many
+          channels), after the ReLU.
 
         Raises:
           UserError: an unknown name in `collect`.
@@ -160,14 +222,16 @@ class ResNet(nn.Module):
             del module  # Its parts become this module's as they are called.
             x = Conv(self.width, 7, stride=2, padding=3, kernel_init=init, dtype=self.dtype, name="conv1")(x)
             x = relu(BatchNorm(self.bn_mode, self.dtype, name="bn1")(x, train))
-            return max_pool(x, 3, self.pool_stride, padding=1, ceil_mode=caffe)
+            return max_pool(x, 3, 1 if self.output_stride == 4 else 2, padding=1, ceil_mode=caffe)
 
         maps = {"stem": (x := (nn.remat(stem) if "stem" in recomputed else stem)(self, images))}
-        first_dilations = DILATIONS if caffe else (1, *DILATIONS[:-1])
-        stages = zip(self.blocks, STRIDES, DILATIONS, first_dilations, strict=True)
+        strides, dilations = GEOMETRIES[self.output_stride]
+        first_dilations = dilations if caffe else (1, *dilations[:-1])
+        stages = zip(self.blocks, strides, dilations, first_dilations, strict=True)
         for stage, (count, stride, dilation, first_dilation) in enumerate(stages, 1):
             again = f"layer{stage}" in recomputed
-            block_class = nn.remat(Bottleneck, static_argnums=(2,)) if again else Bottleneck
+            block_class = BasicBlock if self.basic else Bottleneck
+            block_class = nn.remat(block_class, static_argnums=(2,)) if again else block_class
             for block in range(count):
                 x = block_class(
                     planes=self.width * 2 ** (stage - 1),
@@ -184,41 +248,49 @@ class ResNet(nn.Module):
         return collected(maps, collect, "resnet")
 
 
-def build(blocks: tuple[int, ...], options: ResNetOptions) -> ResNet:
-    """Returns a ResNet of `blocks` bottlenecks per stage, named by the attribute that it is assigned to."""
+def build(name: str, options: ResNetOptions) -> ResNet:
+    """Returns one of `BLOCKS`, named by the attribute that it is assigned to."""
     o = options
     return ResNet(
-        blocks,
+        BLOCKS[name],
         width=o.width,
-        pool_stride=o.output_stride // 4,
+        output_stride=o.output_stride,
         kernel_init=o.encoder_init,
         bn_mode=o.bn_mode,
         remat=o.remat,
         dtype=o.dtype,
         style=o.encoder_style,
+        basic=name in BASIC,
     )
+
+
+def width(options: ResNetOptions) -> int:
+    """Returns the channels of the stem, in which further branches are counted."""
+    return options.width
 
 
 def defaults(name: str) -> dict[str, Any]:
     """Returns how one of `BLOCKS` differs from the options' defaults."""
     # The small one trains from scratch on a CPU; it has no published weights, hence the He start.
-    return {"width": 16, "encoder_init": "he"} if name == "resnet14" else {}
+    if name == "resnet14":
+        return {"width": 16, "encoder_init": "he"}
+    return {"encoder_style": "torchvision"} if name in BASIC else {}
 
 
 def segmenters(prefix: str, module: type[nn.Module], options: type[ResNetOptions]) -> dict[str, Entry]:
-    """Returns the table NETWORKS of a segmenter `module(num_classes, blocks, options)` on each of the ResNets."""
+    """Returns the table NETWORKS of a segmenter `module(num_classes, trunk, options)` on each of the ResNets."""
 
-    def make(blocks: tuple[int, ...], num_classes: int, options: ResNetOptions) -> nn.Module:
-        return module(num_classes, blocks, options)
+    def make(trunk: Trunk, num_classes: int, options: ResNetOptions) -> nn.Module:
+        return module(num_classes, trunk, options)
 
     layers = patterns(LAYERS, within="encoder/")
+    trunks = {name: Trunk(functools.partial(build, name), STAGES[-1], STAGES[-2], width) for name in BLOCKS}
     return {
-        f"{prefix}_{name}": Entry(functools.partial(make, blocks), options, defaults(name), layers)
-        for name, blocks in BLOCKS.items()
+        f"{prefix}_{name}": Entry(functools.partial(make, trunk), options, defaults(name), layers)
+        for name, trunk in trunks.items()
     }
 
 
 ENCODERS = {
-    name: Entry(functools.partial(build, blocks), ResNetOptions, defaults(name), patterns(LAYERS))
-    for name, blocks in BLOCKS.items()
+    name: Entry(functools.partial(build, name), ResNetOptions, defaults(name), patterns(LAYERS)) for name in BLOCKS
 }

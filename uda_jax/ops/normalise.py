@@ -10,7 +10,10 @@ _CAFFE_MEAN_BGR = np.array([104.00698793, 116.66876762, 122.67891434], np.float3
 _IMAGENET_MEAN_RGB = np.array([0.485, 0.456, 0.406], np.float32)
 _IMAGENET_STD_RGB = np.array([0.229, 0.224, 0.225], np.float32)
 
-CONVENTIONS = ("caffe_bgr", "imagenet_rgb", "tanh")
+# As TensorFlow's EfficientNet-Lite models take them, RGB, on the 0..255 scale.
+_LITE_MEAN, _LITE_SCALE = 127.0, 128.0
+
+CONVENTIONS = ("caffe_bgr", "imagenet_rgb", "lite_rgb", "tanh")
 
 
 def normalise(images: jax.Array, convention: str) -> jax.Array:
@@ -20,7 +23,8 @@ def normalise(images: jax.Array, convention: str) -> jax.Array:
       images: RGB images `[B, H, W, 3]`, uint8, or float on the same scale of 0 to 255 (augmented on the device).
       convention: "caffe_bgr" reverses the channels to BGR and subtracts the Caffe mean, staying on the 0..255
         scale (DeepLab-v2 checkpoints: AdaptSegNet, ADVENT, DACS, PLCA); "imagenet_rgb" scales to 0..1 and
-        standardises with the ImageNet mean and deviation (torchvision checkpoints); "tanh" maps 0..255 to -1..1
+        standardises with the ImageNet mean and deviation (torchvision checkpoints); "lite_rgb"
+        subtracts 127 and divides by 128 (EfficientNet-Lite); "tanh" maps 0..255 to -1..1
         (image translators, digits).
 
     Returns:
@@ -34,6 +38,8 @@ def normalise(images: jax.Array, convention: str) -> jax.Array:
         return pixels[..., ::-1] - _CAFFE_MEAN_BGR
     if convention == "imagenet_rgb":
         return (pixels / 255.0 - _IMAGENET_MEAN_RGB) / _IMAGENET_STD_RGB
+    if convention == "lite_rgb":
+        return (pixels - _LITE_MEAN) / _LITE_SCALE
     if convention == "tanh":
         return pixels / 127.5 - 1.0
     raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
@@ -49,6 +55,8 @@ def denormalise(images: jax.Array, convention: str) -> jax.Array:
         return (images + _CAFFE_MEAN_BGR)[..., ::-1]
     if convention == "imagenet_rgb":
         return (images * _IMAGENET_STD_RGB + _IMAGENET_MEAN_RGB) * 255.0
+    if convention == "lite_rgb":
+        return images * _LITE_SCALE + _LITE_MEAN
     if convention == "tanh":
         return from_tanh(images)
     raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")

@@ -10,6 +10,7 @@ from uda_jax import weights
 from uda_jax.errors import UserError
 
 _RESNETS = {23: "resnet101", 6: "resnet50", 1: "resnet14"}
+_BASIC_RESNETS = {6: "resnet34", 2: "resnet18"}
 
 
 def describe(dialect: str, facts: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,14 +28,21 @@ def describe(dialect: str, facts: Mapping[str, Any], params: Mapping[str, Any]) 
     encoder = params.get("encoder", {})
     if "layer3_0" in encoder:
         blocks = sum(part.startswith("layer3_") for part in encoder)
-        if blocks not in _RESNETS:
-            raise UserError(f"{dialect} weights: layer3 has {blocks} blocks; known networks have 23, 6 or 1")
-        name = f"{name.rpartition('_')[0]}_{_RESNETS[blocks]}"
+        known = _RESNETS if "conv3" in encoder["layer3_0"] else _BASIC_RESNETS
+        if blocks not in known:
+            *counts, last = known
+            raise UserError(
+                f"{dialect} weights: layer3 has {blocks} blocks; known networks have {', '.join(map(str, counts))} or "
+                f"{last}"
+            )
+        name = f"{name.rpartition('_')[0]}_{known[blocks]}"
         options |= {"width": _outputs(encoder["conv1"]), "encoder_style": facts["encoder_style"]}
         if name.startswith("deeplab"):
             options["multi_level"] = "aux_head" in params
         if name.startswith("corda"):
             options["initial_head"] = "linear" if "kernel" in params["aux_head"] else "aspp"
+    elif "conv_stem" in encoder:
+        options["width"] = _outputs(encoder["conv_stem"])
     elif "conv1_1" in encoder:
         options["width"] = _outputs(encoder["conv1_1"])
     elif "fc3" in params:

@@ -25,7 +25,7 @@ from uda_jax.errors import UserError
 from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.runs import checkpoints, described_networks, run_weights
 from uda_jax.runs.workdir import check_path
-from uda_jax.weights import files
+from uda_jax.weights import fetch, files
 
 MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
@@ -281,7 +281,7 @@ def _read_for(
     heads, asked = "head" not in init.fresh, f"config.method.{network}.aspp_branches ="
     choices = {"dialect": init.dialect, "which": init.which, "domain": init.domain, "network": network}
     choices["step"] = int(init.step) if init.step.isdecimal() else init.step
-    with mirrors.opened(init.path) as path:
+    with mirrors.opened(fetch.resolved(init.path)) as path:
         if not path.exists():
             cure = run_weights.run_above(path) or _fitting(settings.get("name"))
             raise UserError(f"{where}.path: {path}: no such file; {cure}")

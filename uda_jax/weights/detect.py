@@ -86,6 +86,9 @@ def detect(
     if dialect == "torchvision_resnet":
         dialect = _torchvision_resnet(state_dict, where)
     if dialect is None:
+        if "layer1.0.conv2.weight" in state_dict and "layer1.0.conv3.weight" not in state_dict:
+            # Basic blocks are torchvision's alone, with or without the classifier.
+            return _torchvision_resnet(state_dict, where)
         if "layer1.0.conv3.weight" in state_dict:
             raise UserError(f"{where}: a ResNet without head may be caffe_resnet101 or torchvision's; name the dialect")
         first = ", ".join(f"'{name}'" for name in list(state_dict)[:3])
@@ -141,6 +144,7 @@ _SIGNS = (
     ("classifier.0.convs.0.0.weight", "plca"),
     ("enc4_1.weight", "dada"),
     ("layer5.conv2d_list.0.weight", "dacs"),
+    ("_conv_stem.weight", "efficientnet_lite0"),
     ("fc.weight", "torchvision_resnet"),
     ("features.29.weight", "vgg16"),
     ("features.24.weight", "torchvision_vgg16"),
@@ -154,14 +158,14 @@ _SIGNS = (
 
 def _torchvision_resnet(state_dict: Mapping[str, np.ndarray], where: str) -> str:
     """Returns the dialect of torchvision's ResNet by its depth."""
-    blocks = len([name for name in state_dict if re.fullmatch(r"layer3\.\d+\.conv3\.weight", name)])
-    known = {6: "torchvision_resnet50", 23: "torchvision_resnet101"}
+    basic = "layer1.0.conv3.weight" not in state_dict
+    last, kind = ("conv2", "basic blocks") if basic else ("conv3", "bottlenecks")
+    blocks = len([name for name in state_dict if re.fullmatch(rf"layer3\.\d+\.{last}\.weight", name)])
+    known = {2: 18, 6: 34} if basic else {6: 50, 23: 101}
     if blocks not in known:
-        raise UserError(
-            f"{where}: a torchvision ResNet with {blocks} bottlenecks in layer3; expected 6 (ResNet-50) or 23 "
-            "(ResNet-101)"
-        )
-    return known[blocks]
+        sizes = " or ".join(f"{count} (ResNet-{depth})" for count, depth in known.items())
+        raise UserError(f"{where}: a torchvision ResNet with {blocks} {kind} in layer3; expected {sizes}")
+    return f"torchvision_resnet{known[blocks]}"
 
 
 def _open(container: Any, which: str, where: str) -> tuple[Mapping[str, Any], bool]:

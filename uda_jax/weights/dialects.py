@@ -40,6 +40,18 @@ def _bottleneck(torch: str, flax: str, into: Axis, planes: Axis, out: Axis) -> l
     return rules
 
 
+def _basic_blocks(torch: str, flax: str, into: Axis, planes: Axis, *, project: bool) -> Group:
+    """A run of basic blocks, of which the first projects its shortcut if its input has other channels."""
+    rules = []
+    for i, channels in enumerate((f"{into}|{planes}", planes), 1):
+        rules += conv(f"{torch}.{{i}}.conv{i}", f"{flax}_{{i}}/conv{i}", planes, channels, 3)
+        rules += batch_norm(f"{torch}.{{i}}.bn{i}", f"{flax}_{{i}}/bn{i}", planes)
+    if project:
+        rules += conv(f"{torch}.0.downsample.0", f"{flax}_0/downsample_0", planes, into, 1)
+        rules += batch_norm(f"{torch}.0.downsample.1", f"{flax}_0/downsample_1", planes)
+    return Group(rules)
+
+
 def _bottlenecks(torch: str, flax: str, into: Axis, planes: Axis, out: Axis) -> Group:
     """A run of bottlenecks, of which only the first projects its shortcut."""
     rules = _bottleneck(f"{torch}.{{i}}", f"{flax}_{{i}}", f"{into}|{out}", planes, out)
@@ -56,6 +68,40 @@ def _resnet(prefix: str = "") -> list[Group]:
         for s, into in enumerate(("stem", "stage1", "stage2", "stage3"), 1)
     ]
     return [Group(stem), *stages]
+
+
+def _basic_resnet() -> Form:
+    """ResNet-18 and -34 in torchvision's layout, with the ImageNet classifier."""
+    stem = conv("conv1", "encoder/conv1", "stem", 3, 7) + batch_norm("bn1", "encoder/bn1", "stem")
+    stages = [
+        _basic_blocks(f"layer{s}", f"encoder/layer{s}", into, planes, project=s > 1)
+        for s, into, planes in ((1, "stem", "stem"), (2, "stem", "p2"), (3, "p2", "p3"), (4, "p3", "p4"))
+    ]
+    return [Group(stem), *stages, Group(dense("fc", "fc", "classes", "p4"), optional=True)]
+
+
+# Blocks of EfficientNet-Lite0 by stage, and the size of their depthwise kernels.
+_LITE_STAGES = ((1, 3), (2, 3), (2, 5), (3, 3), (3, 5), (4, 5), (1, 3))
+
+
+def _efficientnet_lite() -> Form:
+    """EfficientNet-Lite0 with its ImageNet classifier, which no network here reads."""
+    rules = conv("_conv_stem", "encoder/conv_stem", "stem", 3, 3) + batch_norm("_bn0", "encoder/bn0", "stem")
+    block, into = 0, "stem"
+    for stage, (count, size) in enumerate(_LITE_STAGES, 1):
+        for _ in range(count):
+            torch, flax, wide = f"_blocks.{block}", f"encoder/blocks_{block}", f"wide{block}" if block else into
+            if block:
+                rules += conv(f"{torch}._expand_conv", f"{flax}/expand_conv", wide, into, 1)
+                rules += batch_norm(f"{torch}._bn0", f"{flax}/bn0", wide)
+            rules += conv(f"{torch}._depthwise_conv", f"{flax}/depthwise_conv", wide, 1, size)
+            rules += batch_norm(f"{torch}._bn1", f"{flax}/bn1", wide)
+            out = f"stage{stage}"
+            rules += conv(f"{torch}._project_conv", f"{flax}/project_conv", out, wide, 1)
+            rules += batch_norm(f"{torch}._bn2", f"{flax}/bn2", out)
+            block, into = block + 1, out
+    head = conv("_conv_head", "imagenet_head/conv", "head", into, 1) + batch_norm("_bn1", "imagenet_head/bn", "head")
+    return [Group(rules), Group(head + dense("_fc", "imagenet_head/fc", "classes", "head"), optional=True)]
 
 
 def _classifier(
@@ -247,8 +293,20 @@ DIALECTS = {
         ),
     ),
     "dada": Dialect((_dada(),), _deeplab_info(4, network="dada_resnet101")),
+    "efficientnet_lite0": Dialect(
+        (_efficientnet_lite(),),
+        CheckpointInfo("pyramid_efficientnet_lite0", input_norm="lite_rgb", files=("efficientnet-lite0-57934424.pth",)),
+    ),
     "plca": Dialect((_plca(),), _deeplab_info(4)),
     "semantic_discriminator": Dialect((_semantic_discriminator(),), CheckpointInfo("semantic_discriminator")),
+    "torchvision_resnet18": Dialect(
+        (_basic_resnet(),),
+        _imagenet_info("pyramid_resnet18", "resnet18-f37072fd.pth", "resnet18-5c106cde.pth"),
+    ),
+    "torchvision_resnet34": Dialect(
+        (_basic_resnet(),),
+        _imagenet_info("pyramid_resnet34", "resnet34-b627a593.pth", "resnet34-333f7ec4.pth"),
+    ),
     "torchvision_resnet101": Dialect(
         (_torchvision_resnet(),),
         _imagenet_info("deeplab_v2_resnet101", "resnet101-63fe2227.pth", "resnet101-5d3b4d8f.pth"),

@@ -12,7 +12,7 @@ from uda_jax.weights.dialects import CheckpointInfo
 
 # Fact -> its values; also the name of the field of a network's section that has to agree.
 VALUES: dict[str, tuple[Any, ...]] = {
-    "input_norm": ("caffe_bgr", "imagenet_rgb", "tanh"),
+    "input_norm": ("caffe_bgr", "imagenet_rgb", "lite_rgb", "tanh"),
     "aspp_branches": tuple(range(1, 5)),
     "encoder_style": ("caffe", "torchvision"),
 }

@@ -72,7 +72,7 @@ def test_another_name_keeps_what_differs_from_the_old_defaults():
     ("values", "message"),
     [
         ({"name": "deeplab_v2_resnet11"}, "m.name: unknown name 'deeplab_v2_resnet11'; did you mean 'deeplab_v2_"),
-        ({"name": 3}, "m.name: unknown name 3; known: corda_resnet101"),
+        ({"name": 3}, "m.name: unknown name 3; known: corda_efficientnet_lite0"),
         (
             {"name": "dada_resnet14", "multi_levl": True},
             "m.multi_levl: unknown field of 'dada_resnet14'; known: align_corners",

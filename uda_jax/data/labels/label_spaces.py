@@ -11,6 +11,7 @@ classes; a data set is one table from its stored ids to the 19 classes; and `loo
     "7_dada"              the same, with the omissions of DADA's released table for SYNTHIA
     "plca19", "plca16"    the classes of "19" and "16" in the order of PLCA's published networks
     "camvid"              the 11 classes of CamVid
+    "idd_lite"            the 7 classes of IDD-Lite
 """
 
 import colorsys
@@ -96,8 +97,9 @@ PROTOCOL_CLASSES = {
 CATEGORIES = ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
 _CATEGORY_COLOURS = PALETTE[[0, 2, 5, 8, 10, 11, 13]]
 _CAMVID_CLASSES = tuple(row[0] for row in label_tables.CAMVID if row[1])
+_IDD_LITE_CLASSES = tuple(name for name, _ in label_tables.IDD_LITE)
 
-PROTOCOLS = ("19", "16", "13", "10", "7", "7_dada", "camvid", "plca19", "plca16")
+PROTOCOLS = ("19", "16", "13", "10", "7", "7_dada", "camvid", "idd_lite", "plca19", "plca16")
 
 
 class LabelSpace(NamedTuple):
@@ -128,6 +130,8 @@ def label_space(protocol: str) -> LabelSpace:
         return LabelSpace(CATEGORIES, tuple(tuple(colour) for colour in _CATEGORY_COLOURS.tolist()))
     if protocol == "camvid":
         return LabelSpace(_CAMVID_CLASSES, tuple(row[2] for row in label_tables.CAMVID if row[1]))
+    if protocol == "idd_lite":
+        return LabelSpace(_IDD_LITE_CLASSES, tuple(colour for _, colour in label_tables.IDD_LITE))
     rows = [TRAIN_CLASSES[k] for k in PROTOCOL_CLASSES[protocol]]
     return LabelSpace(tuple(row.name for row in rows), tuple(row.colour for row in rows))
 
@@ -139,6 +143,8 @@ def train19_table(protocol: str) -> np.ndarray:
         return _table({row.train_id: CATEGORIES.index(row.category) for row in TRAIN_CLASSES})
     if protocol == "camvid":
         return _named(label_tables.CITYSCAPES_AS_CAMVID, _CAMVID_CLASSES)
+    if protocol == "idd_lite":
+        return _named(label_tables.CITYSCAPES_AS_IDD_LITE, _IDD_LITE_CLASSES)
     return _table({train_id: k for k, train_id in enumerate(PROTOCOL_CLASSES[protocol])})
 
 
@@ -169,6 +175,8 @@ _RAW_TO_TRAIN19 = {
     "cityscapes": _CITYSCAPES_IDS,
     "dark_zurich": _CITYSCAPES_IDS,
     "gta5": _CITYSCAPES_IDS,
+    # Its classes merge those of Cityscapes; only the sky is one.
+    "idd_lite": _table({6: CLASS_NAMES.index("sky")}),
     "kitti": _CITYSCAPES_IDS,
     "mapillary": _named(row[1] for row in label_tables.MAPILLARY),
     "mapillary_strict": _named(row[2] for row in label_tables.MAPILLARY),
@@ -181,6 +189,7 @@ _RAW_TO_TRAIN19 = {
 _DADA = _named((row[4] for row in label_tables.MAPILLARY), CATEGORIES)
 _RAW_TO_PROTOCOL = {
     ("camvid", "camvid"): _named((row[0] if row[1] else "" for row in label_tables.CAMVID), _CAMVID_CLASSES),
+    ("idd_lite", "idd_lite"): _table({k: k for k in range(len(label_tables.IDD_LITE))}),
     ("mapillary", "7"): _DADA,
     ("mapillary", "7_dada"): _DADA,
     ("synthia", "7_dada"): _named((row[2] for row in label_tables.SYNTHIA), CATEGORIES),
@@ -192,6 +201,7 @@ _KNOWN = {
     "gta5": frozenset(range(35)),
     **dict.fromkeys(("bdd100k", "streets"), frozenset(range(19)) | {IGNORE}),
     "camvid": frozenset(range(len(label_tables.CAMVID))),
+    "idd_lite": frozenset(range(len(label_tables.IDD_LITE))) | {IGNORE},
     **dict.fromkeys(("mapillary", "mapillary_strict", "mapillary_mseg"), frozenset(range(len(label_tables.MAPILLARY)))),
     "synthia": frozenset(range(len(label_tables.SYNTHIA))),
     "virtual_kitti": frozenset(range(len(label_tables.VIRTUAL_KITTI))),

@@ -91,6 +91,31 @@ CITYSCAPES_AS_CAMVID = (
     "bicyclist",
 )
 
+# The first level of IDD's classes, as IDD-Lite stores them.
+IDD_LITE = (
+    ("drivable", (128, 64, 128)),
+    ("non-drivable", (244, 35, 232)),
+    ("living things", (220, 20, 60)),
+    ("vehicles", (0, 0, 142)),
+    ("roadside objects", (220, 220, 0)),
+    ("far objects", (70, 70, 70)),
+    ("sky", (70, 130, 180)),
+)
+
+# The 19 Cityscapes classes, in order, as classes of IDD-Lite, inferred from IDD's hierarchy: it has buildings and
+# vegetation among the far objects. Terrain as non-drivable is a choice.
+CITYSCAPES_AS_IDD_LITE = (
+    "drivable",
+    "non-drivable",
+    "far objects",
+    *("roadside objects",) * 5,
+    "far objects",
+    "non-drivable",
+    "sky",
+    *("living things",) * 2,
+    *("vehicles",) * 6,
+)
+
 # Mapillary Vistas 1.2: the class by three mappings, and the category of DADA's 7, in which terrain is flat, curbs
 # are construction and potholes objects. "Recommended" adds ground markings, curbs and all riders to the strict mapping
 # of equal names; the third is that of the MSeg taxonomy.

@@ -38,7 +38,8 @@ class Domain:
     root: str | None = config_field(None, "Folder of the data set; None if it is not read from files.")
     split: str = config_field("train", "Split of the data set.")
     label_space: str = config_field(
-        "19", "Class protocol of the labels: 19, 16, 13, 10, 7, 7_dada, plca19, plca16, camvid, or own (folder)."
+        "19",
+        "Class protocol of the labels: 19, 16, 13, 10, 7, 7_dada, plca19, plca16, camvid, idd_lite, or own (folder).",
     )
     options: dict[str, Any] | None = config_field(
         None, "Options that only this data set has, such as size and limit of streets."

@@ -12,6 +12,7 @@ import jax
 from uda_jax import networks, ops
 from uda_jax.errors import UserError
 from uda_jax.networks.batch_norm import BatchNorm
+from uda_jax.ops.normalise import CONVENTIONS
 from uda_jax.schema import Named, config_field
 from uda_jax.training.precision import compute_dtype
 
@@ -27,9 +28,7 @@ class Segmenter(Named):
     """
 
     name: str = config_field("deeplab_v2_resnet101", "Name of the network, for networks.build.")
-    input_norm: str = config_field(
-        "caffe_bgr", "Normalisation of images, for ops.normalise.", choices=("caffe_bgr", "imagenet_rgb", "tanh")
-    )
+    input_norm: str = config_field("caffe_bgr", "Normalisation of images, for ops.normalise.", choices=CONVENTIONS)
     align_corners: bool = config_field(
         True, "Whether interpolation of the network's maps lays the centres of the corner pixels onto each other."
     )
