@@ -12,7 +12,16 @@ from uda_jax.weights.rules import listed
 
 # Parts of published files that only their training read: classifiers of ImageNet and of whatever else came before, and
 # the earlier head of a two-level network, which a network of one level does without.
-LEFTOVERS = ("fc", "layer5", "classifier_0", "classifier_3", "classifier_6", "aux_classifier", "aux_head")
+LEFTOVERS = (
+    "fc",
+    "imagenet_head",
+    "layer5",
+    "classifier_0",
+    "classifier_3",
+    "classifier_6",
+    "aux_classifier",
+    "aux_head",
+)
 
 # Parts that an option of a network leaves out: one file of weights, and its parts that start afresh, serve both forms.
 OPTIONAL = ("aux_head", "depth_head")
