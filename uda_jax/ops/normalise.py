@@ -39,6 +39,14 @@ def normalise(images: jax.Array, convention: str) -> jax.Array:
     raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
 
 
+def mean_colour(convention: str) -> np.ndarray:
+    """Returns the RGB colour `[3]` on the scale of 0 to 255 that `normalise` maps to 0; raises as it does."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    colours = {"caffe_bgr": _CAFFE_MEAN_BGR[::-1], "imagenet_rgb": 255.0 * _IMAGENET_MEAN_RGB}
+    return colours.get(convention, np.full(3, 127.5, np.float32))
+
+
 def from_tanh(images: jax.Array) -> jax.Array:
     """Undoes `normalise` by "tanh": float images in -1..1, as a translator draws them, on the scale of 0 to 255."""
     return (images + 1.0) * 127.5
