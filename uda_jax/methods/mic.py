@@ -15,8 +15,8 @@ from uda_jax.methods.daformer import MIXING, OPTIMISER, TEACHER
 from uda_jax.methods.parts.details import Details
 from uda_jax.methods.parts.feature_distance import FeatureDistance, init_with_frozen
 from uda_jax.methods.parts.forward import dropout_key
-from uda_jax.methods.parts.labelled import Labelled, labelled_target
-from uda_jax.methods.parts.masking import Masking
+from uda_jax.methods.parts.labelled import Labelled
+from uda_jax.methods.parts.masking import Masking, masked_parts
 from uda_jax.methods.parts.mixing import Mixing, check_single_head, illustrate_mixing
 from uda_jax.methods.parts.teacher import MeanTeacher, predict_with_teacher
 from uda_jax.methods.parts.updates import Previous, single_player_step
@@ -48,8 +48,7 @@ class MIC(base.SegmentationMethod):
         reference = self.distance.reference(self, state, source["image"])
         outputs, teacher = self.teacher.forward(self, state, batch["target"]["image"])
         mixed, shares = self.mixing.label_and_mix(self.segmenter, state, batch, outputs["logits"])
-        target = labelled_target(self, batch, outputs["logits"])
-        masked = self.masking.selected(Labelled.of(source["image"], source["label"]), target)
+        masked = masked_parts(self, state, batch, outputs["logits"], learn=self.details.learn)
 
         def source_loss(params):
             model_state, labelled = state.model_state["segmenter"], Labelled.of(source["image"], source["label"])
@@ -66,9 +65,8 @@ class MIC(base.SegmentationMethod):
             losses = {f"mixed{name}": self.mixed_weight * loss for name, loss in found.items()}
             return losses, {"segmenter": model_state}
 
-        masked_loss = self.masking.part(self, state, masked, learn=self.details.learn)
         student = self.player("segmenter", optimiser=self.optimiser)
-        state, metrics = single_player_step(state, student, source_loss, mixture_loss, masked_loss)
+        state, metrics = single_player_step(state, student, source_loss, mixture_loss, *masked)
         return self.teacher.update(teacher, state, self.accumulation), metrics | shares
 
 

@@ -286,7 +286,7 @@ DIALECTS = {
     # ImageNet's encoder of mmsegmentation, torchvision's with a stem of three convolutions.
     "v1c_resnet101": Dialect(
         (_torchvision_resnet(deep_stem=True),),
-        CheckpointInfo("deeplab_v2_resnet101", None, "v1c", "imagenet_rgb", ("resnet101_v1c-e67eebb6.pth",)),
+        CheckpointInfo("deeplab_v2_resnet101", None, "v1c", "imagenet_rgb", ("resnet101_v1c.pth",)),
     ),
     "vgg16": Dialect(
         (_deeplab_vgg(),), _deeplab_info(2, "GTA2Cityscapes_vgg-ac4ac9f6.pth", network="deeplab_v2_vgg16")

@@ -61,7 +61,7 @@ class FeatureDistance:
         if reference is None:
             return {}
         # Networks whose features are no encoder's hand out those, too.
-        features, mask = outputs.get("encoder_features", outputs["features"]), None
+        features, mask = outputs["encoder_features" if "encoder_features" in outputs else "features"], None
         if self.classes:
             options = {"num_classes": outputs["logits"].shape[-1], "least_share": self.least_share}
             cells = ops.majority_labels(labels, features.shape[1:3], **options)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from uda_jax import ops
 from uda_jax.methods.parts.forward import dropout_key
-from uda_jax.methods.parts.labelled import Labelled, Learn, learn
+from uda_jax.methods.parts.labelled import Labelled, Learn, labelled_target, learn
 from uda_jax.methods.parts.mixing import StrongAugmentation
-from uda_jax.methods.parts.state import TrainState
+from uda_jax.methods.parts.state import Batch, TrainState
 from uda_jax.methods.parts.updates import Losses, Previous
 from uda_jax.schema import config_field
 
@@ -28,7 +28,7 @@ AUGMENTATION = StrongAugmentation(brightness=0.2, contrast=0.2, saturation=0.2, 
 class Masking:
     """Section: which part of a target image the student sees, and how much it counts what it says of all of it."""
 
-    weight: float = config_field(1.0, "lambda_M, weight of the cross entropy on masked images.", low=0.0)
+    weight: float = config_field(1.0, "lambda_M, weight of the cross entropy on masked images; 0 = off.", low=0.0)
     block: int = config_field(
         64,
         "Side of the squares that are hidden, in pixels (MIC: 64 at Cityscapes' full size, 32 at half of it).",
@@ -84,3 +84,22 @@ class Masking:
             return {f"masked{name}": self.weight * loss for name, loss in found.items()}, {"segmenter": model_state}
 
         return masked_loss
+
+
+def masked_parts(
+    method: Any, state: TrainState, batch: Batch, logits: jax.Array, *, learn: Learn = learn
+) -> tuple[Callable, ...]:
+    """Returns the part of a step's loss that a method's `masking` adds, behind the others; none without a weight.
+
+    Args:
+      method: its `mixing` says how far the teacher's labels count.
+      state: gives the random numbers of the step.
+      batch: source and target.
+      logits: the teacher's on the whole target images `[B, h, w, C]`.
+      learn: how the method's student learns labels.
+    """
+    if not method.masking.weight:
+        return ()
+    source = Labelled.of(batch["source"]["image"], batch["source"]["label"])
+    labelled = method.masking.selected(source, labelled_target(method, batch, logits))
+    return (method.masking.part(method, state, labelled, learn=learn),)
