@@ -107,11 +107,11 @@ class HRDA(nn.Module):
           encoder's last map of the context.
 
         Raises:
-          UserError: images that are smaller than a window, or that the strides do not divide.
+          UserError: images that the strides do not divide.
         """
         context, attention, features = self._context(images, train)
-        boxes = windows(images.shape[1:3], self.options.detail_size, self.options.detail_stride)
-        height, width = self.options.detail_size
+        height, width = window(images.shape[1:3], self.options.detail_size)
+        boxes = windows(images.shape[1:3], (height, width), self.options.detail_stride)
         crops = jnp.concatenate([images[:, y : y + height, x : x + width] for y, x in boxes])
         # One forward of all windows: in training they are normalised together.
         details = self._logits(self.head, self.encoder(crops, train), train)
@@ -132,10 +132,11 @@ class HRDA(nn.Module):
           What `__call__` does, and "detail_logits" `[B, h, w, num_classes]` of the box.
         """
         context, attention, features = self._context(images, train)
-        crop = detail(images, top, left, self.options.detail_size)
+        size = window(images.shape[1:3], self.options.detail_size)
+        crop = detail(images, top, left, size)
         details = self._logits(self.head, self.encoder(crop, train), train)
         stride = images.shape[1] // (SCALE * context.shape[1])
-        box = [edge // (SCALE * stride) for edge in (top, left, *self.options.detail_size)]
+        box = [edge // (SCALE * stride) for edge in (top, left, *size)]
         attention = inside(attention, *box)
         placed = jnp.zeros((len(images), *(SCALE * n for n in context.shape[1:3]), self.num_classes), jnp.float32)
         placed = jax.lax.dynamic_update_slice(placed, details, (0, top // stride, left // stride, 0))
@@ -151,10 +152,6 @@ class HRDA(nn.Module):
     def _context(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the logits, the attention and the last map of the context."""
         size = images.shape[1:3]
-        if any(have < least for have, least in zip(size, self.options.detail_size, strict=True)):
-            raise UserError(
-                f"hrda: expected images of at least {self.options.detail_size} pixels, detail_size, got {tuple(size)}"
-            )
         maps = self.encoder(shrunk(images), train)
         logits = self._logits(self.head, maps, train)
         attention = nn.sigmoid(self._logits(self.scale_attention, maps, train))
@@ -172,6 +169,11 @@ class HRDA(nn.Module):
 def shrunk(images: jax.Array) -> jax.Array:
     """Returns float images `[B, H, W, C]` at half their size, without antialiasing."""
     return ops.resize_bilinear(images, tuple(n // SCALE for n in images.shape[1:3]), align_corners=False)
+
+
+def window(size: tuple[int, int], detail_size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the (height, width) of a window of details, which is cut to images of a size that is smaller."""
+    return tuple(map(min, size, detail_size))
 
 
 def draw_box(key: jax.Array, size: tuple[int, int], detail_size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:

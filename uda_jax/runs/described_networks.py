@@ -82,9 +82,7 @@ def example(network: Mapping[str, Any], params: Mapping[str, Any]) -> jax.ShapeD
       params: the arrays that it was read off.
     """
     if "encoder" in params:
-        # Two scales of one image, each of which has to hold a window of details.
-        side = 512 if network["name"].startswith("hrda") else 64
-        shape = (1, side, side, 3)
+        shape = (1, 64, 64, 3)
     elif "fc1" in params:
         shape = (1, network["num_classes"], params["fc1"]["kernel"].shape[0])
     else:

@@ -40,7 +40,8 @@ class Details:
         network = method.network
         if not isinstance(network, hrda.HRDA):
             return learn(method, params, model_state, labelled, key)
-        inputs, size = ops.normalise(labelled.image, method.segmenter.input_norm), network.options.detail_size
+        inputs = ops.normalise(labelled.image, method.segmenter.input_norm)
+        size = hrda.window(inputs.shape[1:3], network.options.detail_size)
         box_key, dropout_key = jax.random.split(key)
         box = hrda.draw_box(box_key, inputs.shape[1:3], size)
         options = {"mutable": list(model_state), "rngs": {"dropout": dropout_key}, "method": "with_detail"}
