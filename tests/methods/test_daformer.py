@@ -12,6 +12,7 @@ from vectors import nhwc
 
 from uda_jax import config, losses, networks, ops
 from uda_jax.errors import UserError
+from uda_jax.inference import scores
 from uda_jax.methods import base
 from uda_jax.methods.daformer import MIXING, OPTIMISER, TEACHER, DAFormer
 from uda_jax.methods.hrda import HRDA
@@ -21,6 +22,7 @@ from uda_jax.methods.parts.feature_distance import IMAGENET, FeatureDistance
 from uda_jax.methods.parts.labelled import Labelled, labelled_target, weighted_cross_entropy
 from uda_jax.methods.parts.masking import Masking
 from uda_jax.networks import hrda
+from uda_jax.runs import stages
 from uda_jax.training import optimisers, schedules
 from uda_jax.training.schedules import Schedule
 
@@ -194,8 +196,6 @@ def test_schedule_and_teacher_of_the_released_code():
 
 
 def config_method(reference):
-    from uda_jax.runs import stages
-
     (found,) = stages.recipe(config.experiment(config.load(reference)), num_classes=19)
     return found.method
 
@@ -251,3 +251,62 @@ def filled_hrda():
 def test_hrda_wants_two_resolutions():
     with pytest.raises(UserError, match="expected a network of two resolutions, such as hrda_mit_b5, got 'deeplab"):
         HRDA(segmenter=SEGMENTER).check("config.method")
+
+
+@pytest.mark.parametrize(
+    ("reference", "size", "crop", "window", "margins", "share", "block"),
+    [
+        ("daformer:gta5_cityscapes", (720, 1280), 512, (512, 1024), (15, 120, 0, 0), 0.5, None),
+        ("daformer:synthia_cityscapes", (760, 1280), 512, (512, 1024), (15, 120, 0, 0), 0.5, None),
+        ("hrda:gta5_cityscapes", (1440, 2560), 1024, (1024, 1024), (30, 240, 30, 30), 2.0, None),
+        ("mic:synthia_cityscapes", (1520, 2560), 1024, (1024, 1024), (30, 240, 30, 30), 2.0, 64),
+        ("mic:gta5_cityscapes,daformer", (720, 1280), 512, (512, 1024), (15, 120, 0, 0), 0.5, 32),
+        ("mic:cityscapes_acdc", (1024, 2048), 1024, (1024, 1024), None, 2.0, 64),
+    ],
+)
+def test_published_settings(reference, size, crop, window, margins, share, block):
+    experiment, method = config.experiment(config.load(reference)), config_method(reference)
+    source, target, final = experiment.data["source"], experiment.data["target"], experiment.evaluation.final
+    assert (source.size, source.crop, source.fit, source.flip) == (size, (crop, crop), "inside", True)
+    assert (source.crop_max_share, source.rare_classes.crop_share, source.rare_classes.min_pixels) == (
+        0.75,
+        share,
+        3000,
+    )
+    assert {domain.image_resampling for domain in (source, target, final)} == {"opencv"}
+    assert (target.margins, target.fields) == (margins, ("image", "distrust") if margins else ("image",))
+    assert (experiment.evaluation.inference.window, final.resize_label) == (window, False)
+    assert (experiment.train.steps, experiment.train.batch_size) == (40_000, 2)
+    assert method.num_classes == 19 and {source.label_space, final.label_space} == {"19"}
+    assert (method.teacher.alpha, method.mixing.threshold, method.mixing.classes_of) == (0.999, 0.968, "batch")
+    assert (method.optimiser.learning_rate, method.optimiser.beta2) == (6e-5, 0.999)
+    assert (method.schedule.power, method.schedule.warmup, method.schedule.horizon) == (1.0, 1500, 40_000)
+    assert (method.distance.weight, method.distance.least_share, len(method.distance.classes)) == (0.005, 0.75, 10)
+    if block:
+        both = "both" if "acdc" in reference else "target"
+        assert (method.masking.block, method.masking.ratio, method.masking.weight) == (block, 0.7, 1.0)
+        assert (method.masking.images, method.masking.augmentation.jitter) == (both, 0.0 if both == "both" else 0.8)
+    paths = {name: init.path for name, init in experiment.init_from.items()}
+    assert paths == {"segmenter": "weights/mit_b5.pth", IMAGENET: "weights/mit_b5.pth"}
+
+
+def test_scores_go_to_the_images_size_and_then_to_the_labels():
+    """One window, the whole image: what the released code does, and not what one interpolation gives."""
+    logits = jax.random.normal(jax.random.key(0), (1, 4, 8, 3))
+    predict = scores.sliding(lambda images, size: {"scores": SEGMENTER.upsample(logits, size)}, (16, 32), (16, 32))
+    found = predict(jnp.zeros((1, 16, 32, 3)), (40, 80))["scores"]
+    twice = SEGMENTER.upsample(SEGMENTER.upsample(logits, (16, 32)), (40, 80))
+    np.testing.assert_allclose(found, twice, rtol=1e-5, atol=1e-6)
+    assert np.abs(found - SEGMENTER.upsample(logits, (40, 80))).max() > 1e-2
+
+
+@pytest.mark.parametrize("reference", ["dacs:smoke", "corda:smoke"])
+def test_masks_of_other_methods(reference):
+    """A weight, and nothing else, adds the loss."""
+
+    def losses_of(words):
+        (stage,) = stages.recipe(config.experiment(config.load(reference, words)), num_classes=19)
+        step = lambda key: stage.method.train_step(stage.initialise(key), stage.example())[1]  # noqa: E731
+        return {name for name in jax.eval_shape(step, jax.random.key(0)) if name.startswith("loss/")}
+
+    assert losses_of(["--config.method.masking.weight=1.0"]) == losses_of([]) | {"loss/masked"}
