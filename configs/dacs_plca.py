@@ -25,7 +25,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
     weights = {} if networks.published(config.benchmark) else plca.SCRATCH_ASSOCIATION
     config.label = config.method.name = label
     with config.unlocked():
-        # Pairs of source and target are what is associated, too.
-        del config.method.pasted
+        # Pairs of source and target are what is associated, too, and whole images.
+        del config.method.pasted, config.method.masking
         config.method.association = as_config(Association(**weights))
     return config

@@ -197,6 +197,30 @@ def virtual_kitti_kitti() -> Experiment:
     )
 
 
+def cityscapes_acdc() -> Experiment:
+    """Cityscapes -> ACDC, fog, night, rain and snow together (DAFormer), scored on its labelled validation split."""
+    return _from_cityscapes("cityscapes_acdc", {"dataset": "acdc", "root": "data/acdc"}, "train")
+
+
+def cityscapes_dark_zurich() -> Experiment:
+    """Cityscapes -> Dark Zurich at night (DAFormer), scored on its 50 labelled frames."""
+    target = {"dataset": "dark_zurich", "root": "data/dark_zurich"}
+    return _from_cityscapes("cityscapes_dark_zurich", target, "train_night")
+
+
+def _from_cityscapes(name: str, target: dict[str, Any], split: str) -> Experiment:
+    target = {**target, "size": (540, 960)}
+    return Experiment(
+        benchmark=name,
+        data={
+            "source": Domain(dataset="cityscapes", root="data/cityscapes", split="train", size=(512, 1024)),
+            "target": Domain(split=split, fields=IMAGE_ONLY, **target),
+        },
+        train=Train(steps=40_000, batch_size=2, log_every=100, checkpoint_every=4000, workers=4),
+        evaluation=Evaluation(final=Domain(split="val", resize_label=False, **target), batch_size=1),
+    )
+
+
 def _to_cityscapes(name: str, source: Domain, protocol: str) -> Experiment:
     city = {"dataset": "cityscapes", "root": "data/cityscapes", "size": (512, 1024), "label_space": protocol}
     return Experiment(
@@ -226,7 +250,11 @@ SETTINGS: dict[str, Callable[[], Experiment]] = {
 
 
 # For the configs that name them: they lack a domain that others need, and a recipe.
-FURTHER_SETTINGS: dict[str, Callable[[], Experiment]] = {"virtual_kitti_kitti": virtual_kitti_kitti}
+FURTHER_SETTINGS: dict[str, Callable[[], Experiment]] = {
+    "virtual_kitti_kitti": virtual_kitti_kitti,
+    "cityscapes_acdc": cityscapes_acdc,
+    "cityscapes_dark_zurich": cityscapes_dark_zurich,
+}
 
 
 def parse(setting: str, variants: Mapping[str, Any], published: Collection[str] = ()) -> tuple[str, Any]:

@@ -110,5 +110,5 @@ def test_default_is_caffe():
 
 
 def test_unknown_style():
-    with pytest.raises(UserError, match="encoder_style: expected one of 'caffe', 'torchvision', got 'pytorch'"):
+    with pytest.raises(UserError, match="encoder_style: expected one of 'caffe', 'torchvision', 'v1c', got 'pytorch'"):
         networks.build("deeplab_v2_resnet101", 19, encoder_style="pytorch")

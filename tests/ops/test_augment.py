@@ -109,3 +109,23 @@ def test_blur_reflects_at_the_border_and_keeps_constants():
     np.testing.assert_allclose(first, [weights @ [2, 1, 0, 1, 2], weights @ [1, 0, 1, 2, 3]] / weights.sum(), atol=1e-6)
     constant = np.full((1, 12, 10, 3), 137.0, np.float32)
     np.testing.assert_allclose(gaussian_blur(constant, jnp.full(1, 0.7), kernel_size=(7, 5)), constant, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_golden_jitter_of_kornia_0_5_8(case):
+    """With DAFormer's version, on normalised images, each with its own factors."""
+    golden = np.load(vectors.FOLDER / "vfm-uda" / "daformer_color_jitter.npz")
+    factors = [golden[f"case{case}_{name}"] for name in ("brightness", "contrast", "saturation", "hue")]
+    images = (nhwc(golden["image"]) * golden["std"] + golden["mean"]) / 255
+    ours = colour_jitter(images, np.stack(factors, axis=-1), golden[f"case{case}_order"])
+    ours = (255 * ours - golden["mean"]) / golden["std"]
+    np.testing.assert_allclose(ours, nhwc(golden[f"case{case}_out"]), rtol=0, atol=1.5e-5)
+
+
+@pytest.mark.parametrize("case", range(2))
+def test_golden_blur_of_daformer(case):
+    golden = np.load(vectors.FOLDER / "vfm-uda" / "daformer_blur.npz")
+    images, size = nhwc(golden[f"case{case}_image"]), tuple(int(side) for side in golden[f"case{case}_kernel"])
+    assert size == ops.blur_kernel_size(images.shape[1:3])
+    ours = gaussian_blur(images, golden[f"case{case}_sigma"][None], kernel_size=size)
+    np.testing.assert_allclose(ours, nhwc(golden[f"case{case}_out"]), rtol=0, atol=1e-5)

@@ -94,3 +94,12 @@ def test_mixing_keeps_every_bit():
     mixed = ops.mix(np.array([[[True, False], [False, True]]]), images, 255 - images)
     assert mixed.dtype == np.uint8
     np.testing.assert_array_equal(mixed[0, 0], [[0, 1, 2], [252, 251, 250]])
+
+
+def test_classes_of_the_whole_batch():
+    """Each image draws for itself from what all of them show."""
+    labels = np.stack([np.full((2, 2), value, np.uint8) for value in (1, 4, 7, 255)])
+    draw = jax.jit(lambda key: ops.choose_classes(key, labels, of_batch=True))
+    draws = np.stack([np.asarray(draw(jax.random.key(seed))) for seed in range(20)])
+    assert (draws.sum(-1) == 2).all() and set(np.flatnonzero(draws.any((0, 1)))) == {1, 4, 7, 255}
+    assert (draws != draws[:, :1]).any() and not draws.all(0).any()

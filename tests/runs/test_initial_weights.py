@@ -82,6 +82,7 @@ def test_convert_there_and_back(source, tmp_path, capsys):
         ("corda", "corda_resnet14", 3, {"width": 2, "initial_head": "aspp"}),
         ("dada", "dada_resnet14", 3, {"width": 2}),
         ("vgg16", "deeplab_v2_vgg16", 3, {"width": 2, "aspp_branches": 2}),
+        ("daformer", "daformer_mit_b0", 3, {"head_width": 4}),
         ("adaptsegnet_discriminator", "pixel_discriminator", 7, {"width": 4}),
         ("cyclegan_discriminator", "patch_discriminator", 5, {"width": 4}),
         ("cyclegan_generator", "translator", 8, {"width": 4, "blocks": 2}),

@@ -4,6 +4,7 @@ from uda_jax.losses.adversarial import adversarial
 from uda_jax.losses.association import aggregate, association_diagnostics, cycle_association
 from uda_jax.losses.depth import absolute_depth, berhu
 from uda_jax.losses.entropy import class_ratio_prior, entropy, entropy_map, hard_entropy
+from uda_jax.losses.feature_distance import feature_distance
 from uda_jax.losses.label_smoothing import adaptive_label_smoothing
 from uda_jax.losses.lovasz import grouped_lovasz_softmax, lovasz_softmax
 from uda_jax.losses.segmentation import cross_entropy, cross_entropy_map
@@ -23,6 +24,7 @@ __all__ = [
     "cycle_association",
     "entropy",
     "entropy_map",
+    "feature_distance",
     "grouped_lovasz_softmax",
     "hard_entropy",
     "lovasz_softmax",

@@ -10,6 +10,8 @@ features between the tasks, and depth with one head per domain, D_s for the sour
     difficulty      dw = clip(relu(1 - |D_s - D_t| / z_m) + 0.001, 0, 1),  1 without depth;  W = w dw / mean(dw)
     mixed           L_m = W CE(S, y_m) + W CE(S_i, y_m) + lambda_m [ berHu(D_m, z_m) + berHu(D_mi, z_m) ]
 
+With a weight of `masking` (MIC, arXiv 2212.01322) the student also learns y_t of target images that it sees in part.
+
 Where the two depth heads disagree the domains are taken to be far apart, and the pseudo-label counts less.
 """
 
@@ -23,6 +25,7 @@ from uda_jax import ops
 from uda_jax.errors import UserError
 from uda_jax.losses import berhu, cross_entropy
 from uda_jax.methods import base
+from uda_jax.methods.parts.masking import Masking, masked_parts
 from uda_jax.methods.parts.mixing import Mixed, Mixing, check_single_head, illustrate_mixing
 from uda_jax.methods.parts.teacher import MeanTeacher, init_with_teacher, predict_with_teacher
 from uda_jax.methods.parts.updates import Previous, single_player_step
@@ -65,7 +68,7 @@ class CorDA(base.SegmentationMethod):
         "Metres; source depth below it is invalid. 0, the released code's for SYNTHIA, takes every value as it is.",
         low=0.0,
     )
-
+    masking: Masking = config_field(Masking(weight=0.0), "Masked target images (MIC) as one more loss.")
     predict_with: str = config_field("student", "Network that predicts.", choices=("student", "teacher"))
 
     init, predict, illustrate = init_with_teacher, predict_with_teacher, illustrate_mixing
@@ -85,6 +88,7 @@ class CorDA(base.SegmentationMethod):
         outputs, teacher = self.teacher.forward(self, state, target["image"])
         logits = self.pseudo_label_logits(state.step, outputs)
         mixed, shares = self.mixing.label_and_mix(self.segmenter, state, batch, logits)
+        masked = masked_parts(self, state, batch, logits)
 
         def source_loss(params):
             model_state = state.model_state["segmenter"]
@@ -98,7 +102,7 @@ class CorDA(base.SegmentationMethod):
             return self.mixed_objective(outputs, batch, mixed), {"segmenter": model_state}
 
         student = self.player("segmenter", optimiser=self.optimiser)
-        state, metrics = single_player_step(state, student, source_loss, mixture_loss)
+        state, metrics = single_player_step(state, student, source_loss, mixture_loss, *masked)
         return self.teacher.update(teacher, state, self.accumulation), metrics | shares
 
     def pseudo_label_logits(self, step: jax.Array, outputs: Mapping[str, jax.Array]) -> jax.Array:

@@ -11,16 +11,18 @@ Take it first, where there are neither target labels nor depth.
 The paper compares with other masks M, CutMix's and CowMix's, with target images pasted onto each other ("naive mixing")
 and with no mixing at all.
 
+With a weight of `masking` (MIC, arXiv 2212.01322) the student also learns y_t of target images that it sees in part.
+
 The teacher runs in training mode, on the batch statistics of its target images; only its parameters are averaged.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from uda_jax.methods import base
 from uda_jax.methods.parts.forward import segmentation_losses
+from uda_jax.methods.parts.masking import Masking, masked_parts
 from uda_jax.methods.parts.mixing import Mixed, Mixing, as_picture, check_single_head, illustrate_mixing, mixed_loss
 from uda_jax.methods.parts.teacher import MeanTeacher, init_with_teacher, predict_with_teacher
 from uda_jax.methods.parts.updates import Previous, single_player_step
@@ -43,6 +45,7 @@ class Dacs(base.SegmentationMethod):
         choices=("source", "target"),
     )
     mixed_weight: float = config_field(1.0, "Weight of the cross entropy on mixed images; 0 = off.", low=0.0)
+    masking: Masking = config_field(Masking(weight=0.0), "Masked target images (MIC) as one more loss.")
     predict_with: str = config_field("student", "Network that predicts.", choices=("student", "teacher"))
 
     check, init, predict = check_single_head, init_with_teacher, predict_with_teacher
@@ -50,7 +53,9 @@ class Dacs(base.SegmentationMethod):
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration: the teacher labels the target, the student learns, the teacher is updated."""
         source = batch["source"]
-        mixed, shares, teacher = self._mixed(state, batch)
+        outputs, teacher = self.teacher.forward(self, state, batch["target"]["image"])
+        mixed, shares = self._mixed(state, batch, outputs["logits"])
+        masked = masked_parts(self, state, batch, outputs["logits"])
 
         def source_loss(params):
             model_state = state.model_state["segmenter"]
@@ -65,21 +70,20 @@ class Dacs(base.SegmentationMethod):
             return {"mixed": loss}, {"segmenter": model_state}
 
         student = self.player("segmenter", optimiser=self.optimiser)
-        state, metrics = single_player_step(state, student, source_loss, mixture_loss)
+        state, metrics = single_player_step(state, student, source_loss, mixture_loss, *masked)
         return self.teacher.update(teacher, state, self.accumulation), metrics | shares
 
-    def _mixed(self, state: base.TrainState, batch: base.Batch) -> tuple[Mixed, base.Metrics, dict[str, Any]]:
-        """Returns the mixed batch, what is shown of it, and the teacher after it has labelled the target."""
-        outputs, teacher = self.teacher.forward(self, state, batch["target"]["image"])
-        mixing = self.mixing.label_and_mix(self.segmenter, state, batch, outputs["logits"], pasted=self.pasted)
-        return *mixing, teacher
+    def _mixed(self, state: base.TrainState, batch: base.Batch, logits: jax.Array) -> tuple[Mixed, base.Metrics]:
+        """Returns the mixed batch and what is shown of it, of the teacher's logits on the target."""
+        return self.mixing.label_and_mix(self.segmenter, state, batch, logits, pasted=self.pasted)
 
     def illustrate(self, state: base.TrainState, batch: base.Batch) -> dict[str, jax.Array]:
         """Returns {"mixed": uint8 RGB [B, H, W, 3]} of the next step."""
         # What is pasted of the source does not depend on the teacher, who need not run then.
         if self.pasted == "source":
             return illustrate_mixing(self, state, batch)
-        return {"mixed": as_picture(self._mixed(state, batch)[0].image)}
+        outputs, _ = self.teacher.forward(self, state, batch["target"]["image"])
+        return {"mixed": as_picture(self._mixed(state, batch, outputs["logits"])[0].image)}
 
 
 METHOD = Dacs

@@ -32,7 +32,7 @@ BLOCKS = {
 # Those of basic blocks; the others have bottlenecks.
 BASIC = ("resnet34", "resnet18")
 # For layer-wise decay a stage is a layer.
-LAYERS = ("(conv|bn)1/", "layer1_", "layer2_", "layer3_", "layer4_")
+LAYERS = ("((conv|bn)1|stem_\\d)/", "layer1_", "layer2_", "layer3_", "layer4_")
 # Names of the maps, and of the parts whose activations may be recomputed.
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 EXPANSION = 4
@@ -44,7 +44,9 @@ GEOMETRIES = {
     32: ((1, 2, 2, 2), (1, 1, 1, 1)),
 }
 # Both styles have the same parameters, so weights of the wrong one load without an error and only accuracy suffers.
-STYLES = ("caffe", "torchvision")
+STYLES = ("caffe", "torchvision", "v1c")
+# The convolutions of its stem: their names and their norms', the share of the width, kernel and stride.
+V1C_STEM = (("stem_0", "stem_1", 2, 3, 2), ("stem_3", "stem_4", 2, 3, 1), ("stem_6", "stem_7", 1, 3, 1))
 INITIALISERS = {
     "normal": initialisers.normal(0.01),
     "he": initialisers.he_normal(),
@@ -65,7 +67,8 @@ class ResNetOptions(Options):
     )
     encoder_style: str = config_field(
         "caffe",
-        "Structure that the encoder's weights were trained with: the references' ('caffe') or torchvision's.",
+        "Structure that the encoder's weights were trained with: the references' ('caffe'), torchvision's, or "
+        "mmsegmentation's with a stem of three convolutions ('v1c').",
         choices=STYLES,
     )
     bn_mode: str = config_field(
@@ -183,7 +186,8 @@ class ResNet(nn.Module):
       dtype: type of the computation; parameters and statistics stay float32.
       style: "caffe" strides in a block's first 1x1 convolution, pools the stem in ceil mode and dilates a stage from
         its first block on. "torchvision", which its ImageNet weights need, strides in the 3x3 convolution, pools in
-        floor mode, and the first block of a dilated stage keeps the dilation of the stage before.
+        floor mode, and the first block of a dilated stage keeps the dilation of the stage before. "v1c" is the latter
+        with three 3x3 convolutions in place of the stem's one.
       basic: whether the blocks are `BasicBlock`s; otherwise they are `Bottleneck`s.
     """
 
@@ -220,8 +224,11 @@ class ResNet(nn.Module):
 
         def stem(module: nn.Module, x: jax.Array) -> jax.Array:
             del module  # Its parts become this module's as they are called.
-            x = Conv(self.width, 7, stride=2, padding=3, kernel_init=init, dtype=self.dtype, name="conv1")(x)
-            x = relu(BatchNorm(self.bn_mode, self.dtype, name="bn1")(x, train))
+            layers = V1C_STEM if self.style == "v1c" else (("conv1", "bn1", 1, 7, 2),)
+            for conv, norm, share, size, stride in layers:
+                options = {"stride": stride, "padding": size // 2, "kernel_init": init, "dtype": self.dtype}
+                x = Conv(self.width // share, size, name=conv, **options)(x)
+                x = relu(BatchNorm(self.bn_mode, self.dtype, name=norm)(x, train))
             return max_pool(x, 3, 1 if self.output_stride == 4 else 2, padding=1, ceil_mode=caffe)
 
         maps = {"stem": (x := (nn.remat(stem) if "stem" in recomputed else stem)(self, images))}

@@ -1,20 +1,24 @@
 """Pure array functions: arrays in, arrays out, no state, no gradient tricks."""
 
 from uda_jax.ops.augment import blur_kernel_size, colour_jitter, draw_jitter, gaussian_blur
+from uda_jax.ops.block_masks import block_grid, block_mask
 from uda_jax.ops.class_means import class_means
 from uda_jax.ops.classmix import choose_classes, classmix_mask, mix
 from uda_jax.ops.confusion import confusion_matrix
 from uda_jax.ops.depth import NO_SUPERVISION, inverse_depth, relative_inverse_depth
 from uda_jax.ops.entropy_ranking import entropy_score, rare_class_count, rare_class_normaliser, split_by_score
 from uda_jax.ops.image_pool import empty_pool, exchange_with_pool
+from uda_jax.ops.label_cells import majority_labels
 from uda_jax.ops.mix_masks import box_masks, cow_masks
-from uda_jax.ops.normalise import CONVENTIONS, denormalise, from_tanh, normalise, to_pixels
+from uda_jax.ops.normalise import CONVENTIONS, denormalise, from_tanh, mean_colour, normalise, to_pixels
 from uda_jax.ops.resize import resize_bilinear, resize_nearest_legacy
 from uda_jax.ops.self_information import self_information
 
 __all__ = [
     "CONVENTIONS",
     "NO_SUPERVISION",
+    "block_grid",
+    "block_mask",
     "blur_kernel_size",
     "box_masks",
     "choose_classes",
@@ -31,6 +35,8 @@ __all__ = [
     "from_tanh",
     "gaussian_blur",
     "inverse_depth",
+    "majority_labels",
+    "mean_colour",
     "mix",
     "normalise",
     "rare_class_count",

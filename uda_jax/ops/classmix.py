@@ -10,7 +10,9 @@ import jax.numpy as jnp
 VALUES = 256
 
 
-def choose_classes(key: jax.Array, labels: jax.Array, *, ignore_label: int | None = None) -> jax.Array:
+def choose_classes(
+    key: jax.Array, labels: jax.Array, *, ignore_label: int | None = None, of_batch: bool = False
+) -> jax.Array:
     """Draws half of the values that each image's label shows, uniformly and without replacement.
 
     Args:
@@ -18,11 +20,14 @@ def choose_classes(key: jax.Array, labels: jax.Array, *, ignore_label: int | Non
       labels: integer maps `[B, H, W]` in [0, 256).
       ignore_label: a value that is never drawn and does not count; None counts and draws every value, 255 included, as
         the released code does.
+      of_batch: whether values are those of the whole batch, for each image drawn anew, as in DAFormer's code.
 
     Returns:
       bool `[B, 256]`, indexed by label value: ceil(n / 2) of the n values that are present.
     """
     present = jax.vmap(lambda values: jnp.zeros(VALUES, bool).at[values].set(True))(_flat(labels))
+    if of_batch:
+        present = jnp.broadcast_to(jnp.any(present, axis=0, keepdims=True), present.shape)
     if ignore_label is not None:
         present = present.at[:, ignore_label].set(False)
     random_scores = jnp.where(present, jax.random.uniform(key, present.shape), jnp.inf)

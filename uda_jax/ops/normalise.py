@@ -62,6 +62,11 @@ def denormalise(images: jax.Array, convention: str) -> jax.Array:
     raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
 
 
+def mean_colour(convention: str) -> np.ndarray:
+    """Returns the RGB colour `[3]` on the scale of 0 to 255 that `normalise` maps to 0; raises as it does."""
+    return np.asarray(denormalise(np.zeros(3, np.float32), convention))
+
+
 def from_tanh(images: jax.Array) -> jax.Array:
     """Undoes `normalise` by "tanh": float images in -1..1, as a translator draws them, on the scale of 0 to 255."""
     return (images + 1.0) * 127.5

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from uda_jax import weights
 from uda_jax.errors import UserError
+from uda_jax.networks import mit
 
 _RESNETS = {23: "resnet101", 6: "resnet50", 1: "resnet14"}
 _BASIC_RESNETS = {6: "resnet34", 2: "resnet18"}
@@ -36,13 +37,17 @@ def describe(dialect: str, facts: Mapping[str, Any], params: Mapping[str, Any]) 
                 f"{last}"
             )
         name = f"{name.rpartition('_')[0]}_{known[blocks]}"
-        options |= {"width": _outputs(encoder["conv1"]), "encoder_style": facts["encoder_style"]}
+        stem = encoder["stem_6" if "stem_6" in encoder else "conv1"]
+        options |= {"width": _outputs(stem), "encoder_style": facts["encoder_style"]}
         if name.startswith("deeplab"):
             options["multi_level"] = "aux_head" in params
         if name.startswith("corda"):
             options["initial_head"] = "linear" if "kernel" in params["aux_head"] else "aspp"
     elif "conv_stem" in encoder:
         options["width"] = _outputs(encoder["conv_stem"])
+    elif "patch_embed1" in encoder:
+        name, own = _mix_transformer(dialect, name, encoder)
+        options |= own
     elif "conv1_1" in encoder:
         options["width"] = _outputs(encoder["conv1_1"])
     elif "fc3" in params:
@@ -51,11 +56,30 @@ def describe(dialect: str, facts: Mapping[str, Any], params: Mapping[str, Any]) 
         options["width"] = _outputs(params["conv1"])
         if name == "translator":
             options["blocks"] = sum(part.startswith("block_") for part in params)
-    if "head" in params:
+    if "conv_seg" in params.get("head", {}):
+        classes = _outputs(params["head"]["conv_seg"])
+        options["head_width"] = _outputs(params["head"]["embed_layers_0"]["proj"])
+    elif "head" in params:
         branch = params["head"]["branch_0"]
         classes = _outputs(branch)
         options |= {"aspp_branches": facts.get("aspp_branches"), "aspp_bias": "bias" in branch}
     return {"name": name, "num_classes": classes, "options": options}
+
+
+def _mix_transformer(dialect: str, name: str, encoder: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the name of a network on the Mix Transformer of this size, and the options of the size.
+
+    Raises:
+      UserError: an encoder of no known size.
+    """
+    blocks = tuple(sum(part.startswith(f"block{stage}_") for part in encoder) for stage in range(1, 5))
+    width = _outputs(encoder["patch_embed1"]["proj"])
+    size = next((size for size, known in mit.SIZES.items() if known == (width, blocks)), None)
+    if size is None:
+        raise UserError(
+            f"{dialect} weights: {width} channels and {blocks} blocks per stage; known encoders: {', '.join(mit.SIZES)}"
+        )
+    return f"{name.partition('_')[0]}_{size}", {"width": width, "blocks": blocks}
 
 
 def example(network: Mapping[str, Any], params: Mapping[str, Any]) -> jax.ShapeDtypeStruct:

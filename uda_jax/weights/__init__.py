@@ -56,15 +56,17 @@ def from_torch(state_dict: Mapping[str, np.ndarray], dialect: str) -> dict[str, 
       UserError: an unknown dialect, a name without a rule, a missing name, or a tensor of another type or shape than
         the rest of the state dict implies.
     """
-    forms, where = _lookup(dialect).forms, f"{dialect} weights"
+    forms, _, rearrangement = _lookup(dialect)
+    where = f"{dialect} weights"
     domain_specific = next((name for name in state_dict if ".norm_layers." in name), None)
     if domain_specific:
         raise UserError(
             f"{where}: '{domain_specific}' is a batch norm of one domain (0 source, 1 target); choose one with "
             "weights.select_domain or 'uda convert --domain'"
         )
-    tensors = rules.match(forms, state_dict, rules.TORCH, where)
     arrays = {name: np.asarray(array) for name, array in state_dict.items()}
+    arrays = rearrangement.to_original(arrays) if rearrangement else arrays
+    tensors = rules.match(forms, arrays, rules.TORCH, where)
     rules.check(tensors, arrays, rules.TORCH, where)
     return nest({t.flax: t.layout.to_flax(arrays[t.torch]) for t in tensors if not t.counter})
 
@@ -82,14 +84,16 @@ def to_torch(variables: Mapping[str, Any], dialect: str) -> dict[str, np.ndarray
     Raises:
       UserError: an unknown dialect, or variables that are not a network of this dialect.
     """
-    forms, where = _lookup(dialect).forms, f"{dialect} weights"
+    forms, _, rearrangement = _lookup(dialect)
+    where = f"{dialect} weights"
     arrays = {path: np.asarray(leaf) for path, leaf in flatten(variables)}
     tensors = rules.match(forms, arrays, rules.FLAX, where)
     rules.check(tensors, arrays, rules.FLAX, where)
-    return {
+    state_dict = {
         tensor.torch: np.zeros((), np.int64) if tensor.counter else tensor.layout.to_torch(arrays[tensor.flax])
         for tensor in tensors
     }
+    return rearrangement.from_original(state_dict) if rearrangement else state_dict
 
 
 def dialects() -> list[str]:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from uda_jax.weights import efficientnet
+from uda_jax.weights import mix_transformer as mit
 from uda_jax.weights.rules import Axis, Form, Group, Rule, batch_norm, conv, dense, transposed_conv
 
 
@@ -13,7 +15,8 @@ class CheckpointInfo(NamedTuple):
       aspp_branches: dilated convolutions that a classifier sums, or None where there is no such classifier. All four
         are in every file.
       encoder_style: "caffe" (the stride of a stage is in its first 1x1 convolution, the stem's pool in ceil mode) or
-        "torchvision" (in the 3x3 convolution, floor mode); None for a network without ResNet.
+        "torchvision" (in the 3x3 convolution, floor mode) or "v1c" (the same, its stem of three convolutions); None for
+        a network without ResNet.
       input_norm: convention of `ops.normalise` for the images, or None for a network that reads other maps.
       files: names of published files, as far as they are known.
     """
@@ -26,10 +29,11 @@ class CheckpointInfo(NamedTuple):
 
 
 class Dialect(NamedTuple):
-    """A family of checkpoints: its forms (most have one) and what its files do not say."""
+    """A family of checkpoints: its forms (most have one), what its files do not say, and how their tensors are cut."""
 
     forms: tuple[Form, ...]
     info: CheckpointInfo
+    rearrangement: mit.Rearrangement | None = None
 
 
 def _bottleneck(torch: str, flax: str, into: Axis, planes: Axis, out: Axis) -> list[Rule]:
@@ -60,9 +64,13 @@ def _bottlenecks(torch: str, flax: str, into: Axis, planes: Axis, out: Axis) -> 
     return Group(rules)
 
 
-def _resnet(prefix: str = "") -> list[Group]:
+def _resnet(prefix: str = "", *, deep_stem: bool = False) -> list[Group]:
     """The ResNet encoder without classifier, of any depth; Caffe's style and torchvision's have the same names."""
-    stem = conv(f"{prefix}conv1", "encoder/conv1", "stem", 3, 7) + batch_norm(f"{prefix}bn1", "encoder/bn1", "stem")
+    stem = (
+        _v1c_stem()
+        if deep_stem
+        else conv(f"{prefix}conv1", "encoder/conv1", "stem", 3, 7) + batch_norm(f"{prefix}bn1", "encoder/bn1", "stem")
+    )
     stages = [
         _bottlenecks(f"{prefix}layer{s}", f"encoder/layer{s}", into, f"planes{s}", f"stage{s}")
         for s, into in enumerate(("stem", "stage1", "stage2", "stage3"), 1)
@@ -80,28 +88,12 @@ def _basic_resnet() -> Form:
     return [Group(stem), *stages, Group(dense("fc", "fc", "classes", "p4"), optional=True)]
 
 
-# Blocks of EfficientNet-Lite0 by stage, and the size of their depthwise kernels.
-_LITE_STAGES = ((1, 3), (2, 3), (2, 5), (3, 3), (3, 5), (4, 5), (1, 3))
-
-
-def _efficientnet_lite() -> Form:
-    """EfficientNet-Lite0 with its ImageNet classifier, which no network here reads."""
-    rules = conv("_conv_stem", "encoder/conv_stem", "stem", 3, 3) + batch_norm("_bn0", "encoder/bn0", "stem")
-    block, into = 0, "stem"
-    for stage, (count, size) in enumerate(_LITE_STAGES, 1):
-        for _ in range(count):
-            torch, flax, wide = f"_blocks.{block}", f"encoder/blocks_{block}", f"wide{block}" if block else into
-            if block:
-                rules += conv(f"{torch}._expand_conv", f"{flax}/expand_conv", wide, into, 1)
-                rules += batch_norm(f"{torch}._bn0", f"{flax}/bn0", wide)
-            rules += conv(f"{torch}._depthwise_conv", f"{flax}/depthwise_conv", wide, 1, size)
-            rules += batch_norm(f"{torch}._bn1", f"{flax}/bn1", wide)
-            out = f"stage{stage}"
-            rules += conv(f"{torch}._project_conv", f"{flax}/project_conv", out, wide, 1)
-            rules += batch_norm(f"{torch}._bn2", f"{flax}/bn2", out)
-            block, into = block + 1, out
-    head = conv("_conv_head", "imagenet_head/conv", "head", into, 1) + batch_norm("_bn1", "imagenet_head/bn", "head")
-    return [Group(rules), Group(head + dense("_fc", "imagenet_head/fc", "classes", "head"), optional=True)]
+def _v1c_stem() -> list[Rule]:
+    rules = []
+    for i, (into, out) in enumerate(((3, "narrow"), ("narrow", "narrow"), ("narrow", "stem"))):
+        rules += conv(f"stem.{3 * i}", f"encoder/stem_{3 * i}", out, into, 3)
+        rules += batch_norm(f"stem.{3 * i + 1}", f"encoder/stem_{3 * i + 1}", out)
+    return rules
 
 
 def _classifier(
@@ -199,9 +191,9 @@ def _deeplab_vgg() -> Form:
     return [Group(rules), _conv2d_list("classifier", "head", "fc")]
 
 
-def _torchvision_resnet() -> Form:
+def _torchvision_resnet(**options) -> Form:
     # The ImageNet classifier, which no network here reads; kept so that the way back is exact.
-    return [*_resnet(), Group(dense("fc", "fc", "classes", "stage4"), optional=True)]
+    return [*_resnet(**options), Group(dense("fc", "fc", "classes", "stage4"), optional=True)]
 
 
 def _caffe_resnet() -> Form:
@@ -254,6 +246,10 @@ def _imagenet_info(network: str, *files: str) -> CheckpointInfo:
     return CheckpointInfo(network, None, None if "vgg" in network else "torchvision", "imagenet_rgb", files)
 
 
+def _mit_info(network: str, *files: str) -> CheckpointInfo:
+    return CheckpointInfo(network, input_norm="imagenet_rgb", files=files)
+
+
 # A checkpoint does not tell how many branches its classifiers sum: 2 with AdaptSegNet's, 4 with ADVENT's weights. So
 # the two families are two dialects although they share their names.
 DIALECTS = {
@@ -294,9 +290,15 @@ DIALECTS = {
     ),
     "dada": Dialect((_dada(),), _deeplab_info(4, network="dada_resnet101")),
     "efficientnet_lite0": Dialect(
-        (_efficientnet_lite(),),
+        (efficientnet.LITE0,),
         CheckpointInfo("pyramid_efficientnet_lite0", input_norm="lite_rgb", files=("efficientnet-lite0-57934424.pth",)),
     ),
+    "daformer": Dialect((mit.DAFORMER,), _mit_info("daformer_mit_b5")),
+    "hrda": Dialect((mit.HRDA,), _mit_info("hrda_mit_b5")),
+    # ImageNet's encoder under the names of its authors, of mmsegmentation and of the hub (transformers).
+    "mit": Dialect((mit.ORIGINAL,), _mit_info("daformer_mit_b5", *(f"mit_b{size}.pth" for size in range(6)))),
+    "mit_hub": Dialect((mit.HUB,), _mit_info("daformer_mit_b5"), mit.HUB_MATRICES),
+    "mit_mmseg": Dialect((mit.MMSEG,), _mit_info("daformer_mit_b5"), mit.MMSEG_MATRICES),
     "plca": Dialect((_plca(),), _deeplab_info(4)),
     "semantic_discriminator": Dialect((_semantic_discriminator(),), CheckpointInfo("semantic_discriminator")),
     "torchvision_resnet18": Dialect(
@@ -316,6 +318,11 @@ DIALECTS = {
         _imagenet_info("deeplab_v2_resnet50", "resnet50-0676ba61.pth", "resnet50-19c8e357.pth"),
     ),
     "torchvision_vgg16": Dialect((_torchvision_vgg(),), _imagenet_info("deeplab_v2_vgg16", "vgg16-397923af.pth")),
+    # ImageNet's encoder of mmsegmentation, torchvision's with a stem of three convolutions.
+    "v1c_resnet101": Dialect(
+        (_torchvision_resnet(deep_stem=True),),
+        CheckpointInfo("deeplab_v2_resnet101", None, "v1c", "imagenet_rgb", ("resnet101_v1c.pth",)),
+    ),
     "vgg16": Dialect(
         (_deeplab_vgg(),), _deeplab_info(2, "GTA2Cityscapes_vgg-ac4ac9f6.pth", network="deeplab_v2_vgg16")
     ),

@@ -14,7 +14,7 @@ from uda_jax.weights.dialects import CheckpointInfo
 VALUES: dict[str, tuple[Any, ...]] = {
     "input_norm": ("caffe_bgr", "imagenet_rgb", "lite_rgb", "tanh"),
     "aspp_branches": tuple(range(1, 5)),
-    "encoder_style": ("caffe", "torchvision"),
+    "encoder_style": ("caffe", "torchvision", "v1c"),
 }
 
 

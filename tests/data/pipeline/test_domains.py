@@ -298,7 +298,7 @@ def test_mixtures_and_rare_classes_in_config_files_and_overrides(tmp_path):
             {"images_from": "x", "fields": ["image", "image_next"]},
             r"config\.images_from: expected None, since 'config\.fields' has image_next",
         ),
-        ({"fit": "squeeze"}, r"config\.fit: expected one of 'stretch', 'pad', got 'squeeze'"),
+        ({"fit": "squeeze"}, r"config\.fit: expected one of 'stretch', 'pad', 'inside', got 'squeeze'"),
         ({"image_resampling": "nearest"}, r"config\.image_resampling: expected one of 'bicubic', 'bilinear'"),
         ({"disparity_resampling": "bicubic"}, r"config\.disparity_resampling: expected one of 'nearest', 'bilinear'"),
         ({"count": 0}, r"config\.count: expected an integer >= 1, got 0"),

@@ -278,3 +278,21 @@ def test_frames_of_two_sizes_cannot_be_mixed(batch):
 def test_every_field_is_described():
     for section in (Dacs, Mixing, MeanTeacher, StrongAugmentation):
         assert all(field.metadata["text"] for field in dataclasses.fields(section))
+
+
+@pytest.mark.parametrize(("order", "sigma"), [("batch", "image"), ("image", "batch")])
+def test_what_is_drawn_for_a_batch_and_what_for_each_image(order, sigma):
+    """Brightness before contrast, or after it; a point that is blurred by one Gaussian, or by several."""
+    options = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.0, "hue": 0.0, "jitter": 1.0, "blur": 0.0}
+    section, key = StrongAugmentation(**options, order=order, sigma=sigma), jax.random.key(0)
+    found = np.asarray(jax.jit(section.apply)(key, np.full((16, 2, 2, 3), 127.5, np.float32)))[:, 0, 0, 0] / 255
+    spans = {name: options[name] for name in ("brightness", "contrast", "saturation", "hue")}
+    brightness, contrast = np.asarray(ops.draw_jitter(jax.random.split(key, 4)[0], 16, **spans)[0])[:, :2].T
+    first, second = (0.5 + brightness - 1) * contrast, 0.5 * contrast + brightness - 1
+    is_first = np.isclose(found, first, atol=1e-4)
+    assert (is_first | np.isclose(found, second, atol=1e-4)).all()
+    assert len(set(is_first.tolist())) == (1 if order == "batch" else 2)
+    point = np.zeros((4, 30, 30, 3), np.float32)
+    point[:, 15, 15] = 255.0
+    blurred = jax.jit(dataclasses.replace(section, jitter=0.0, blur=1.0).apply)(key, point)
+    assert len(np.unique(np.asarray(blurred)[:, 15, 15, 0])) == (4 if sigma == "image" else 1)

@@ -6,6 +6,7 @@ Domains have names: source, labelled_target and target; and further ones of a ki
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from uda_jax.data.base import MAPS, Dataset, is_value_of_image, map_names
 from uda_jax.data.io import places
 from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
+from uda_jax.data.pipeline.margins import NAME, Margins
 from uda_jax.data.pipeline.other_images import OtherImages
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.data.pipeline.transforms import Resampling
@@ -70,10 +72,15 @@ class Domain:
         None, "(height, width) in pixels to resize frames to; None keeps theirs.", low=1
     )
     fit: str = config_field(
-        "stretch", "How frames of another aspect ratio get that size; pad fills the rest.", choices=("stretch", "pad")
+        "stretch",
+        "How frames of another aspect ratio get that size; pad fills the rest, inside leaves it away, before a crop.",
+        choices=("stretch", "pad", "inside"),
     )
     image_resampling: str = config_field(
-        "bicubic", "Rule by which images are resized.", choices=("bicubic", "bilinear")
+        "bicubic",
+        "Rule by which images are resized; opencv, bilinear without antialiasing, goes for labels and all else, too "
+        "(mmsegmentation, DAFormer).",
+        choices=("bicubic", "bilinear", "opencv"),
     )
     disparity_resampling: str = config_field(
         "nearest",
@@ -91,6 +98,19 @@ class Domain:
         low=1,
     )
     crop: tuple[int, int] | None = config_field(None, "(height, width) in pixels of the random crop.", low=1)
+    crop_max_share: float = config_field(
+        1.0,
+        "Share of a crop's labelled pixels that a class may not fill; up to ten crops are drawn until none does and "
+        "there are two classes (mmsegmentation: 0.75). 1 = any crop will do.",
+        low=0.01,
+        high=1.0,
+    )
+    margins: tuple[int, int, int, int] | None = config_field(
+        None,
+        "Pixels at the top, bottom, left and right of a resized frame in which the map 'distrust', which fields then "
+        "has, is 1: pseudo-labels there do not count (DAFormer).",
+        low=0,
+    )
     flip: bool = config_field(False, "Whether to mirror frames left and right at random.")
     rare_classes: RareClasses | None = config_field(
         None, "How to draw frames by the classes they show, rare ones more often; None draws all frames alike."
@@ -124,6 +144,10 @@ class Domain:
             raise UserError(f"{path}.resize_label: expected True together with scale, crop or flip, got False")
         if self.fit == "pad" and self.size is None:
             raise UserError(f"{path}.fit: expected 'stretch' without a size, got 'pad'")
+        if self.fit == "inside" and self.crop is None:
+            raise UserError(f"{path}.crop: expected a size, since '{path}.fit' makes frames of many sizes, got None")
+        if self.margins is not None and NAME not in self.fields:
+            raise UserError(f"{path}.margins: expected None, since '{path}.fields' has no {NAME}, got {self.margins}")
         if self.images_from is not None:
             # Other pictures may have another size, and there are none of the frames before and after.
             for field in self.fields:
@@ -131,6 +155,8 @@ class Domain:
                     raise UserError(
                         f"{path}.images_from: expected None, since '{path}.fields' has {field}, got a value"
                     )
+        if self.crop_max_share < 1 and (self.crop is None or "label" not in self.fields):
+            raise UserError(f"{path}.crop_max_share: expected 1.0 without crops of labels, got {self.crop_max_share}")
         for field in ("labels_from", "rare_classes"):
             if getattr(self, field) is not None and "label" not in self.fields:
                 raise UserError(f"{path}.{field}: expected None, since '{path}.fields' has no label, got a value")
@@ -193,6 +219,8 @@ def open_domain(domain: Domain, path: str = "domain") -> Dataset:
             dataset = OtherImages(dataset, domain.images_from)
         if domain.labels_from is not None:
             dataset = PseudoLabelled(dataset, domain.labels_from, domain.size)
+        if domain.margins is not None:
+            dataset = Margins(dataset, domain.margins, functools.partial(resized_size, domain))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     require_maps(dataset, domain, path)
@@ -220,6 +248,13 @@ def resized(example: dict[str, Any], domain: Domain) -> dict[str, Any]:
         if not is_value_of_image(field, found[field].shape, example["image"].shape):
             found[field] = transforms.extended(found[field], padded_size(domain, found[field].shape[:2]), field)
     return found
+
+
+def resized_size(domain: Domain, size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the (height, width) that a domain gives to an image of a size, without what `resized` adds to it."""
+    if domain.size is None:
+        return size
+    return transforms.fitted(size, domain.size, domain.fit)
 
 
 def passed_over(domain: Domain, path: str) -> list[str]:

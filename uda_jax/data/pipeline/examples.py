@@ -142,7 +142,7 @@ def _examples(dataset: Dataset, domain: Domain, path: str, seed: str) -> tuple[g
 
 def augmentation(domain: Domain) -> Augment:
     """Returns the random steps that a domain asks for, in the order of the methods' own code."""
-    crop = [transforms.RandomCrop(domain.crop)] if domain.crop is not None else []
+    crop = [transforms.RandomCrop(domain.crop, domain.crop_max_share)] if domain.crop is not None else []
     flip = [transforms.HorizontalFlip()] if domain.flip else []
     if domain.short_side is not None:
         return Augment((transforms.RandomShortSide(*domain.short_side, domain.resampling), *flip, *crop))

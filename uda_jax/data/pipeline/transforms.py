@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from uda_jax.data.base import MAPS, is_value_of_image, map_names
+from uda_jax.data.labels.label_spaces import IGNORE
+from uda_jax.data.pipeline import opencv
 
 Example = dict[str, Any]
 Size = tuple[int, int]
@@ -24,13 +26,18 @@ RULES = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+# Of images, beside the keys of `RULES`.
+OPENCV = "opencv"
+# Times that a crop of few classes is drawn anew (mmsegmentation).
+REDRAWN = 10
 
 
 class Resampling(NamedTuple):
     """Pillow's rules, keys of `RULES`, for the maps where the papers differ; `base.MAPS` fixes those of all others.
 
     Attributes:
-      image: "bicubic" is the rule of AdaptSegNet, ADVENT and those that build on them.
+      image: "bicubic" is the rule of AdaptSegNet, ADVENT and those that build on them. "opencv", that of mmsegmentation
+        and DAFormer, is bilinear without antialiasing and goes for all other maps, too: see `opencv`.
       disparity: "bilinear" is what CorDA has for GTA5, if with Pillow's antialiasing in place of OpenCV's two taps; it
         blurs invalid values into their neighbours.
     """
@@ -38,10 +45,13 @@ class Resampling(NamedTuple):
     image: str = "bicubic"
     disparity: str = "nearest"
 
-    def rule(self, name: str) -> Image.Resampling:
-        """Returns the rule for the map of a name."""
+    def apply(self, name: str, array: np.ndarray, size: Size) -> np.ndarray:
+        """Returns the map of a name at a size (height, width)."""
         own = {"image": self.image, "disparity": self.disparity}
-        return RULES[own.get(MAPS[name].resampling, MAPS[name].resampling)]
+        rule = own.get(MAPS[name].resampling, MAPS[name].resampling)
+        if self.image == OPENCV:
+            return opencv.nearest(array, size) if rule == "nearest" else opencv.linear(array, size)
+        return np.asarray(Image.fromarray(array).resize((size[1], size[0]), RULES[rule]))
 
 
 _DEFAULT = Resampling()
@@ -63,21 +73,22 @@ def resize(
       size: (height, width) of the result.
       maps: which of the maps to resize; None: all. Evaluation leaves labels alone: scores are interpolated to them.
       resampling: the rules of images (antialiased when shrinking) and of disparity.
-      fit: "stretch", or "pad" to keep the aspect ratio of the image: the frame is as large as fits, at the top left,
-        and the rest is black, ignored and invalid (DADA's rule for Mapillary).
+      fit: "stretch", or "inside" to keep the aspect ratio of the image: the frame is as large as fits (mmsegmentation);
+        or "pad": the same at the top left, and the rest is black, ignored and invalid (DADA's rule for Mapillary).
 
     Returns:
       The example with its maps resized; those that have the size already are passed on as they are.
     """
     have = example["image"].shape[:2]
-    inner = inside(have, size) if fit == "pad" else size
+    inner = fitted(have, size, fit)
+    whole = size if fit == "pad" else inner
 
     def resized(name: str, array: np.ndarray) -> np.ndarray:
-        if array.shape[:2] == tuple(size):
+        if array.shape[:2] == tuple(whole):
             return array
         if array.shape[:2] != tuple(inner):
-            array = np.asarray(Image.fromarray(array).resize((inner[1], inner[0]), resampling.rule(name)))
-        return extended(array, size, name)
+            array = resampling.apply(name, array, inner)
+        return extended(array, whole, name)
 
     # The centre of the first pixel is (0, 0), its corner (-1/2, -1/2), which stays where it is.
     rows, columns = inner[0] / have[0], inner[1] / have[1]
@@ -120,11 +131,25 @@ class RandomCrop:
 
     A frame smaller than the window is first extended at the bottom and the right by what `base.MAPS` fills each map
     with: image black, label ignored (255), depth and disparity invalid (0).
+
+    Attributes:
+      size: of the window.
+      max_share: below 1, a window is drawn anew, up to ten times, where a class fills that share of its labelled pixels
+        or is the only one (mmsegmentation). How often then depends on the labels.
     """
 
     size: Size
+    max_share: float = 1.0
 
     def __call__(self, example: Example, generator: np.random.Generator) -> Example:
+        window = self._window(example, generator)
+        for _ in range(REDRAWN if self.max_share < 1 and "label" in example else 0):
+            if _is_varied(window["label"], self.max_share):
+                break
+            window = self._window(example, generator)
+        return window
+
+    def _window(self, example: Example, generator: np.random.Generator) -> Example:
         height, width = example["image"].shape[:2]
         top = int(generator.integers(max(0, height - self.size[0]) + 1))
         left = int(generator.integers(max(0, width - self.size[1]) + 1))
@@ -182,10 +207,27 @@ def _each_map(
     return changed
 
 
+def _is_varied(label: np.ndarray, max_share: float) -> bool:
+    """Whether labels show two classes or more, none of which fills a share of the labelled pixels."""
+    counts = np.bincount(label[label != IGNORE])
+    return np.count_nonzero(counts) > 1 and counts.max() < max_share * counts.sum()
+
+
 def _scaled(example: Example, factor: float, resampling: Resampling) -> Example:
     height, width = example["image"].shape[:2]
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     return resize(example, size, resampling=resampling)
+
+
+def fitted(have: Size, size: Size, fit: str) -> Size:
+    """Returns the size that `resize` gives to a frame, before it is padded.
+
+    What fits "inside" may lie on its side: mmsegmentation compares the longer sides, and the shorter ones.
+    """
+    if fit == "stretch":
+        return tuple(size)
+    lying = (have[0] < have[1]) != (size[0] < size[1])
+    return inside(have, size[::-1] if fit == "inside" and lying else size)
 
 
 def inside(have: Size, size: Size) -> Size:

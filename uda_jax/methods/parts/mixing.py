@@ -32,6 +32,13 @@ class StrongAugmentation:
     blur_sigma: tuple[float, float] = config_field(
         (0.15, 1.15), "Bounds of the Gaussian's standard deviation, in pixels.", low=0.01
     )
+    # kornia draws one order per call. DACS calls it for a batch, DAFormer for each mixed image, MIC for a batch again.
+    order: str = config_field(
+        "batch", "Whether the jitter's order is drawn for a batch or for each image.", choices=("batch", "image")
+    )
+    sigma: str = config_field(
+        "image", "Whether the blur's deviation is drawn for a batch or for each image.", choices=("batch", "image")
+    )
 
     def check(self, path: str) -> None:
         """Raises a UserError if the bounds are in the wrong order."""
@@ -45,12 +52,17 @@ class StrongAugmentation:
 
         def jittered(x: jax.Array) -> jax.Array:
             spans = {name: getattr(self, name) for name in ("brightness", "contrast", "saturation", "hue")}
-            return 255.0 * ops.colour_jitter(x / 255.0, *ops.draw_jitter(jitter_key, count, **spans))
+            factors, order = ops.draw_jitter(jitter_key, count, **spans)
+            if self.order == "batch":
+                return 255.0 * ops.colour_jitter(x / 255.0, factors, order)
+            orders = jax.vmap(lambda i: jax.random.permutation(jax.random.fold_in(jitter_key, i), 4))(jnp.arange(count))
+            alone = lambda x, factors, order: ops.colour_jitter(x[None], factors[None], order)[0]  # noqa: E731
+            return 255.0 * jax.vmap(alone)(x / 255.0, factors, orders)
 
         def blurred(x: jax.Array) -> jax.Array:
             low, high = self.blur_sigma
-            sigmas = jax.random.uniform(blur_key, (count,), minval=low, maxval=high)
-            return ops.gaussian_blur(x, sigmas, ops.blur_kernel_size(size))
+            drawn = jax.random.uniform(blur_key, (count if self.sigma == "image" else 1,), minval=low, maxval=high)
+            return ops.gaussian_blur(x, jnp.broadcast_to(drawn, (count,)), ops.blur_kernel_size(size))
 
         # Conditions rather than selections: what is off costs nothing.
         images = images.astype(jnp.float32)
@@ -97,6 +109,12 @@ class Mixing:
     )
     # In the released code unlabelled pixels are one of an image's classes; the line against it is commented out.
     mix_ignored: bool = config_field(True, "Whether the ignored pixels of a source image count as one of its classes.")
+    classes_of: str = config_field(
+        "image",
+        "Whether half of the classes of each source image are pasted (DACS) or of those of all images of the batch, of "
+        "which an image may lack some (DAFormer).",
+        choices=("image", "batch"),
+    )
     augmentation: StrongAugmentation = config_field(StrongAugmentation(), "Colours of the mixed images.")
 
     def check(self, path: str) -> None:
@@ -114,7 +132,8 @@ class Mixing:
         """
         mask, image = self.mixed_images(state, batch)
         label = ops.mix(mask, batch["source"]["label"].astype(jnp.int32), labels)
-        return Mixed(mask, image, label, self.pixel_weights(mask, confidence))
+        weight = self.pixel_weights(mask, confidence, batch["target"].get("distrust"))
+        return Mixed(mask, image, label, weight)
 
     def mix_targets(self, state: TrainState, images: jax.Array, labels: jax.Array, confidence: jax.Array) -> Mixed:
         """Pastes target images onto each other, each onto the next one of the batch: DACS's "naive mixing".
@@ -150,7 +169,8 @@ class Mixing:
         """Returns M `[B, H, W]` for images to paste, with labels `[B, H, W]`."""
         match self.masks:
             case "classes":
-                chosen = ops.choose_classes(key, labels, ignore_label=None if self.mix_ignored else 255)
+                options = {"ignore_label": None if self.mix_ignored else 255, "of_batch": self.classes_of == "batch"}
+                chosen = ops.choose_classes(key, labels, **options)
                 return ops.classmix_mask(labels, chosen)
             case "box":
                 return ops.box_masks(key, len(labels), labels.shape[1:])
@@ -158,11 +178,22 @@ class Mixing:
                 return ops.cow_masks(key, len(labels), labels.shape[1:], self.cow_sigma)
         return jnp.zeros(labels.shape, bool)
 
-    def pixel_weights(self, mask: jax.Array, confidence: jax.Array) -> jax.Array:
-        """Returns w `[B, H, W]`: 1 where M, elsewhere by the confidence of the pseudo-labels."""
+    def pixel_weights(self, mask: jax.Array, confidence: jax.Array, distrust: jax.Array | None = None) -> jax.Array:
+        """Returns w `[B, H, W]`: 1 where M, elsewhere by `target_weights`."""
+        return jnp.where(mask, 1.0, self.target_weights(confidence, distrust))
+
+    def target_weights(self, confidence: jax.Array, distrust: jax.Array | None = None) -> jax.Array:
+        """Returns how far pseudo-labels count, `[B, H, W]`: by their confidence, and nothing in distrusted pixels.
+
+        Distrusted pixels count towards the share of confident ones all the same, as in DAFormer's code.
+
+        Args:
+          confidence: the probabilities of the labels `[B, H, W]`.
+          distrust: the map of that name, 1 where a label is to be left out, 0 elsewhere; None = nowhere.
+        """
         trusted = (confidence >= self.threshold).astype(jnp.float32)
-        confidence_weight = {"threshold_uniform": jnp.mean(trusted), "threshold": trusted, "none": 1.0}
-        return jnp.where(mask, 1.0, confidence_weight[self.pixel_weight])
+        weights = {"threshold_uniform": jnp.mean(trusted), "threshold": trusted, "none": 1.0}[self.pixel_weight]
+        return jnp.broadcast_to(weights if distrust is None else weights * (1.0 - distrust), confidence.shape)
 
     def label_and_mix(
         self, segmenter: Segmenter, state: TrainState, batch: Batch, logits: jax.Array, *, pasted: str = "source"

@@ -27,6 +27,11 @@ class MeanTeacher:
         high=1,
     )
 
+    # DACS counts the update after step i as t = i, DAFormer, which averages before a step, as t = i + 1.
+    first_update: int = config_field(
+        0, "t of the update after the first step: with 0 the teacher is the student then, with 1 half of it.", low=0
+    )
+
     def init(self, state: TrainState) -> TrainState:
         """Returns the first state with a teacher that equals the student, in memory of its own: a step donates both."""
         return state.replace(teacher=jax.tree.map(jnp.copy, _student(state)))
@@ -59,8 +64,8 @@ class MeanTeacher:
           state: the state after the student's step.
           accumulation: batches per update.
         """
-        step, before = state.step - 1, teacher["params"]
-        moved = exponential_moving_average(before, state.params["segmenter"], step // accumulation, self.alpha)
+        updates, before = (state.step - 1) // accumulation + self.first_update, teacher["params"]
+        moved = exponential_moving_average(before, state.params["segmenter"], updates, self.alpha)
         if accumulation > 1:
             updated = state.step % accumulation == 0
             moved = jax.tree.map(lambda old, new: jnp.where(updated, new, old), before, moved)
