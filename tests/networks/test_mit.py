@@ -1,17 +1,15 @@
-"""The Mix Transformer: golden outputs of the released code, sizes, what training drops, the depthwise convolution."""
+"""The Mix Transformer: golden outputs of the released code, sizes, what training drops."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import vectors
-from jax import lax
 from vectors import assert_map_close, nhwc
 
 from uda_jax import networks, weights
 from uda_jax.errors import UserError
 from uda_jax.networks import mit
-from uda_jax.networks.depthwise import depthwise_convolve
 
 GOLDEN = vectors.FOLDER / "daformer"
 TINY = {"width": 4, "blocks": (2, 1, 1, 1)}
@@ -117,25 +115,6 @@ def test_drop_path_scales_what_is_kept():
     kept = np.abs(dropped).max(axis=(1, 2, 3)) > 0
     assert 0.2 < kept.mean() < 0.8
     np.testing.assert_allclose(dropped[kept], 2 * plain[kept], rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("dilation", [1, 6])
-def test_depthwise_convolution_and_its_gradients(dilation):
-    x = jax.random.normal(jax.random.key(0), (2, 5, 7, 3))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 3))
-
-    def grouped(x, kernel):
-        return lax.conv_general_dilated(
-            x, kernel, (1, 1), [(dilation, dilation)] * 2, rhs_dilation=(dilation, dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=3,
-        )  # fmt: skip
-
-    def both(function):
-        loss = lambda x, k: jnp.sum(jnp.sin(function(x, k)))  # noqa: E731
-        return function(x, kernel), jax.grad(loss, (0, 1))(x, kernel)
-
-    ours, expected = both(lambda x, k: depthwise_convolve(x, k, dilation)), both(grouped)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, expected)
 
 
 def test_low_precision_keeps_masters():
