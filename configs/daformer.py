@@ -12,9 +12,8 @@ With `gta5_cityscapes,deeplab` the network is DeepLab-v2 (published 56.0), from 
 weights/resnet101_v1c.pth.
 
 The other settings train from scratch, with the network that all methods have there, so that rows compare, and without a
-distance to features that nobody has learnt before. On images of your own, with weights/mit_b2.pth, add
-`--config.method.segmenter.name=daformer_mit_b2 --config.method.optimiser.name=adamw
---config.init_from.segmenter.path=weights/mit_b2.pth --config.init_from.segmenter.fresh="('head',)"`.
+distance to features that nobody has learnt before. `folder,mit` starts from a transformer half as large, in
+weights/mit_b2.pth, with the papers' optimiser.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +23,11 @@ from uda_jax.config import with_method
 from uda_jax.methods.daformer import DAFormer
 
 # Row name and network.
-VARIANTS = {"": ("daformer", transformers.MIT), "deeplab": ("daformer/deeplab", transformers.DEEPLAB)}
+VARIANTS = {
+    "": ("daformer", transformers.MIT),
+    transformers.PRETRAINED: ("daformer/mit", transformers.OWN_MIT),
+    "deeplab": ("daformer/deeplab", transformers.DEEPLAB),
+}
 SETTINGS, settings_of = transformers.SETTINGS, transformers.settings_of
 
 
@@ -33,5 +36,5 @@ def get_config(setting: str = "streets") -> ConfigDict:
     benchmark, (label, published) = transformers.parse(setting, VARIANTS)
     experiment = transformers.experiment(benchmark, label, published)
     segmenter = transformers.segmenter(benchmark, published)
-    fields = transformers.sections(benchmark, experiment.train.steps)
+    fields = transformers.sections(benchmark, experiment.train.steps, published)
     return with_method(experiment, "daformer", DAFormer(segmenter=segmenter, **fields))

@@ -16,7 +16,11 @@ from uda_jax.config import with_method
 from uda_jax.methods.hrda import HRDA
 
 # Row name and network.
-VARIANTS = {"": ("hrda", transformers.HRDA_MIT), "deeplab": ("hrda/deeplab", transformers.HRDA_DEEPLAB)}
+VARIANTS = {
+    "": ("hrda", transformers.HRDA_MIT),
+    transformers.PRETRAINED: ("hrda/mit", transformers.OWN_HRDA_MIT),
+    "deeplab": ("hrda/deeplab", transformers.HRDA_DEEPLAB),
+}
 SETTINGS, settings_of = transformers.SETTINGS, transformers.settings_of
 
 
@@ -25,5 +29,5 @@ def get_config(setting: str = "streets") -> ConfigDict:
     benchmark, (label, published) = transformers.parse(setting, VARIANTS)
     experiment = transformers.experiment(benchmark, label, published)
     segmenter = transformers.segmenter(benchmark, published)
-    fields = transformers.sections(benchmark, experiment.train.steps)
+    fields = transformers.sections(benchmark, experiment.train.steps, published)
     return with_method(experiment, "hrda", HRDA(segmenter=segmenter, **fields))

@@ -27,6 +27,7 @@ VARIANTS = {
     "": ("mic", transformers.HRDA_MIT),
     "daformer": ("mic/daformer", transformers.MIT),
     "deeplab": ("mic/deeplab", transformers.HRDA_DEEPLAB),
+    transformers.PRETRAINED: ("mic/mit", transformers.OWN_MIT),
 }
 SETTINGS, settings_of = transformers.SETTINGS, transformers.settings_of
 
@@ -37,11 +38,11 @@ BLOCKS = {"streets": 8, "smoke": 8, "camvid_day2dusk": 16, "folder": 16}
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (label, published) = transformers.parse(setting, VARIANTS)
-    if not networks.published(benchmark):
+    if published == transformers.HRDA_MIT and not networks.published(benchmark):
         published = transformers.MIT
     experiment = transformers.experiment(benchmark, label, published)
     segmenter = transformers.segmenter(benchmark, published)
-    fields = transformers.sections(benchmark, experiment.train.steps)
+    fields = transformers.sections(benchmark, experiment.train.steps, published)
     masking = Masking(block=BLOCKS.get(benchmark, 64 if segmenter.name.startswith("hrda") else 32))
     if benchmark in transformers.FURTHER:
         colours = dataclasses.replace(AUGMENTATION, jitter=0.0, blur=0.0)

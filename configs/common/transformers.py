@@ -19,8 +19,10 @@ from uda_jax.training.schedules import Schedule
 FURTHER = ("cityscapes_acdc", "cityscapes_dark_zurich")
 SETTINGS = ("streets", "smoke", "camvid_day2dusk", "folder", "gta5_cityscapes", "synthia_cityscapes", *FURTHER)
 
-# What the variants of these configs are published on.
-VARIANT_SETTINGS = ("gta5_cityscapes",)
+# What the variants of these configs are published on, and where images of one's own start from ImageNet.
+PRETRAINED = "mit"
+VARIANT_SETTINGS = {PRETRAINED: ("folder",)}
+PUBLISHED_ON = ("gta5_cityscapes",)
 
 STEPS, WARMUP = 40_000, 1500
 CROP = (512, 512)
@@ -33,7 +35,10 @@ HRDA_MIT = Segmenter(name="hrda_mit_b5", input_norm="imagenet_rgb", align_corner
 _DEEPLAB = {"input_norm": "imagenet_rgb", "align_corners": False, "aspp_branches": 2, "encoder_style": "v1c"}
 DEEPLAB = Segmenter(name="deeplab_v2_resnet101", **_DEEPLAB)
 HRDA_DEEPLAB = Segmenter(name="hrda_resnet101", **_DEEPLAB)
-WEIGHTS = {"mit": "weights/mit_b5.pth", "resnet101": "weights/resnet101_v1c.pth"}
+# For images of one's own, half as large.
+OWN_MIT = Segmenter(name="daformer_mit_b2", input_norm="imagenet_rgb", align_corners=False)
+OWN_HRDA_MIT = Segmenter(name="hrda_mit_b2", input_norm="imagenet_rgb", align_corners=False)
+WEIGHTS = {"mit_b5": "weights/mit_b5.pth", "mit_b2": "weights/mit_b2.pth", "resnet101": "weights/resnet101_v1c.pth"}
 
 # Sizes of the frames that HRDA's small networks see; those of smoke are larger than for other methods.
 SIZES = {"streets": (96, 192), "smoke": (64, 128), "camvid_day2dusk": (176, 240), "folder": (256, 512)}
@@ -58,7 +63,7 @@ def parse(setting: str, variants: Mapping[str, Any]) -> tuple[str, Any]:
 
 def settings_of(variant: str) -> tuple[str, ...]:
     """Returns the settings that a variant has, "" being the plain method."""
-    return VARIANT_SETTINGS if variant else SETTINGS
+    return VARIANT_SETTINGS.get(variant, PUBLISHED_ON) if variant else SETTINGS
 
 
 def experiment(setting: str, label: str, segmenter: Segmenter) -> Experiment:
@@ -80,8 +85,15 @@ def experiment(setting: str, label: str, segmenter: Segmenter) -> Experiment:
         larger = lambda domain: dataclasses.replace(domain, options=domain.options | {"size": SIZES["smoke"]})  # noqa: E731
         data = {name: larger(domain) for name, domain in data.items()}
         evaluation = dataclasses.replace(evaluation, final=larger(evaluation.final), dev=larger(evaluation.dev))
-    init_from = networks.init_from(setting)
+    init_from = _weights(segmenter) if segmenter in (OWN_MIT, OWN_HRDA_MIT) else networks.init_from(setting)
     return dataclasses.replace(found, data=data, evaluation=evaluation, init_from=init_from)
+
+
+def _weights(segmenter: Segmenter) -> dict[str, InitFrom]:
+    """Returns ImageNet's weights for the student, whose heads start afresh, and for the encoder that never learns."""
+    path = next(path for encoder, path in WEIGHTS.items() if segmenter.name.endswith(encoder))
+    fresh = ("head", "scale_attention") if segmenter.name.startswith("hrda") else ("head",)
+    return {"segmenter": InitFrom(path=path, fresh=fresh), IMAGENET: InitFrom(path=path)}
 
 
 def _published(found: Experiment, segmenter: Segmenter) -> Experiment:
@@ -100,14 +112,12 @@ def _published(found: Experiment, segmenter: Segmenter) -> Experiment:
     final = dataclasses.replace(final, size=double(final.size), **shared)
     # One window is the whole image: its scores are interpolated to its size first, to that of the labels after.
     inference = Inference(window=double(CROP), stride=CROP) if fine else Inference(window=final.size)
-    weights = WEIGHTS["mit" if "mit" in segmenter.name else "resnet101"]
-    fresh = ("head", "scale_attention") if fine else ("head",)
     return dataclasses.replace(
         found,
         data=data,
         train=dataclasses.replace(found.train, steps=STEPS, batch_size=2, checkpoint_every=4000),
         evaluation=dataclasses.replace(found.evaluation, final=final, inference=inference),
-        init_from={"segmenter": InitFrom(path=weights, fresh=fresh), IMAGENET: InitFrom(path=weights)},
+        init_from=_weights(segmenter),
     )
 
 
@@ -115,19 +125,25 @@ def segmenter(setting: str, published: Segmenter) -> Segmenter:
     """Returns the network of a benchmark: that of the papers, or the small one that all methods have, in its place."""
     if networks.published(setting):
         return published
-    small = networks.segmenter(setting)
+    small = published if published in (OWN_MIT, OWN_HRDA_MIT) else networks.segmenter(setting)
     if not published.name.startswith("hrda"):
         return dataclasses.replace(small, align_corners=False)
     height, width = SIZES[setting]
     details = {"detail_size": (height // 2, width // 2), "detail_stride": height // 4 // 8 * 8}
+    if small is published:
+        return dataclasses.replace(small, **details)
     name = small.name.replace("deeplab_v2", "hrda")
     return dataclasses.replace(small, name=name, align_corners=False, encoder_style="torchvision", **details)
 
 
-def sections(setting: str, steps: int) -> dict[str, Any]:
-    """Returns those fields of a method in which a benchmark that is trained from scratch differs from the papers'."""
+def sections(setting: str, steps: int, segmenter: Segmenter) -> dict[str, Any]:
+    """Returns those fields of a method in which a benchmark differs from the papers', for so many steps."""
     if networks.published(setting):
         return {"schedule": Schedule(horizon=STEPS, power=1.0, warmup=WARMUP)}
+    if segmenter in (OWN_MIT, OWN_HRDA_MIT):
+        # Which of one's own classes are things is not known.
+        schedule = Schedule(horizon=None, power=1.0, warmup=min(WARMUP, steps // 10))
+        return {"schedule": schedule, "distance": FeatureDistance(classes=())}
     # Smoke has one, so that the frozen encoder is tried, too.
     distance = FeatureDistance() if setting == "smoke" else FeatureDistance(weight=0.0)
     fields = {"schedule": networks.schedule(setting, steps), "optimiser": networks.optimiser(setting)}

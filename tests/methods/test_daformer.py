@@ -310,3 +310,15 @@ def test_masks_of_other_methods(reference):
         return {name for name in jax.eval_shape(step, jax.random.key(0)) if name.startswith("loss/")}
 
     assert losses_of(["--config.method.masking.weight=1.0"]) == losses_of([]) | {"loss/masked"}
+
+
+@pytest.mark.parametrize(("name", "network"), [("daformer", "daformer"), ("hrda", "hrda"), ("mic", "daformer")])
+def test_images_of_ones_own_start_from_imagenet(name, network):
+    """With the papers' optimiser; without the variant from scratch, with that of all methods."""
+    reference = f"{name}:folder,mit"
+    experiment, method = config.experiment(config.load(reference)), config_method(reference)
+    assert method.segmenter.name == f"{network}_mit_b2" and method.optimiser == OPTIMISER
+    assert {init.path for init in experiment.init_from.values()} == {"weights/mit_b2.pth"}
+    assert (method.distance.weight, method.distance.classes) == (0.005, ())
+    plain = config_method(f"{name}:folder")
+    assert plain.optimiser.name == "sgd" and plain.distance.weight == 0 and "resnet50" in plain.segmenter.name
