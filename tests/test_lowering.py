@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.test_published_settings import small
+from tests.test_published_settings import kind, small
 from uda_jax import config, methods
 from uda_jax.config import settings
 from uda_jax.networks.convolution import transposed_convolve
@@ -39,7 +39,7 @@ def steps():
     found, seen = {}, set()
     for reference in settings.published():
         for stage in stages.recipe(config.experiment(config.load(reference)), 19):
-            names = (type(stage.method).__name__, stage.method.segmenter.name)
+            names = (type(stage.method).__name__, kind(stage.method.segmenter))
             if stage.kind.TRAINS and not seen.issuperset(names):
                 seen.update(names)
                 found["-".join(names)] = stage

@@ -5,6 +5,7 @@ everything else is the setting's own, the sizes of images included, of which onl
 """
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -30,6 +31,11 @@ FILES = {
 # Options of the networks that a file is made of, beside their width.
 OPTIONS = {"mit": {"blocks": (1, 1, 1, 1), "head_width": 2}, "v1c_resnet101": {"encoder_style": "v1c"}}
 NARROW = 2
+# Of a foundation encoder, whose heads take whole channels.
+VIT = {"width": 16, "depth": 4, "heads": 2, "table": 4}
+for size in "bl":
+    FILES[f"dinov2_vit{size}14_pretrain.pth"] = (f"linear_dinov2_vit{size}14", "dinov2", "")
+FILES["dinov2_vitl14_reg4_pretrain.pth"] = ("linear_dinov2_vitl14", "dinov2", "")
 
 # By what decides them: first states, and which steps have been traced.
 STATES, TRACED = {}, set()
@@ -40,8 +46,13 @@ def folder(tmp_path_factory):
     """A folder with stand-ins of all files in weights/: an encoder, and where there is one, a head of 21 classes."""
     made = tmp_path_factory.mktemp("published")
     for name, (network, dialect, prefix) in FILES.items():
-        variables = random_variables(network, 21, width=NARROW, **OPTIONS.get(dialect, {}))
-        if dialect != "dacs":
+        options = {"width": NARROW, **OPTIONS.get(dialect, {})}
+        if dialect == "dinov2":
+            options = {**VIT, "registers": 4 if "reg4" in name else 0}
+        variables = random_variables(network, 21, **options)
+        if dialect == "dinov2":
+            variables = {"params": {"encoder": variables["params"]["encoder"]}}
+        elif dialect != "dacs":
             del variables["params"]["head"]
             variables.get("batch_stats", {}).pop("head", None)
         for part in ("fc6", "fc7"):
@@ -53,10 +64,20 @@ def folder(tmp_path_factory):
 
 def small(method):
     """Returns a method whose segmenter has fewer blocks and channels under the same names."""
+    if "dinov2" in method.segmenter.name:
+        distance = method.distance
+        if distance.weight:
+            distance = dataclasses.replace(distance, encoder=dataclasses.replace(distance.encoder, **VIT))
+        return dataclasses.replace(method, segmenter=dataclasses.replace(method.segmenter, **VIT), distance=distance)
     name = method.segmenter.name.replace("resnet101", "resnet14")
     fields = {} if name in ("lenet", "dtn") else {"width": NARROW}
     fields |= OPTIONS["mit"] if "mit_b5" in name else {}
     return dataclasses.replace(method, segmenter=dataclasses.replace(method.segmenter, name=name, **fields))
+
+
+def kind(segmenter):
+    """Returns a network's name, of a foundation encoder without its size, which is the same once it is small."""
+    return re.sub(r"_vit\w+$", "", segmenter.name)
 
 
 def abstract_batch(stage):
@@ -79,7 +100,7 @@ def check_step(stage):
     with `:smoke`, see tests/test_smoke.py.
     """
     segmenter = stage.method.segmenter
-    key = (segmenter.name, segmenter.align_corners, segmenter.multi_level, getattr(stage.method, "depth_head", None))
+    key = (kind(segmenter), segmenter.align_corners, segmenter.multi_level, getattr(stage.method, "depth_head", None))
     if key not in TRACED:
         TRACED.add(key)
         state = first_state(stage)

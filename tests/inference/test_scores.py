@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vectors
+from vectors import assert_map_close, nhwc
 
 from uda_jax import ops
 from uda_jax.errors import UserError
@@ -196,3 +198,21 @@ def test_mistakes_in_the_section(values, message):
     with pytest.raises(UserError, match=message):
         from_mapping(Inference, values)
     assert dataclasses.is_dataclass(from_mapping(Inference, {"window": [4, 4], "scales": [1]}))
+
+
+def test_probabilities_of_windows():
+    """The released code of VFM-UDA averages the probabilities of overlapping windows."""
+    golden = vectors.load("vfm-uda/slide_probabilities.npz")
+    crops, lefts = nhwc(golden["crop_logits"]), golden["boxes"][:, 2]
+    height, width = golden["count"].shape
+    # Each pixel holds its column, so that a window knows which one it is.
+    images = np.broadcast_to(np.arange(width, dtype=np.float32)[:, None], (1, height, width, 3))
+
+    def predict(images, size):
+        del size
+        return {"scores": jnp.asarray(crops)[jnp.argmax(lefts == images[0, 0, 0, 0])][None]}
+
+    windows = scores.sliding(scores.averaged(predict, "probabilities"), (8, 8), (8, int(lefts[1] - lefts[0])))
+    found = jax.jit(lambda x: windows(x, (height, width))["scores"])(images)
+    assert_map_close(found, golden["probabilities"][None], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found[0].argmax(-1), golden["prediction"])

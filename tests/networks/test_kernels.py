@@ -129,3 +129,11 @@ def test_relu():
     x = jnp.array([-2.0, 0.0, 3.0, jnp.nan])
     np.testing.assert_array_equal(relu(x), [0.0, 0.0, 3.0, np.nan])
     np.testing.assert_array_equal(jax.grad(lambda x: relu(x).sum())(x[:3]), [0.0, 0.0, 1.0])
+
+
+def test_the_gradient_of_equal_maxima_goes_to_the_first():
+    x = jnp.array([[0.0, 2.0, 2.0], [2.0, 1.0, 0.0], [0.0, 0.0, jnp.nan]])[None, :, :, None]
+    pool = lambda x: max_pool(x, 2, 1, first_of_equals=True)  # noqa: E731
+    np.testing.assert_array_equal(pool(x)[0, :, :, 0], max_pool(x, 2, 1)[0, :, :, 0])
+    gradient = jax.grad(lambda x: pool(x)[0, 0, 0, 0])(x)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[0, 1, 0], [0, 0, 0], [0, 0, 0]])

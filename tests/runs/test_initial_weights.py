@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,9 @@ from uda_jax import config, networks, weights
 from uda_jax.cli import main
 from uda_jax.config import InitFrom
 from uda_jax.errors import UserError
-from uda_jax.runs import initial_weights, stages, train
+from uda_jax.methods.base import Segmenter
+from uda_jax.methods.source_only import SourceOnly
+from uda_jax.runs import described_networks, initial_weights, stages, train
 from uda_jax.runs.results import Invocation
 from uda_jax.weights import files
 
@@ -445,3 +448,47 @@ def test_unknown_facts_in_a_file_are_refused(source, metadata, tmp_path):
         initial_weights.read(file)
     files.write_safetensors(file, weights.to_torch(variables, "advent"), {"dialect": "odd", **metadata})
     assert initial_weights.read(file, branches=4).dialect == "advent"
+
+
+def test_a_licence_that_asks_for_more_is_named(tmp_path):
+    assert weights.terms("dinov3_transformers").startswith(", under the DINOv3 License")
+    assert weights.terms("dinov2") == weights.terms(None) == ""
+    options = {"width": 8, "depth": 1, "heads": 2}
+    variables = random_variables("linear_dinov3_vits16", 3, **options)
+    encoder = {"params": {"encoder": variables["params"]["encoder"]}}
+    file = tmp_path / "dinov3.safetensors"
+    files.write_safetensors(file, weights.to_torch(encoder, "dinov3"), {})
+    method = SourceOnly(
+        num_classes=3, segmenter=Segmenter("linear_dinov3_vits16", input_norm="imagenet_rgb", **options)
+    )
+    state = method.init(jax.random.key(0), {"source": {"image": jnp.zeros((1, 32, 32, 3), jnp.uint8)}})
+    stage = SimpleNamespace(
+        init_from={"segmenter": InitFrom(path=str(file), fresh=("head", "head_norm"))}, start_from={}, method=method
+    )
+    told = []
+    started = initial_weights.start(state, stage, told.append)
+    assert len(told) == 1 and told[0].count("DINOv3 License") == 1
+    assert_equal(started.params["segmenter"]["encoder"], variables["params"]["encoder"])
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect", "options"),
+    [
+        ("linear_dinov2_vits14", "dinov2", {"registers": 4}),
+        ("linear_dinov3_vits16plus", "dinov3_transformers", {}),
+        ("light_dinov2_vits14", "vfm_uda", {"table": 16}),
+        ("pyramid_dinov2_vits14", "vfm_uda_plusplus", {}),
+    ],
+)
+def test_a_foundation_network_is_known_by_its_arrays(name, dialect, options):
+    network = networks.build(name, 7, **options)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    found = described_networks.describe(dialect, {}, shapes["params"])
+    assert found["name"] == name and found["num_classes"] == 7
+    assert networks.resolve(found["name"], **found["options"]) == networks.resolve(name, **options)
+    with pytest.raises(UserError, match=f"{name.split('_')[1]} weights: 5 channels; known networks have"):
+        described_networks.describe(
+            dialect,
+            {},
+            {"encoder": shapes["params"]["encoder"] | {"cls_token": jax.ShapeDtypeStruct((1, 1, 5), jnp.float32)}},
+        )

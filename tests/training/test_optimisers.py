@@ -334,6 +334,17 @@ def test_layer_decay_follows_the_networks_order():
         optimisers.build(section, CONSTANT, params)
 
 
+def test_layer_decay_counts_the_layers_that_there_are():
+    """The order of depth of a network's name holds for a shorter one, too: four blocks of twelve, and the head."""
+    names = ["encoder/cls_token", *(f"encoder/blocks_{i}/norm1/scale" for i in range(4)), "head/kernel"]
+    params = {"segmenter": {name: jnp.zeros(1) for name in names}}
+    section = optimisers.adamw(learning_rate=1.0, layer_decay=0.5, weight_decay=0.0, epsilon=0.0)
+    optimiser = optimisers.build(section, CONSTANT, params, depth=networks.layer_depth("linear_dinov2_vitb14"))
+    after = train(optimiser, params, [jax.tree.map(jnp.ones_like, params)])[0]["segmenter"]
+    for layer, name in enumerate(names):
+        np.testing.assert_allclose(after[name], -(0.5 ** (5 - layer)), rtol=1e-5)
+
+
 def test_learning_rate_at_a_step():
     section, schedule = sgd(learning_rate=0.5), Schedule(horizon=10, power=1.0)
     np.testing.assert_allclose(optimisers.learning_rate(section, schedule, 4), 0.3, rtol=1e-6)

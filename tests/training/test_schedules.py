@@ -76,3 +76,13 @@ def test_section_is_checked():
 def test_a_horizon_is_needed():
     with pytest.raises(ValueError, match="schedule.horizon: expected a number of steps, got None"):
         schedules.make(Schedule(horizon=None), 0.1)
+
+
+def test_a_warmup_apart_jumps_onto_the_decay():
+    golden = vectors.load("vfm-uda/schedules_vfm.npz")
+    schedule = Schedule(horizon=40_000, power=1.0, warmup=1500, warmup_form="apart")
+    rate = jax.jit(jax.vmap(schedules.make(schedule, 1.0)))(jnp.asarray(golden["iteration"], jnp.int32))
+    np.testing.assert_allclose(rate, golden["factor_f64"], rtol=1e-6)
+    with jax.enable_x64(True):
+        exact = [float(schedules.make(schedule, 1.0)(jnp.float64(step))) for step in golden["iteration"]]
+    np.testing.assert_allclose(exact, golden["factor_f64"], rtol=1e-9)

@@ -243,3 +243,15 @@ def test_unknown_family():
     assert error(weights.detect, STUDENT, where="w.pth").startswith(
         "w.pth: keys fit no known family (first: 'conv1.weight', 'bn1.num_batches_tracked'); known: adaptsegnet, "
     )
+
+
+def test_a_checkpoint_of_lightning():
+    """VFM-UDA's: student and teacher beside what only training and scoring read."""
+    networks = {**prefixed("network."), **prefixed("network_ema.", TEACHER)}
+    others = {"network_feature_extractor.norm.bias": np.zeros(1), "metrics.0.confmat": np.zeros(1)}
+    container = {"epoch": 3, "pytorch-lightning_version": "2", "state_dict": {**networks, **others}}
+    assert_same(weights.unwrap(container), STUDENT)
+    assert_same(weights.unwrap(container, which="teacher"), TEACHER)
+    assert "holds no averaged teacher ('network_ema.')" in error(
+        weights.unwrap, {"state_dict": prefixed("network.")}, which="teacher", where="a"
+    )

@@ -2,6 +2,7 @@
 
 from uda_jax.losses.adversarial import adversarial
 from uda_jax.losses.association import aggregate, association_diagnostics, cycle_association
+from uda_jax.losses.consistency import confident_cross_entropy, frozen_feature_distance, ohem_cross_entropy
 from uda_jax.losses.depth import absolute_depth, berhu
 from uda_jax.losses.entropy import class_ratio_prior, entropy, entropy_map, hard_entropy
 from uda_jax.losses.feature_distance import feature_distance
@@ -19,15 +20,18 @@ __all__ = [
     "association_diagnostics",
     "berhu",
     "class_ratio_prior",
+    "confident_cross_entropy",
     "cross_entropy",
     "cross_entropy_map",
     "cycle_association",
     "entropy",
     "entropy_map",
     "feature_distance",
+    "frozen_feature_distance",
     "grouped_lovasz_softmax",
     "hard_entropy",
     "lovasz_softmax",
+    "ohem_cross_entropy",
     "self_information",
     "semantic_adversarial",
     "semantic_adversarial_map",

@@ -82,7 +82,7 @@ class SegmentationMethod:
 
     def player(self, *networks: str, optimiser: Optimiser, schedule: Schedule | None = None) -> Player:
         """Returns the player that trains some networks; without a schedule its rate decays as all others'."""
-        depth = self.segmenter.depth if networks == ("segmenter",) else None
+        depth = self.segmenter.layer_depth if networks == ("segmenter",) else None
         schedule = schedule or self.schedule
         return Player(networks, optimiser, schedule, self.accumulation, self.segmenter.frozen, depth)
 

@@ -97,6 +97,11 @@ def build_encoder(name: str, **options: Any) -> nn.Module:
     return entry.make(schema.from_mapping(entry.options, {**entry.defaults, **options}, f"encoder.{name}"))
 
 
+def find_encoder(name: str) -> Entry:
+    """Returns what an encoder's file declares of it; raises UserError for an unknown name."""
+    return _entry(_ENCODERS, "encoder", name)
+
+
 def encoder_names() -> list[str]:
     """Returns the names that `build_encoder` knows, sorted."""
     return sorted(_ENCODERS)

@@ -27,11 +27,13 @@ class BatchNorm(nn.Module):
         the stored ones in training too. Both use the stored ones in evaluation.
       dtype: type of the result.
       epsilon: added to the variance; PyTorch's default.
+      momentum: weight of the newest batch in the running statistics.
     """
 
     mode: str = "batch"
     dtype: Any = jnp.float32
     epsilon: float = EPSILON
+    momentum: float = MOMENTUM
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -47,8 +49,8 @@ class BatchNorm(nn.Module):
                 count = x.size // channels
                 # One value per channel has no unbiased variance: PyTorch refuses it, here the biased one (0) is kept.
                 unbiased = var * (count / max(count - 1, 1))
-                running_mean.value += MOMENTUM * (mean - running_mean.value)
-                running_var.value += MOMENTUM * (unbiased - running_var.value)
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (unbiased - running_var.value)
             return y
         mean, var = running_mean.value, running_var.value
         return _scaled(x.astype(jnp.float32) - mean, var, scale, bias, self.epsilon).astype(self.dtype)

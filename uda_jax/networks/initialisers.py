@@ -40,6 +40,15 @@ def xavier_normal() -> Initialiser:
     return _truncated_normal(lambda fan_in, fan_out: 2 / (fan_in + fan_out))
 
 
+def xavier_uniform() -> Initialiser:
+    """Returns the initialiser of Glorot and Bengio (2010), U(-b, b) with b = sqrt(6 / (fan_in + fan_out))."""
+
+    def draw(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return _drawn(jax.random.uniform, key, shape, dtype, -1) * (6 / sum(_fans(shape))) ** 0.5
+
+    return draw
+
+
 def uniform() -> Initialiser:
     """Returns PyTorch's default of kernels: U(-b, b) with b = 1 / sqrt(fan_in), fan_in read from the shape."""
 

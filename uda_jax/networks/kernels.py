@@ -209,15 +209,19 @@ def interleaved_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.stack(pixels, axis=2).reshape(batch, 2 * height, 2 * width, kernel.shape[3])
 
 
-def max_pool(x: jax.Array, size: int, stride: int, *, padding: int = 0, ceil_mode: bool = False) -> jax.Array:
+def max_pool(
+    x: jax.Array, size: int, stride: int, *, padding: int = 0, ceil_mode: bool = False, first_of_equals: bool = False
+) -> jax.Array:
     """Returns the max pool of `x` `[B, H, W, C]` with windows of `size` x `size`, in PyTorch's geometry.
 
     The output has floor((n + 2 * padding - size) / stride) + 1 rows or columns, in ceil mode the quotient rounded up:
     then the high side is padded as far as the last window reaches. `padding` + `stride` <= `size`, so that no window
-    lies in the padding alone. Padding is minus infinity, so it never wins.
+    lies in the padding alone. Padding is minus infinity, so it never wins. The gradient of equal maxima is shared, or
+    goes to the first of them, row after row, as PyTorch's does.
     """
     # As a maximum of shifted maps: on the CPU the gradient of a pooling window takes ten times as long.
-    for axis in (1, 2):
+    larger = _first_larger if first_of_equals else jnp.maximum
+    for axis in (2, 1) if first_of_equals else (1, 2):
         n = x.shape[axis]
         free = n + 2 * padding - size
         last = (-(-free // stride) if ceil_mode else free // stride) * stride
@@ -226,8 +230,12 @@ def max_pool(x: jax.Array, size: int, stride: int, *, padding: int = 0, ceil_mod
         pads[axis] = (padding, max(reach, 0) if isinstance(n, int) else padding + ceil_mode * (stride - 1))
         padded = jnp.pad(x, pads, constant_values=-jnp.inf)
         parts = (lax.slice_in_dim(padded, i, i + last + 1, stride, axis) for i in range(size))
-        x = functools.reduce(jnp.maximum, parts)
+        x = functools.reduce(larger, parts)
     return x
+
+
+def _first_larger(first: jax.Array, second: jax.Array) -> jax.Array:
+    return jnp.where((second > first) | jnp.isnan(second), second, first)
 
 
 @jax.custom_vjp

@@ -11,6 +11,8 @@ from uda_jax.ops.image_pool import empty_pool, exchange_with_pool
 from uda_jax.ops.label_cells import majority_labels
 from uda_jax.ops.mix_masks import box_masks, cow_masks
 from uda_jax.ops.normalise import CONVENTIONS, denormalise, from_tanh, mean_colour, normalise, to_pixels
+from uda_jax.ops.paired_dropout import complementary_dropout, draw_complementary
+from uda_jax.ops.photometric import draw_photometric, grey, photometric_jitter
 from uda_jax.ops.resize import resize_bilinear, resize_nearest_legacy
 from uda_jax.ops.self_information import self_information
 
@@ -25,20 +27,25 @@ __all__ = [
     "class_means",
     "classmix_mask",
     "colour_jitter",
+    "complementary_dropout",
     "confusion_matrix",
     "cow_masks",
     "denormalise",
+    "draw_complementary",
     "draw_jitter",
+    "draw_photometric",
     "empty_pool",
     "entropy_score",
     "exchange_with_pool",
     "from_tanh",
     "gaussian_blur",
+    "grey",
     "inverse_depth",
     "majority_labels",
     "mean_colour",
     "mix",
     "normalise",
+    "photometric_jitter",
     "rare_class_count",
     "rare_class_normaliser",
     "relative_inverse_depth",

@@ -29,7 +29,7 @@ def colour_jitter(images: jax.Array, factors: jax.Array, order: jax.Array) -> ja
         lambda x: jnp.clip(x + (b - 1.0), 0.0, 1.0),
         lambda x: jnp.clip(x * c, 0.0, 1.0),
         lambda x: _scale_saturation(x, s),
-        lambda x: _turn_hue(x, h),
+        lambda x: turn_hue(x, h),
     )
     images = images.astype(jnp.float32)
     for k in range(4):
@@ -102,8 +102,8 @@ def _scale_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
     return value - (value - images) * jnp.minimum(factor, most)
 
 
-def _turn_hue(images: jax.Array, turn: jax.Array) -> jax.Array:
-    """Adds `turn` of a full turn to the hue of HSV; saturation and value stay."""
+def turn_hue(images: jax.Array, turn: jax.Array) -> jax.Array:
+    """Adds `turn` of a full turn to the hue of HSV of RGB images `[..., 3]`; saturation and value stay."""
     value = jnp.max(images, axis=-1, keepdims=True)
     chroma = value - jnp.min(images, axis=-1, keepdims=True)
     red, green, blue = images[..., 0:1], images[..., 1:2], images[..., 2:3]

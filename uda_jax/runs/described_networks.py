@@ -10,6 +10,15 @@ from uda_jax import weights
 from uda_jax.errors import UserError
 from uda_jax.networks import mit
 
+# By the width of a foundation encoder and whether its MLP is SwiGLU.
+_DINOV2 = {(384, False): "s14", (768, False): "b14", (1024, False): "l14", (1536, True): "g14"}
+_DINOV3 = {
+    (384, False): "s16",
+    (384, True): "s16plus",
+    (768, False): "b16",
+    (1024, False): "l16",
+    (1280, True): "h16plus",
+}
 _RESNETS = {23: "resnet101", 6: "resnet50", 1: "resnet14"}
 _BASIC_RESNETS = {6: "resnet34", 2: "resnet18"}
 
@@ -23,7 +32,7 @@ def describe(dialect: str, facts: Mapping[str, Any], params: Mapping[str, Any]) 
       params: their arrays.
 
     Raises:
-      UserError: a ResNet of unknown depth.
+      UserError: a ResNet of unknown depth, or a foundation encoder of unknown size.
     """
     name, options, classes = weights.checkpoint_info(dialect).network, {}, 1
     encoder = params.get("encoder", {})
@@ -45,6 +54,10 @@ def describe(dialect: str, facts: Mapping[str, Any], params: Mapping[str, Any]) 
             options["initial_head"] = "linear" if "kernel" in params["aux_head"] else "aspp"
     elif "conv_stem" in encoder:
         options["width"] = _outputs(encoder["conv_stem"])
+    elif "cls_token" in encoder:
+        name, options = _foundation(name, encoder)
+        last = params.get("classifier") or params.get("head", {}).get("out") or params.get("head", {})
+        classes = _outputs(last) if "kernel" in last else 1
     elif "patch_embed1" in encoder:
         name, own = _mix_transformer(dialect, name, encoder)
         options |= own
@@ -59,11 +72,24 @@ def describe(dialect: str, facts: Mapping[str, Any], params: Mapping[str, Any]) 
     if "conv_seg" in params.get("head", {}):
         classes = _outputs(params["head"]["conv_seg"])
         options["head_width"] = _outputs(params["head"]["embed_layers_0"]["proj"])
-    elif "head" in params:
+    elif "branch_0" in params.get("head", {}):
         branch = params["head"]["branch_0"]
         classes = _outputs(branch)
         options |= {"aspp_branches": facts.get("aspp_branches"), "aspp_bias": "bias" in branch}
     return {"name": name, "num_classes": classes, "options": options}
+
+
+def _foundation(name: str, encoder: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the name of the network and its options for the arrays of a DINOv2 or DINOv3."""
+    width, gated = encoder["cls_token"].shape[-1], "w3" in encoder["blocks_0"]["mlp"]
+    family, known = ("dinov2", _DINOV2) if "pos_embed" in encoder else ("dinov3", _DINOV3)
+    if (width, gated) not in known:
+        raise UserError(f"{family} weights: {width} channels; known networks have {sorted({w for w, _ in known})}")
+    options = {"depth": sum(part.startswith("blocks_") for part in encoder)}
+    if family == "dinov2":
+        options["table"] = round((encoder["pos_embed"].shape[1] - 1) ** 0.5)
+        options["registers"] = encoder["register_tokens"].shape[1] if "register_tokens" in encoder else 0
+    return f"{name.partition('_')[0]}_{family}_vit{known[width, gated]}", options
 
 
 def _mix_transformer(dialect: str, name: str, encoder: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

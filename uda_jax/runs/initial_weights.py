@@ -293,7 +293,7 @@ def _read_for(
         _check_facts(found, settings, where, heads=heads)
         merged, report = weights.fit(found.variables, expected, fresh=init.fresh, where=f"{where}: {path}")
     if log:
-        log(f"{where}: {init.path} ({found.dialect or 'run'})\n{report}")
+        log(f"{where}: {init.path} ({found.dialect or 'run'}){weights.terms(found.dialect)}\n{report}")
     return merged
 
 

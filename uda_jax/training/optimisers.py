@@ -296,7 +296,9 @@ def _by_depth(
     if depth is None:
         raise UserError(f"optimiser.layer_decay: expected 1.0, since the network has no order of depth, got {decay}")
     depths = jax.tree.map_with_path(lambda path, _: depth(_joined(path)), params)
-    deepest = max(jax.tree.leaves(depths))
+    # Layers that are not there, such as the last blocks of a shorter encoder, do not count.
+    place = {n: i for i, n in enumerate(sorted(set(jax.tree.leaves(depths))))}
+    depths, deepest = jax.tree.map(place.get, depths), len(place) - 1
     labels = jax.tree.map(lambda group, n: group if group == FROZEN else f"{group}@{n}", groups, depths)
     pairs = zip(jax.tree.leaves(labels), jax.tree.leaves(depths), strict=True)
     return labels, {label: decay ** (deepest - n) for label, n in pairs}

@@ -11,6 +11,8 @@ from uda_jax.schema import config_field
 
 # A warm-up starts at this share of the rate (the mmsegmentation recipe that DAFormer trains with).
 _WARMUP_START = 1e-6
+# And a warm-up apart from the decay at this one (VFM-UDA).
+_APART_START = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,13 @@ class Schedule:
         250_000, "Step at which the rate reaches 0; may lie beyond the last one; None = the stage's last step.", low=1
     )
     power: float = config_field(0.9, "Exponent of poly.", low=0.0)
-    warmup: int = config_field(0, "Steps over which the rate is ramped up linearly, on top of its decay.", low=0)
+    warmup: int = config_field(0, "Steps over which the rate is ramped up linearly.", low=0)
+    warmup_form: str = config_field(
+        "on_top",
+        "How: on_top of the decay, from nearly 0 (DAFormer), or apart from it, from a thousandth of the base rate to "
+        "all of it at the warm-up's last step, after which the rate jumps to what the decay has left (VFM-UDA).",
+        choices=("on_top", "apart"),
+    )
 
     def check(self, path: str) -> None:
         """Raises a UserError if the warm-up does not fit into the horizon."""
@@ -57,7 +65,11 @@ def make(schedule: Schedule, base_rate: float) -> optax.Schedule:
         if schedule.name != "constant":
             left = jnp.maximum(schedule.horizon - count, 0) / schedule.horizon
             value *= left**schedule.power if schedule.name == "poly" else jnp.minimum(2.0 * left, 1.0)
-        if schedule.warmup:
+        if schedule.warmup and schedule.warmup_form == "apart":
+            done = jnp.minimum(count / max(schedule.warmup - 1, 1), 1.0)
+            risen = base_rate * (_APART_START + (1.0 - _APART_START) * done)
+            value = jnp.where(count < schedule.warmup, risen, value)
+        elif schedule.warmup:
             done = jnp.minimum(count, schedule.warmup) / schedule.warmup
             value *= done + _WARMUP_START * (1.0 - done)
         return value

@@ -35,6 +35,7 @@ __all__ = [
     "from_torch",
     "nest",
     "select_domain",
+    "terms",
     "to_torch",
     "unwrap",
 ]
@@ -108,6 +109,12 @@ def checkpoint_info(dialect: str) -> CheckpointInfo:
       UserError: an unknown dialect.
     """
     return _lookup(dialect).info
+
+
+def terms(dialect: str | None) -> str:
+    """Returns ", under the ..." for weights whose licence their user has to know, otherwise nothing."""
+    licence = _lookup(dialect).info.licence if dialect else None
+    return f", under the {licence}: read it before you use or pass on what is trained from them" if licence else ""
 
 
 def _lookup(dialect: str) -> Dialect:

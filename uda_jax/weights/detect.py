@@ -25,8 +25,8 @@ def unwrap(container: Mapping[str, Any], *, which: str = "student", where: str =
 
     Containers are the dicts that DACS and CorDA (`model`, `ema_model`), PLCA (`weights`, `model_state_dict`) and mmcv
     (`state_dict`) write, nested or not, or a bare state dict. Prefixes are `module.` (any number), `Scale.` and, where
-    one dict holds several networks, `model.`, `ema_model.` and `imnet_model.`; a prefix is taken off only where all
-    names have one. `backbone.` is part of PLCA's names and stays.
+    one dict holds several networks, `model.`, `ema_model.` and `imnet_model.`, or `network.` and `network_ema.`; a
+    prefix is taken off only where all names have one, but for these two. `backbone.` is part of PLCA's names and stays.
 
     Args:
       container: what the file holds.
@@ -150,6 +150,14 @@ _SIGNS = (
     ("segformer.encoder.block.0.0.attention.self.query.weight", "mit_hub"),
     ("layer5.conv2d_list.0.weight", "dacs"),
     ("_conv_stem.weight", "efficientnet_lite0"),
+    ("upscale.up_conv1.weight", "vfm_uda_plusplus"),
+    ("upscale.0.weight", "vfm_uda"),
+    ("storage_tokens", "dinov3"),
+    ("embeddings.patch_embeddings.weight", "dinov3_transformers"),
+    ("embeddings.position_embeddings", "dinov2_transformers"),
+    # timm's files have no mask token.
+    ("mask_token", "dinov2"),
+    ("blocks.0.ls1.gamma", "dinov2_timm"),
     ("stem.0.weight", "v1c_resnet101"),
     ("fc.weight", "torchvision_resnet"),
     ("features.29.weight", "vgg16"),
@@ -211,6 +219,12 @@ def _strip(state_dict: Mapping[str, Any], which: str, where: str) -> tuple[dict[
                     f"{where}: names start with 'ema_model.' or 'imnet_model.', so that 'model.', 'ema_model.' and "
                     f"'imnet_model.' are expected, got {problem}"
                 )
+            found = found or which == "teacher"
+        elif "network" in firsts:
+            # VFM-UDA's: beside the student its teacher, a frozen encoder and what is counted while scoring.
+            prefix = "network_ema" if which == "teacher" else "network"
+            if prefix not in firsts:
+                raise UserError(f"{where}: holds no averaged teacher ('network_ema.'); take the student")
             found = found or which == "teacher"
         # CycleGAN's own names start with `model.` and a number.
         elif firsts == {"model"} and not any(re.match(r"model\.\d", name) for name in state_dict):

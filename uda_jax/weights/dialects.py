@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from uda_jax.weights import efficientnet
+from uda_jax.weights import efficientnet, foundation, resnet, vfm_uda
 from uda_jax.weights import mix_transformer as mit
 from uda_jax.weights.rules import Axis, Form, Group, Rule, batch_norm, conv, dense, transposed_conv
 
@@ -19,6 +19,7 @@ class CheckpointInfo(NamedTuple):
         a network without ResNet.
       input_norm: convention of `ops.normalise` for the images, or None for a network that reads other maps.
       files: names of published files, as far as they are known.
+      licence: of the weights, where it asks more of who uses them than to be named.
     """
 
     network: str
@@ -26,6 +27,7 @@ class CheckpointInfo(NamedTuple):
     encoder_style: str | None = None
     input_norm: str | None = None
     files: tuple[str, ...] = ()
+    licence: str | None = None
 
 
 class Dialect(NamedTuple):
@@ -34,66 +36,6 @@ class Dialect(NamedTuple):
     forms: tuple[Form, ...]
     info: CheckpointInfo
     rearrangement: mit.Rearrangement | None = None
-
-
-def _bottleneck(torch: str, flax: str, into: Axis, planes: Axis, out: Axis) -> list[Rule]:
-    rules = []
-    for i, (features, channels, size) in enumerate(((planes, into, 1), (planes, planes, 3), (out, planes, 1)), 1):
-        rules += conv(f"{torch}.conv{i}", f"{flax}/conv{i}", features, channels, size)
-        rules += batch_norm(f"{torch}.bn{i}", f"{flax}/bn{i}", features)
-    return rules
-
-
-def _basic_blocks(torch: str, flax: str, into: Axis, planes: Axis, *, project: bool) -> Group:
-    """A run of basic blocks, of which the first projects its shortcut if its input has other channels."""
-    rules = []
-    for i, channels in enumerate((f"{into}|{planes}", planes), 1):
-        rules += conv(f"{torch}.{{i}}.conv{i}", f"{flax}_{{i}}/conv{i}", planes, channels, 3)
-        rules += batch_norm(f"{torch}.{{i}}.bn{i}", f"{flax}_{{i}}/bn{i}", planes)
-    if project:
-        rules += conv(f"{torch}.0.downsample.0", f"{flax}_0/downsample_0", planes, into, 1)
-        rules += batch_norm(f"{torch}.0.downsample.1", f"{flax}_0/downsample_1", planes)
-    return Group(rules)
-
-
-def _bottlenecks(torch: str, flax: str, into: Axis, planes: Axis, out: Axis) -> Group:
-    """A run of bottlenecks, of which only the first projects its shortcut."""
-    rules = _bottleneck(f"{torch}.{{i}}", f"{flax}_{{i}}", f"{into}|{out}", planes, out)
-    rules += conv(f"{torch}.0.downsample.0", f"{flax}_0/downsample_0", out, into, 1)
-    rules += batch_norm(f"{torch}.0.downsample.1", f"{flax}_0/downsample_1", out)
-    return Group(rules)
-
-
-def _resnet(prefix: str = "", *, deep_stem: bool = False) -> list[Group]:
-    """The ResNet encoder without classifier, of any depth; Caffe's style and torchvision's have the same names."""
-    stem = (
-        _v1c_stem()
-        if deep_stem
-        else conv(f"{prefix}conv1", "encoder/conv1", "stem", 3, 7) + batch_norm(f"{prefix}bn1", "encoder/bn1", "stem")
-    )
-    stages = [
-        _bottlenecks(f"{prefix}layer{s}", f"encoder/layer{s}", into, f"planes{s}", f"stage{s}")
-        for s, into in enumerate(("stem", "stage1", "stage2", "stage3"), 1)
-    ]
-    return [Group(stem), *stages]
-
-
-def _basic_resnet() -> Form:
-    """ResNet-18 and -34 in torchvision's layout, with the ImageNet classifier."""
-    stem = conv("conv1", "encoder/conv1", "stem", 3, 7) + batch_norm("bn1", "encoder/bn1", "stem")
-    stages = [
-        _basic_blocks(f"layer{s}", f"encoder/layer{s}", into, planes, project=s > 1)
-        for s, into, planes in ((1, "stem", "stem"), (2, "stem", "p2"), (3, "p2", "p3"), (4, "p3", "p4"))
-    ]
-    return [Group(stem), *stages, Group(dense("fc", "fc", "classes", "p4"), optional=True)]
-
-
-def _v1c_stem() -> list[Rule]:
-    rules = []
-    for i, (into, out) in enumerate(((3, "narrow"), ("narrow", "narrow"), ("narrow", "stem"))):
-        rules += conv(f"stem.{3 * i}", f"encoder/stem_{3 * i}", out, into, 3)
-        rules += batch_norm(f"stem.{3 * i + 1}", f"encoder/stem_{3 * i + 1}", out)
-    return rules
 
 
 def _classifier(
@@ -112,9 +54,9 @@ def _conv2d_list(torch: str, flax: str, into: str, **options) -> Group:
 
 # `layer5` means two things: the head on stage 3 beside a `layer6`, or the only head, on stage 4. Its input channels
 # have to agree, so a file that lost its `layer6` is an error and not a network of one head.
-_SINGLE = [*_resnet(), _conv2d_list("layer5", "head", "stage4")]
-_TWO_LEVEL = [*_resnet(), _conv2d_list("layer5", "aux_head", "stage3"), _conv2d_list("layer6", "head", "stage4")]
-_LAYER6_ALONE = [*_resnet(), _conv2d_list("layer6", "head", "stage4")]
+_SINGLE = [*resnet.encoder(), _conv2d_list("layer5", "head", "stage4")]
+_TWO_LEVEL = [*resnet.encoder(), _conv2d_list("layer5", "aux_head", "stage3"), _conv2d_list("layer6", "head", "stage4")]
+_LAYER6_ALONE = [*resnet.encoder(), _conv2d_list("layer6", "head", "stage4")]
 
 
 def _plca() -> Form:
@@ -124,7 +66,7 @@ def _plca() -> Form:
         *conv("aux_classifier.4", "aux_classifier/conv2", "classes", "auxiliary", 1, bias=True),
     ]
     return [
-        *_resnet("backbone."),
+        *resnet.encoder("backbone."),
         _classifier("classifier.0.convs.{}.0", "head", "stage4", bias=False),
         # No network here reads it; it is kept so that the way back is exact.
         Group(auxiliary, optional=True),
@@ -153,9 +95,9 @@ def _corda(initial_segmentation: Group) -> Form:
         correlation += conv(f"{distillation}.{pair}.attention.0", f"correlation/{flax}/attention", "task", "task", 3)
         correlation += conv(f"{distillation}.{pair}.conv", f"correlation/{flax}/projection", "task", "task", 3)
     return [
-        *_resnet(),
-        _bottlenecks(f"{initial}.layers.S", "segmentation_features/block", "stage4", "task_planes", "task"),
-        _bottlenecks(f"{initial}.layers.D", "depth_features/block", "stage4", "task_planes", "task"),
+        *resnet.encoder(),
+        resnet.bottlenecks(f"{initial}.layers.S", "segmentation_features/block", "stage4", "task_planes", "task"),
+        resnet.bottlenecks(f"{initial}.layers.D", "depth_features/block", "stage4", "task_planes", "task"),
         initial_segmentation,
         Group(depths),
         Group(correlation),
@@ -193,7 +135,7 @@ def _deeplab_vgg() -> Form:
 
 def _torchvision_resnet(**options) -> Form:
     # The ImageNet classifier, which no network here reads; kept so that the way back is exact.
-    return [*_resnet(**options), Group(dense("fc", "fc", "classes", "stage4"), optional=True)]
+    return [*resnet.encoder(**options), Group(dense("fc", "fc", "classes", "stage4"), optional=True)]
 
 
 def _caffe_resnet() -> Form:
@@ -246,6 +188,11 @@ def _imagenet_info(network: str, *files: str) -> CheckpointInfo:
     return CheckpointInfo(network, None, None if "vgg" in network else "torchvision", "imagenet_rgb", files)
 
 
+def _foundation_info(network: str, *files: str) -> CheckpointInfo:
+    licence = "DINOv3 License" if "dinov3" in network else None
+    return CheckpointInfo(network, input_norm="imagenet_rgb", files=files, licence=licence)
+
+
 def _mit_info(network: str, *files: str) -> CheckpointInfo:
     return CheckpointInfo(network, input_norm="imagenet_rgb", files=files)
 
@@ -289,6 +236,33 @@ DIALECTS = {
         ),
     ),
     "dada": Dialect((_dada(),), _deeplab_info(4, network="dada_resnet101")),
+    "dinov2": Dialect(
+        foundation.dinov2(),
+        _foundation_info(
+            "linear_dinov2_vitb14",
+            *(f"dinov2_vit{size}14{kind}_pretrain.pth" for size in "sblg" for kind in ("", "_reg4")),
+        ),
+        foundation.DINOV2,
+    ),
+    "dinov2_timm": Dialect(foundation.dinov2(), _foundation_info("linear_dinov2_vitb14"), foundation.DINOV2_TIMM),
+    "dinov2_transformers": Dialect(
+        foundation.dinov2(), _foundation_info("linear_dinov2_vitb14"), foundation.DINOV2_TRANSFORMERS
+    ),
+    "dinov3": Dialect(
+        foundation.dinov3(),
+        _foundation_info(
+            "linear_dinov3_vitb16",
+            "dinov3_vits16_pretrain_lvd1689m-08c60483.pth",
+            "dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth",
+            "dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth",
+            "dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth",
+            "dinov3_vith16plus_pretrain_lvd1689m-7c1da9a5.pth",
+        ),
+        foundation.DINOV3,
+    ),
+    "dinov3_transformers": Dialect(
+        foundation.dinov3(), _foundation_info("linear_dinov3_vitb16"), foundation.DINOV3_TRANSFORMERS
+    ),
     "efficientnet_lite0": Dialect(
         (efficientnet.LITE0,),
         CheckpointInfo("pyramid_efficientnet_lite0", input_norm="lite_rgb", files=("efficientnet-lite0-57934424.pth",)),
@@ -302,11 +276,11 @@ DIALECTS = {
     "plca": Dialect((_plca(),), _deeplab_info(4)),
     "semantic_discriminator": Dialect((_semantic_discriminator(),), CheckpointInfo("semantic_discriminator")),
     "torchvision_resnet18": Dialect(
-        (_basic_resnet(),),
+        (resnet.basic(),),
         _imagenet_info("pyramid_resnet18", "resnet18-f37072fd.pth", "resnet18-5c106cde.pth"),
     ),
     "torchvision_resnet34": Dialect(
-        (_basic_resnet(),),
+        (resnet.basic(),),
         _imagenet_info("pyramid_resnet34", "resnet34-b627a593.pth", "resnet34-333f7ec4.pth"),
     ),
     "torchvision_resnet101": Dialect(
@@ -318,6 +292,8 @@ DIALECTS = {
         _imagenet_info("deeplab_v2_resnet50", "resnet50-0676ba61.pth", "resnet50-19c8e357.pth"),
     ),
     "torchvision_vgg16": Dialect((_torchvision_vgg(),), _imagenet_info("deeplab_v2_vgg16", "vgg16-397923af.pth")),
+    "vfm_uda": Dialect((vfm_uda.light(),), _foundation_info("light_dinov2_vitb14"), vfm_uda.ONE_MASK_TOKEN),
+    "vfm_uda_plusplus": Dialect((vfm_uda.pyramid(),), _foundation_info("pyramid_dinov2_vitb14")),
     # ImageNet's encoder of mmsegmentation, torchvision's with a stem of three convolutions.
     "v1c_resnet101": Dialect(
         (_torchvision_resnet(deep_stem=True),),

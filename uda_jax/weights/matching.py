@@ -15,6 +15,10 @@ from uda_jax.weights.rules import listed
 LEFTOVERS = (
     *("fc", "layer5", "classifier_0", "classifier_3", "classifier_6", "aux_classifier", "aux_head"),
     "imagenet_head",
+    "local_cls_norm",
+    # Of a foundation encoder that an adapter reads between its blocks.
+    "encoder/mask_token",
+    "encoder/norm",
 )
 
 # Parts that an option of a network leaves out: one file of weights, and its parts that start afresh, serve both forms.

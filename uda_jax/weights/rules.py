@@ -142,6 +142,16 @@ def batch_norm(torch: str, flax: str, channels: Axis) -> list[Rule]:
     ]
 
 
+def layer_norm(torch: str, flax: str, channels: Axis) -> list[Rule]:
+    """Returns the rules of a layer norm: scale and bias."""
+    return [Rule(f"{torch}.weight", f"params/{flax}/scale", VECTOR, (channels,)), _bias(torch, flax, channels)]
+
+
+def vector(torch: str, flax: str, channels: Axis) -> list[Rule]:
+    """Returns the rule of one vector under its own name, such as a learnt scale."""
+    return [Rule(torch, f"params/{flax}", VECTOR, (channels,))]
+
+
 def _bias(torch: str, flax: str, channels: Axis) -> Rule:
     return Rule(f"{torch}.bias", f"params/{flax}/bias", VECTOR, (channels,))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uda_jax import config, ops
+from uda_jax import config, networks, ops
 from uda_jax.errors import UserError
 from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.networks.vgg import VGG16Options
@@ -179,4 +179,12 @@ def test_build_and_what_is_asked_of_the_network():
     )
     assert vgg.options == VGG16Options(width=2, aspp_branches=2)
     assert (vgg.frozen, SMALL.frozen, Segmenter(name="lenet").frozen) == ((r"head/branch_[23]/",), (), ())
-    assert [vgg.depth(f"segmenter/{path}") for path in ("encoder/conv1_2/kernel", "head/branch_0/bias")] == [0, 7]
+    assert [vgg.layer_depth(f"segmenter/{path}") for path in ("encoder/conv1_2/kernel", "head/branch_0/bias")] == [0, 7]
+
+
+def test_no_network_has_an_option_of_the_name_of_a_property():
+    """It would take the place of what methods ask of every network."""
+    own = {name for name, member in vars(Segmenter).items() if isinstance(member, property) or callable(member)}
+    for name in networks.names():
+        options = {field.name for field in dataclasses.fields(networks.find(name).options)}
+        assert not options & own, name

@@ -111,6 +111,12 @@ class Domain:
         "has, is 1: pseudo-labels there do not count (DAFormer).",
         low=0,
     )
+    distrust: tuple[float, float, float, float] | None = config_field(
+        None,
+        "The same as shares of the height and width of a frame as it is stored (VFM-UDA: 0.03, 0.25, 0.03, 0.03).",
+        low=0.0,
+        high=0.5,
+    )
     flip: bool = config_field(False, "Whether to mirror frames left and right at random.")
     rare_classes: RareClasses | None = config_field(
         None, "How to draw frames by the classes they show, rare ones more often; None draws all frames alike."
@@ -155,6 +161,10 @@ class Domain:
                     raise UserError(
                         f"{path}.images_from: expected None, since '{path}.fields' has {field}, got a value"
                     )
+        if self.distrust is not None and NAME not in self.fields:
+            raise UserError(f"{path}.distrust: expected None, since '{path}.fields' has no {NAME}, got {self.distrust}")
+        if self.distrust is not None and self.margins is not None:
+            raise UserError(f"{path}.distrust: expected None together with '{path}.margins', got {self.distrust}")
         if self.crop_max_share < 1 and (self.crop is None or "label" not in self.fields):
             raise UserError(f"{path}.crop_max_share: expected 1.0 without crops of labels, got {self.crop_max_share}")
         for field in ("labels_from", "rare_classes"):
@@ -219,6 +229,8 @@ def open_domain(domain: Domain, path: str = "domain") -> Dataset:
             dataset = OtherImages(dataset, domain.images_from)
         if domain.labels_from is not None:
             dataset = PseudoLabelled(dataset, domain.labels_from, domain.size)
+        if domain.distrust is not None:
+            dataset = Margins(dataset, tuple(map(float, domain.distrust)), lambda size: size)
         if domain.margins is not None:
             dataset = Margins(dataset, domain.margins, functools.partial(resized_size, domain))
     except UserError as error:

@@ -20,14 +20,15 @@ class Margins(View):
 
     Args:
       dataset: gives everything else.
-      margins: pixels at the top, the bottom, the left and the right of a frame of the size.
+      margins: pixels at the top, the bottom, the left and the right of a frame of the size, or, as floats, shares of
+        its height and width, rounded down to whole pixels (VFM-UDA).
       size: from the (height, width) of an image to that of the map.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        margins: tuple[int, int, int, int],
+        margins: tuple[int, int, int, int] | tuple[float, float, float, float],
         size: Callable[[tuple[int, int]], tuple[int, int]],
     ):
         super().__init__(dataset)
@@ -57,7 +58,11 @@ class Margins(View):
         if NAME not in fields:
             return example
         height, width = self._size(example["image"].shape[:2])
-        top, bottom, left, right = self._margins
+        sides = (height, height, width, width)
+        top, bottom, left, right = (
+            int(margin * side) if isinstance(margin, float) else margin
+            for margin, side in zip(self._margins, sides, strict=True)
+        )
         distrust = np.ones((height, width), np.float32)
         distrust[top : max(top, height - bottom), left : max(left, width - right)] = 0.0
         return example | {NAME: distrust}

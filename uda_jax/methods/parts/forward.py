@@ -14,7 +14,14 @@ from uda_jax.methods.parts.state import TrainState
 
 
 def forward(
-    module: nn.Module, params: Any, model_state: Any, inputs: jax.Array, *, train: bool, key: jax.Array | None = None
+    module: nn.Module,
+    params: Any,
+    model_state: Any,
+    inputs: jax.Array,
+    *,
+    train: bool,
+    key: jax.Array | None = None,
+    **options: Any,
 ) -> tuple[dict, Any]:
     """Applies a segmenter.
 
@@ -24,14 +31,15 @@ def forward(
       inputs: normalised images [B, H, W, 3].
       train: True normalises with batch statistics and updates the running ones (`bn_mode` may forbid it).
       key: what dropout draws from while training, for the networks that have it.
+      **options: further arguments of the network's own, such as a mask.
 
     Returns:
       The dict of maps at the network's stride, and the model state to hand to the next forward.
     """
     with jax.named_scope("segmenter"):
         if not train:
-            return module.apply({"params": params, **model_state}, inputs, train=False), model_state
-        options = {"mutable": list(model_state), "rngs": None if key is None else {"dropout": key}}
+            return module.apply({"params": params, **model_state}, inputs, train=False, **options), model_state
+        options |= {"mutable": list(model_state), "rngs": None if key is None else {"dropout": key}}
         return module.apply({"params": params, **model_state}, inputs, train=True, **options)
 
 

@@ -122,7 +122,7 @@ class Segmenter(Named):
         return (*self.options.unused, *(f"^(?={_NAME}/).*?(?:{pattern})" for pattern in self.freeze))
 
     @property
-    def depth(self) -> Callable[[str], int]:
+    def layer_depth(self) -> Callable[[str], int]:
         """The network's order of depth, for layer-wise decay: from a parameter's path to its layer."""
         return networks.layer_depth(self.name)
 
