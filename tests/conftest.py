@@ -1,5 +1,6 @@
 """Shared fixtures: one compilation cache for the whole suite, tiny data, a tiny experiment."""
 
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,9 @@ if version("jaxlib").startswith("0.10."):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+
+# Everything that was traced and compiled stays alive and would be looked through again and again: an eighth of the time.
+gc.set_threshold(20_000, 20, 20)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
