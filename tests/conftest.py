@@ -20,7 +20,7 @@ if version("jaxlib").startswith("0.10."):
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 
-# Everything that was traced and compiled stays alive and would be looked through again and again: an eighth of the time.
+# All that was traced and compiled stays alive; looking through it again and again took an eighth of the time.
 gc.set_threshold(20_000, 20, 20)
 
 import numpy as np  # noqa: E402

@@ -12,7 +12,7 @@ def _bottleneck(torch: str, flax: str, into: Axis, planes: Axis, out: Axis) -> l
 
 
 def _basic_blocks(torch: str, flax: str, into: Axis, planes: Axis, *, project: bool) -> Group:
-    """Returns the rules of a run of basic blocks, of which the first projects its shortcut if its input has other channels."""
+    """Returns the rules of a run of basic blocks, of which the first projects its shortcut where channels change."""
     rules = []
     for i, channels in enumerate((f"{into}|{planes}", planes), 1):
         rules += conv(f"{torch}.{{i}}.conv{i}", f"{flax}_{{i}}/conv{i}", planes, channels, 3)
@@ -32,7 +32,7 @@ def bottlenecks(torch: str, flax: str, into: Axis, planes: Axis, out: Axis) -> G
 
 
 def encoder(prefix: str = "", *, deep_stem: bool = False) -> list[Group]:
-    """Returns the rules of the encoder without classifier, of any depth; Caffe's and torchvision's names are the same."""
+    """Returns the rules of the encoder without classifier, of any depth; Caffe and torchvision have the same names."""
     stem = (
         _v1c_stem()
         if deep_stem
