@@ -19,9 +19,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The pages of docs/ as a site in site/, which opens from the folder; a link or an anchor that leads nowhere ends it.
+# The pages of docs/ as a site in site/, which opens from the folder; a link or an anchor that leads nowhere ends it
+# (not with --quiet, which drops the warnings that --strict counts).
 docs: $(VENV)/installed-docs
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 	@echo "docs: site/index.html"
 
 # Every row of every seed of docs/results.md; run it again to go on where it stopped.
