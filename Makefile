@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test newest lint table bench clean
+.PHONY: demo test newest lint docs table bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/uda demo --workdir runs/demo
@@ -18,6 +18,12 @@ newest:
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The pages of docs/ as a site in site/, which opens from the folder; a link or an anchor that leads nowhere ends it
+# (not with --quiet, which drops the warnings that --strict counts).
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m mkdocs build --strict
+	@echo "docs: site/index.html"
 
 # Every row of every seed of docs/results.md; run it again to go on where it stopped.
 table: $(VENV)/installed
@@ -48,5 +54,9 @@ $(VENV)/installed-bench: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@ $(VENV)/installed
 
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@ $(VENV)/installed
+
 clean:
-	rm -rf $(VENV) $(VENV)-newest runs build dist
+	rm -rf $(VENV) $(VENV)-newest runs build dist site
