@@ -3,7 +3,7 @@
 Images are RGB in [0, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +33,14 @@ def ssim_loss(one: jax.Array, other: jax.Array) -> jax.Array:
     one, other = _alike(one, other)
     if min(one.shape[1:3]) < 2:
         raise ValueError(f"ssim_loss: expected images of 2x2 pixels or more, got shape {one.shape}")
-    mean_one, mean_other = _window_mean(one), _window_mean(other)
-    variance_one = _window_mean(one**2) - mean_one**2
-    variance_other = _window_mean(other**2) - mean_other**2
-    covariance = _window_mean(one * other) - mean_one * mean_other
+    # Variances as mean squares less squared means, but of the differences from the window's centre: those of the
+    # colours themselves lose to rounding, in float32, what the small constants let count.
+    around_one, around_other = _differences(one), _differences(other)
+    mean_one, mean_other = _mean(around_one), _mean(around_other)
+    variance_one = _mean(a**2 for a in around_one) - mean_one**2
+    variance_other = _mean(b**2 for b in around_other) - mean_other**2
+    covariance = _mean(a * b for a, b in zip(around_one, around_other, strict=True)) - mean_one * mean_other
+    mean_one, mean_other = mean_one + one, mean_other + other
     similarity = (2.0 * mean_one * mean_other + _C1) * (2.0 * covariance + _C2)
     similarity /= (mean_one**2 + mean_other**2 + _C1) * (variance_one + variance_other + _C2)
     return jnp.clip(0.5 * (1.0 - similarity), 0.0, 1.0)
@@ -164,18 +168,23 @@ def view_synthesis_loss(
     if not disparities or not views or len(views) != len(motions):
         counts = f"{len(disparities)}, {len(views)} and {len(motions)}"
         raise ValueError(f"disparities, views and motions: expected some, and a motion for each view, got {counts}")
+    full = frame.shape[1:3]
+    enlarged = [ops.resize_bilinear(each[..., None], full, align_corners=False)[..., 0] for each in disparities]
+
+    def error(depth: jax.Array, view: jax.Array, motion: jax.Array) -> jax.Array:
+        return photometric_error(ops.synthesise_view(view, depth, intrinsics, motion)[0], frame)
+
+    # One program for all views and scales; the batch stays as it is split over devices.
+    depths = ops.depth_from_disparity(jnp.stack(enlarged), nearest=nearest, farthest=farthest)
+    over_views = jax.vmap(error, (None, 0, 0))
+    errors = jax.vmap(over_views, (0, None, None))(depths, jnp.stack(views), jnp.stack(motions))
     still = [photometric_error(view, frame) for view in views] if auto_mask else []
     total = jnp.float32(0.0)
     for scale, disparity in enumerate(disparities):
-        enlarged = ops.resize_bilinear(disparity[..., None], frame.shape[1:3], align_corners=False)[..., 0]
-        depth = ops.depth_from_disparity(enlarged, nearest=nearest, farthest=farthest)
-        rebuilt = (
-            ops.synthesise_view(view, depth, intrinsics, motion)[0] for view, motion in zip(views, motions, strict=True)
-        )
         scale_key = None if key is None else jax.random.fold_in(key, scale)
-        error, _ = minimum_error([photometric_error(image, frame) for image in rebuilt], still, key=scale_key)
+        lowest, _ = minimum_error(list(errors[scale]), still, key=scale_key)
         image = _block_means(frame, disparity.shape[1:3])
-        total += jnp.mean(error) + smoothness / 2**scale * edge_aware_smoothness(disparity, image)
+        total += jnp.mean(lowest) + smoothness / 2**scale * edge_aware_smoothness(disparity, image)
     return total / len(disparities)
 
 
@@ -185,14 +194,15 @@ def _alike(one: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
     return one.astype(jnp.float32), other.astype(jnp.float32)
 
 
-def _window_mean(images: jax.Array) -> jax.Array:
-    """Returns the means over the 3x3 pixels around each, reflected at the border."""
-    for axis in (1, 2):
-        around = [(1, 1) if axis == k else (0, 0) for k in range(4)]
-        padded = jnp.pad(images, around, mode="reflect")
-        size = images.shape[axis]
-        images = sum(jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(3))
-    return images / 9.0
+def _differences(images: jax.Array) -> list[jax.Array]:
+    """Returns how much the 3x3 pixels around each differ from it, nine images; the border is reflected."""
+    height, width = images.shape[1:3]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    return [padded[:, y : y + height, x : x + width] - images for y in range(3) for x in range(3)]
+
+
+def _mean(images: Iterable[jax.Array]) -> jax.Array:
+    return sum(images) / 9.0
 
 
 def _magnitude(values: jax.Array) -> jax.Array:
