@@ -202,6 +202,15 @@ def test_a_still_scene_is_masked_out():
     np.testing.assert_allclose(gradient[0], 1e-3 * alone / 2, rtol=1e-4, atol=1e-9)
 
 
+def test_each_scale_draws_its_own_noise():
+    frame, key = random(1, 8, 8, 3), jax.random.key(0)
+    constant = [jnp.full((1, size, size), 0.5) for size in (8, 4)]
+    one, two = (
+        loss_and_gradients(some, frame, [frame], camera(), [still()], key=key)[0] for some in (constant[:1], constant)
+    )
+    assert one != two and abs(one) < 1e-4 and abs(two) < 1e-4
+
+
 def test_gradients_are_finite_where_nothing_is_to_be_seen():
     """All points behind the view, in its plane, or masked out; a blank frame; disparities of 0 and 1."""
     frame, view = random(1, 8, 8, 3), random(1, 8, 8, 3, seed=1)
