@@ -12,6 +12,8 @@ SIGNATURES = {
     "ops.confusion_matrix": "(labels, predictions, num_classes, *, ignore_label=255)",
     "ops.class_means": "(features, labels, num_classes)",
     "ops.classmix_mask": "(labels, chosen)",
+    "ops.rigid_motion": "(axis_angle, translation, *, inverse=False)",
+    "ops.synthesise_view": "(view, depth, intrinsics, motion, *, view_intrinsics=None)",
     "losses.cross_entropy": "(logits, labels, *, ignore_label=255, class_weights=None, pixel_weights=None)",
     "losses.self_information": "(probabilities)",
     "losses.entropy": "(probabilities)",
@@ -23,6 +25,8 @@ SIGNATURES = {
     "block_size='auto', contrast=True)",
     "losses.association_diagnostics": "(source, target, source_labels, *, similarity='cosine', aggregation=0.5, "
     "block_size='auto', contrast=True, target_labels=None)",
+    "losses.view_synthesis_loss": "(disparities, frame, views, intrinsics, motions, *, key=None, auto_mask=True, "
+    "smoothness=0.001, nearest=0.1, farthest=100.0)",
     "training.metrics.iou": "(confusion)",
     "training.metrics.mean_iou": "(confusion, classes=None)",
     "training.metrics.dice": "(confusion)",

@@ -8,6 +8,13 @@ from uda_jax.losses.entropy import class_ratio_prior, entropy, entropy_map, hard
 from uda_jax.losses.feature_distance import feature_distance
 from uda_jax.losses.label_smoothing import adaptive_label_smoothing
 from uda_jax.losses.lovasz import grouped_lovasz_softmax, lovasz_softmax
+from uda_jax.losses.photometric import (
+    edge_aware_smoothness,
+    minimum_error,
+    photometric_error,
+    ssim_loss,
+    view_synthesis_loss,
+)
 from uda_jax.losses.segmentation import cross_entropy, cross_entropy_map
 from uda_jax.losses.semantic import semantic_adversarial, semantic_adversarial_map
 from uda_jax.ops import self_information
@@ -24,6 +31,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_map",
     "cycle_association",
+    "edge_aware_smoothness",
     "entropy",
     "entropy_map",
     "feature_distance",
@@ -31,8 +39,12 @@ __all__ = [
     "grouped_lovasz_softmax",
     "hard_entropy",
     "lovasz_softmax",
+    "minimum_error",
     "ohem_cross_entropy",
+    "photometric_error",
     "self_information",
     "semantic_adversarial",
     "semantic_adversarial_map",
+    "ssim_loss",
+    "view_synthesis_loss",
 ]

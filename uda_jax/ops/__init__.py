@@ -15,10 +15,20 @@ from uda_jax.ops.paired_dropout import complementary_dropout, draw_complementary
 from uda_jax.ops.photometric import draw_photometric, grey, photometric_jitter
 from uda_jax.ops.resize import resize_bilinear, resize_nearest_legacy
 from uda_jax.ops.self_information import self_information
+from uda_jax.ops.view_synthesis import (
+    back_project,
+    depth_from_disparity,
+    in_view,
+    project,
+    rigid_motion,
+    sample_bilinear,
+    synthesise_view,
+)
 
 __all__ = [
     "CONVENTIONS",
     "NO_SUPERVISION",
+    "back_project",
     "block_grid",
     "block_mask",
     "blur_kernel_size",
@@ -31,6 +41,7 @@ __all__ = [
     "confusion_matrix",
     "cow_masks",
     "denormalise",
+    "depth_from_disparity",
     "draw_complementary",
     "draw_jitter",
     "draw_photometric",
@@ -40,18 +51,23 @@ __all__ = [
     "from_tanh",
     "gaussian_blur",
     "grey",
+    "in_view",
     "inverse_depth",
     "majority_labels",
     "mean_colour",
     "mix",
     "normalise",
     "photometric_jitter",
+    "project",
     "rare_class_count",
     "rare_class_normaliser",
     "relative_inverse_depth",
     "resize_bilinear",
     "resize_nearest_legacy",
+    "rigid_motion",
+    "sample_bilinear",
     "self_information",
     "split_by_score",
+    "synthesise_view",
     "to_pixels",
 ]
