@@ -1,5 +1,7 @@
 """DAFormer: a transformer that is trained by itself, and stays near what it knew (Hoyer et al., CVPR 2022).
 
+Take it with ImageNet's weights of a transformer and a GPU of 12 GB, as the start of this family.
+
     pseudo-labels   p = softmax(g(x_t)),  y_t = argmax p,  q = share of the batch's pixels with max p >= threshold,
                     0 where labels are distrusted
     mixing          M, x_m, y_m, w as in DACS, of half of the classes of all source images of the batch

@@ -1,5 +1,7 @@
 """HRDA: DAFormer on large images, seen at two resolutions (Hoyer et al., ECCV 2022, arXiv 2204.13132).
 
+Take it where DAFormer runs and small things matter, with more memory.
+
     context         the image at half its size, for what needs a long view
     details         a box at full size, for what is small, drawn anew for each forward of the student
     fusion          of both by an attention that is learnt (`networks/hrda.py`)

@@ -1,5 +1,7 @@
 """MIC: masked image consistency (Hoyer et al., CVPR 2023, arXiv 2212.01322), on DAFormer or HRDA.
 
+Take it last of this family, for the highest figures; its masks alone fit DACS and CorDA as well.
+
     masked          x_M = augment(x_t), seven in ten blocks of it hidden
     student f       DAFormer's or HRDA's losses, as its network has one resolution or two, and
                         lambda_M mean_pixels w CE(f(x_M), y_t)

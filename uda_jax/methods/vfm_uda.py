@@ -1,5 +1,7 @@
 """VFM-UDA: a foundation encoder, adapted by a teacher's labels (Englert et al., CVPR-W 2024, arXiv 2406.09896).
 
+Take it where a foundation encoder's weights (DINOv2) are at hand, and a GPU.
+
     pseudo-labels   p = (softmax g(x_t) + flip softmax g(flip x_t)) / 2,  y_t = argmax p,
                     w = share of the batch's pixels with max p >= threshold, 0 where labels are distrusted
     mixing          M = pixels of half of the classes of all source images of the batch

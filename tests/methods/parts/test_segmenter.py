@@ -29,7 +29,7 @@ def method_of(reference, *words):
 
 
 def test_fields_are_the_networks_own():
-    shared = {"name", "input_norm", "align_corners"}
+    shared = {"name", "input_norm", "align_corners", "freeze", "freeze_statistics"}
     heads = {"aspp_branches", "aspp_bias", "head_init"}
     assert fields(Segmenter(name="lenet")) == shared | {"grey"}
     assert fields(Segmenter(name="deeplab_v2_vgg16")) == shared | heads | {"encoder_init", "remat", "width"}
@@ -80,7 +80,7 @@ def test_another_name_keeps_what_differs_from_the_old_defaults():
         ({"name": "deeplab_v2_resnet14", "multilevel": True}, "m.multilevel: unknown field of 'deeplab_v2_resnet14'; "),
         (
             {"name": "lenet", "width": 4},
-            "m.width: unknown field of 'lenet'; known: align_corners, grey, input_norm, name",
+            "m.width: unknown field of 'lenet'; known: align_corners, freeze, freeze_statistics, grey, input_norm",
         ),
         ({"name": "deeplab_v2_resnet14", "width": 0}, "m.width: expected an integer >= 1, got 0"),
         ({"width": "4"}, "m.width: expected an integer, got '4'"),

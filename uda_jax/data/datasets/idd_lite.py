@@ -1,5 +1,7 @@
 """IDD-Lite: 1607 labelled street frames of Indian drives, 320x227 pixels, in seven classes; 404 more have no labels.
 
+Take it as a second small real camera, of roads that are less tidy than CamVid's.
+
 Layout, as published: `<root>/leftImg8bit/<split>/<sequence>/<frame>_image.jpg` and
 `<root>/gtFine/<split>/<sequence>/<frame>_label.png`; or in the form of a `folder` data set,
 `<root>/<split>/images/<sequence>_<frame>.jpg` and `<root>/<split>/labels/<sequence>_<frame>.png`. Labels are 8-bit ids
