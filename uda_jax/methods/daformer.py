@@ -1,6 +1,6 @@
 """DAFormer: a transformer that is trained by itself, and stays near what it knew (Hoyer et al., CVPR 2022).
 
-Take it with ImageNet's weights of a transformer and a GPU of 12 GB, as the start of this family.
+Take it with ImageNet's weights of a transformer, as the start of this family.
 
     pseudo-labels   p = softmax(g(x_t)),  y_t = argmax p,  q = share of the batch's pixels with max p >= threshold,
                     0 where labels are distrusted
@@ -19,11 +19,10 @@ import dataclasses
 
 from uda_jax.methods import base
 from uda_jax.methods.parts.feature_distance import FeatureDistance, init_with_frozen
-from uda_jax.methods.parts.forward import dropout_key
-from uda_jax.methods.parts.labelled import Labelled, learn
+from uda_jax.methods.parts.labelled import self_training_parts
 from uda_jax.methods.parts.mixing import Mixing, StrongAugmentation, check_single_head, illustrate_mixing
 from uda_jax.methods.parts.teacher import MeanTeacher, predict_with_teacher
-from uda_jax.methods.parts.updates import Previous, single_player_step
+from uda_jax.methods.parts.updates import single_player_step
 from uda_jax.schema import config_field
 from uda_jax.training.optimisers import Optimiser, adamw
 
@@ -54,28 +53,12 @@ class DAFormer(base.SegmentationMethod):
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration: the teacher labels the target, the student learns, the teacher is updated."""
-        source = batch["source"]
-        reference = self.distance.reference(self, state, source["image"])
+        reference = self.distance.reference(self, state, batch["source"]["image"])
         outputs, teacher = self.teacher.forward(self, state, batch["target"]["image"])
         mixed, shares = self.mixing.label_and_mix(self.segmenter, state, batch, outputs["logits"])
-
-        def source_loss(params):
-            model_state, labelled = state.model_state["segmenter"], Labelled.of(source["image"], source["label"])
-            key = dropout_key(state, 0)
-            found, outputs, model_state = learn(self, params["segmenter"], model_state, labelled, key)
-            losses = {f"segmentation{name}": loss for name, loss in found.items()}
-            return losses | self.distance.losses(outputs, reference, source["label"]), {"segmenter": model_state}
-
-        def mixture_loss(params, before: Previous):
-            # Normalised by its own batch statistics, which update those that the source has updated.
-            labelled = Labelled(before.then(mixed.image), mixed.label, mixed.weight)
-            model_state, key = before.found[1]["segmenter"], dropout_key(state, 1)
-            found, _, model_state = learn(self, params["segmenter"], model_state, labelled, key)
-            losses = {f"mixed{name}": self.mixed_weight * loss for name, loss in found.items()}
-            return losses, {"segmenter": model_state}
-
+        losses = self_training_parts(self, state, batch, mixed, reference)
         student = self.player("segmenter", optimiser=self.optimiser)
-        state, metrics = single_player_step(state, student, source_loss, mixture_loss)
+        state, metrics = single_player_step(state, student, *losses)
         return self.teacher.update(teacher, state, self.accumulation), metrics | shares
 
 

@@ -19,11 +19,10 @@ from uda_jax.methods import base
 from uda_jax.methods.daformer import MIXING, OPTIMISER, TEACHER
 from uda_jax.methods.parts.details import Details
 from uda_jax.methods.parts.feature_distance import FeatureDistance, init_with_frozen
-from uda_jax.methods.parts.forward import dropout_key
-from uda_jax.methods.parts.labelled import Labelled
+from uda_jax.methods.parts.labelled import self_training_parts
 from uda_jax.methods.parts.mixing import Mixing, illustrate_mixing
 from uda_jax.methods.parts.teacher import MeanTeacher, predict_with_teacher
-from uda_jax.methods.parts.updates import Previous, single_player_step
+from uda_jax.methods.parts.updates import single_player_step
 from uda_jax.schema import config_field
 from uda_jax.training.optimisers import Optimiser
 
@@ -54,28 +53,12 @@ class HRDA(base.SegmentationMethod):
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration: the teacher labels the target, the student learns, the teacher is updated."""
-        source = batch["source"]
-        reference = self.distance.reference(self, state, source["image"])
+        reference = self.distance.reference(self, state, batch["source"]["image"])
         outputs, teacher = self.teacher.forward(self, state, batch["target"]["image"])
         mixed, shares = self.mixing.label_and_mix(self.segmenter, state, batch, outputs["logits"])
-
-        def source_loss(params):
-            model_state, labelled = state.model_state["segmenter"], Labelled.of(source["image"], source["label"])
-            key = dropout_key(state, 0)
-            found, outputs, model_state = self.details.learn(self, params["segmenter"], model_state, labelled, key)
-            losses = {f"segmentation{name}": loss for name, loss in found.items()}
-            return losses | self.distance.losses(outputs, reference, source["label"]), {"segmenter": model_state}
-
-        def mixture_loss(params, before: Previous):
-            # Normalised by its own batch statistics, which update those that the source has updated.
-            labelled = Labelled(before.then(mixed.image), mixed.label, mixed.weight)
-            model_state, key = before.found[1]["segmenter"], dropout_key(state, 1)
-            found, _, model_state = self.details.learn(self, params["segmenter"], model_state, labelled, key)
-            losses = {f"mixed{name}": self.mixed_weight * loss for name, loss in found.items()}
-            return losses, {"segmenter": model_state}
-
+        losses = self_training_parts(self, state, batch, mixed, reference, learn=self.details.learn)
         student = self.player("segmenter", optimiser=self.optimiser)
-        state, metrics = single_player_step(state, student, source_loss, mixture_loss)
+        state, metrics = single_player_step(state, student, *losses)
         return self.teacher.update(teacher, state, self.accumulation), metrics | shares
 
 

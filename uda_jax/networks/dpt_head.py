@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.errors import UserError
-from uda_jax.networks.base import Options
 from uda_jax.networks.convolution import FLOAT32, Conv
-from uda_jax.networks.foundation import InputOptions, build_encoder, fitted, patches_of, segmenters
+from uda_jax.networks.foundation import InputOptions, PatchSegmenter, build_encoder, segmenters
 from uda_jax.networks.upscaling import PatchUpscale
 from uda_jax.ops.resize import resize_bilinear
 from uda_jax.schema import config_field
@@ -107,18 +106,11 @@ class DPTHead(nn.Module):
         return nn.relu(Conv(self.fused, 3, padding=1, name="output_conv_0", **options)(x))
 
 
-class DPTSegmenter(nn.Module):
+class DPTSegmenter(PatchSegmenter):
     """`encoder`, `head`, which reads four blocks' patches after the final norm, and `classifier`.
 
     Its maps are interpolated with aligned corners.
-
-    Attributes:
-      num_classes: channels of the logits.
-      options: those of the encoder and the head.
     """
-
-    num_classes: int
-    options: Options
 
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
@@ -147,21 +139,6 @@ class DPTSegmenter(nn.Module):
     def classify(self, features: jax.Array) -> jax.Array:
         """Returns logits `[B, 8h, 8w, num_classes]` for features `[B, 8h, 8w, fused]`."""
         return self.classifier(features).astype(jnp.float32)
-
-    def encode(
-        self,
-        images: jax.Array,
-        train: bool = False,
-        collect: Sequence[str] | None = None,
-        mask: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
-        """Returns the encoder's maps by name, as `VisionTransformer` does; apply with `method="encode"`."""
-        images = fitted(images, self.encoder.patch, self.options.input_scale)
-        return self.encoder(images, train, collect, mask)
-
-    def mask_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Returns rows and columns of the patches that a `mask` has, for images of a size."""
-        return patches_of(self.options, size)
 
 
 def levels_of(options: Any) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ A head's file gives its module and options to `segmenters`, which offers it on e
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -60,6 +60,33 @@ def _family(options: ViTOptions) -> ModuleType:
 def build_encoder(options: ViTOptions, *, maskable: bool = True) -> VisionTransformer:
     """Returns the encoder that some options belong to."""
     return _family(options).build(options, maskable=maskable)
+
+
+class PatchSegmenter(nn.Module):
+    """What segmenters share whose heads read the patches of an encoder, which their `setup` names `encoder`.
+
+    Attributes:
+      num_classes: channels of the logits.
+      options: those of the encoder and the head.
+    """
+
+    num_classes: int
+    options: Options
+
+    def encode(
+        self,
+        images: jax.Array,
+        train: bool = False,
+        collect: Sequence[str] | None = None,
+        mask: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """Returns the encoder's maps by name, as `VisionTransformer` does; apply with `method="encode"`."""
+        images = fitted(images, self.encoder.patch, self.options.input_scale)
+        return self.encoder(images, train, collect, mask)
+
+    def mask_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns rows and columns of the patches that a `mask` has, for images of a size."""
+        return patches_of(self.options, size)
 
 
 def segmenters(

@@ -5,7 +5,6 @@ Source: VFM-UDA (Englert et al., arXiv 2406.09896) with its released code; modul
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,9 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks import initialisers
-from uda_jax.networks.base import Options
 from uda_jax.networks.convolution import FLOAT32, Conv
-from uda_jax.networks.foundation import InputOptions, build_encoder, fitted, patches_of, segmenters
+from uda_jax.networks.foundation import InputOptions, PatchSegmenter, build_encoder, segmenters
 from uda_jax.networks.upscaling import PatchUpscale
 from uda_jax.networks.vit import layer_norm
 
@@ -53,16 +51,8 @@ class LightHead(nn.Module):
         return out(x).astype(jnp.float32)
 
 
-class LightSegmenter(nn.Module):
-    """`encoder` and `head`, which reads the last block's patches after the final norm.
-
-    Attributes:
-      num_classes: channels of the logits.
-      options: those of the encoder and the head.
-    """
-
-    num_classes: int
-    options: Options
+class LightSegmenter(PatchSegmenter):
+    """`encoder` and `head`, which reads the last block's patches after the final norm."""
 
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
@@ -86,21 +76,6 @@ class LightSegmenter(nn.Module):
     def classify(self, features: jax.Array) -> jax.Array:
         """Returns logits `[B, 4h, 4w, num_classes]` for features `[B, h, w, D]`."""
         return self.head(features)
-
-    def encode(
-        self,
-        images: jax.Array,
-        train: bool = False,
-        collect: Sequence[str] | None = None,
-        mask: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
-        """Returns the encoder's maps by name, as `VisionTransformer` does; apply with `method="encode"`."""
-        images = fitted(images, self.encoder.patch, self.options.input_scale)
-        return self.encoder(images, train, collect, mask)
-
-    def mask_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Returns rows and columns of the patches that a `mask` has, for images of a size."""
-        return patches_of(self.options, size)
 
 
 NETWORKS = segmenters("light", LightSegmenter, LightHeadOptions, lambda width, depth: {"input_scale": 1.1})

@@ -5,17 +5,15 @@ convolution.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks import initialisers
-from uda_jax.networks.base import Options
 from uda_jax.networks.batch_norm import BatchNorm
 from uda_jax.networks.convolution import Conv
-from uda_jax.networks.foundation import InputOptions, build_encoder, fitted, patches_of, segmenters
+from uda_jax.networks.foundation import InputOptions, PatchSegmenter, build_encoder, segmenters
 from uda_jax.schema import config_field
 
 
@@ -31,16 +29,8 @@ class LinearHeadOptions(InputOptions):
     )
 
 
-class LinearSegmenter(nn.Module):
-    """`encoder`, `head_norm` and `head` on the last block's patches after the final norm.
-
-    Attributes:
-      num_classes: channels of the logits.
-      options: those of the encoder and the head.
-    """
-
-    num_classes: int
-    options: Options
+class LinearSegmenter(PatchSegmenter):
+    """`encoder`, `head_norm` and `head` on the last block's patches after the final norm."""
 
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
@@ -69,21 +59,6 @@ class LinearSegmenter(nn.Module):
         drops = train and self.has_rng("dropout")
         x = self.drop(self.head_norm(features, train), deterministic=not drops)
         return self.head(x).astype(jnp.float32)
-
-    def encode(
-        self,
-        images: jax.Array,
-        train: bool = False,
-        collect: Sequence[str] | None = None,
-        mask: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
-        """Returns the encoder's maps by name, as `VisionTransformer` does; apply with `method="encode"`."""
-        images = fitted(images, self.encoder.patch, self.options.input_scale)
-        return self.encoder(images, train, collect, mask)
-
-    def mask_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Returns rows and columns of the patches that a `mask` has, for images of a size."""
-        return patches_of(self.options, size)
 
 
 NETWORKS = segmenters("linear", LinearSegmenter, LinearHeadOptions)

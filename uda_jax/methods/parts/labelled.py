@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from uda_jax.losses import cross_entropy
+from uda_jax.methods.parts.forward import dropout_key
 from uda_jax.methods.parts.mixing import pseudo_labels
 from uda_jax.methods.parts.segmenter import Segmenter
-from uda_jax.methods.parts.state import Batch
+from uda_jax.methods.parts.state import Batch, TrainState
+from uda_jax.methods.parts.updates import Losses, Previous
 
 
 class Labelled(NamedTuple):
@@ -46,6 +48,39 @@ def learn(
     """Forwards images through the student in training mode, as `Learn` says, and returns one loss, named ""."""
     outputs, model_state = method.forward(params, model_state, labelled.image, key=key)
     return {"": weighted_cross_entropy(method.segmenter, outputs["logits"], labelled)}, outputs, model_state
+
+
+def self_training_parts(
+    method: Any, state: TrainState, batch: Batch, mixed: Labelled, reference: Any, *, learn: Learn = learn
+) -> tuple[Callable, Callable]:
+    """Returns the two parts of the loss of DAFormer and what builds on it, for `gradients_in_turn`.
+
+    The first are the cross entropies of the source's labels and the distance to ImageNet's features, the second those
+    of mixed images, which are normalised by their own batch statistics and update those that the source has updated.
+
+    Args:
+      method: its `mixed_weight` and `distance` say how far the parts count.
+      state: gives the first model state, and the random numbers of the step.
+      batch: gives the source.
+      mixed: images, pseudo-labels and weights.
+      reference: what `distance.reference` returned.
+      learn: how the method's student learns labels.
+    """
+    source = batch["source"]
+
+    def source_loss(params: Any) -> tuple[Losses, dict[str, Any]]:
+        labelled, key = Labelled.of(source["image"], source["label"]), dropout_key(state, 0)
+        found, outputs, model_state = learn(method, params["segmenter"], state.model_state["segmenter"], labelled, key)
+        losses = {f"segmentation{name}": loss for name, loss in found.items()}
+        return losses | method.distance.losses(outputs, reference, source["label"]), {"segmenter": model_state}
+
+    def mixture_loss(params: Any, before: Previous) -> tuple[Losses, dict[str, Any]]:
+        labelled = Labelled(before.then(mixed.image), mixed.label, mixed.weight)
+        model_state, key = before.found[1]["segmenter"], dropout_key(state, 1)
+        found, _, model_state = learn(method, params["segmenter"], model_state, labelled, key)
+        return {f"mixed{name}": method.mixed_weight * loss for name, loss in found.items()}, {"segmenter": model_state}
+
+    return source_loss, mixture_loss
 
 
 def weighted_cross_entropy(segmenter: Segmenter, logits: jax.Array, labelled: Labelled) -> jax.Array:
