@@ -5,6 +5,7 @@ contrast has no mean in it, and hue turns by up to a quarter of the circle.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -51,9 +52,14 @@ def draw_jitter(
       Uniform factors `[B, 4]` and a uniform order `[4]`.
     """
     factor_key, order_key = jax.random.split(key)
-    span = jnp.array([brightness, contrast, saturation, hue], jnp.float32)
-    factors = jnp.array([1.0, 1.0, 1.0, 0.0]) + span * jax.random.uniform(factor_key, (count, 4), minval=-1.0)
+    factors = draw_factors(factor_key, count, (brightness, contrast, saturation, hue))
     return factors, jax.random.permutation(order_key, 4)
+
+
+def draw_factors(key: jax.Array, count: int, spans: Sequence[float]) -> jax.Array:
+    """Returns factors `[count, 4]` of brightness, contrast, saturation and hue, uniform around those of no change."""
+    around = jax.random.uniform(key, (count, 4), minval=-1.0)
+    return jnp.array([1.0, 1.0, 1.0, 0.0]) + jnp.array(spans, jnp.float32) * around
 
 
 def gaussian_blur(images: jax.Array, sigmas: jax.Array, kernel_size: tuple[int, int]) -> jax.Array:

@@ -7,7 +7,7 @@ rules, those of kornia, with which DACS was trained.
 import jax
 import jax.numpy as jnp
 
-from uda_jax.ops.augment import turn_hue
+from uda_jax.ops.augment import draw_factors, turn_hue
 
 # Red, green and blue in grey.
 GREY = (0.2989, 0.587, 0.114)
@@ -60,7 +60,6 @@ def draw_photometric(
       Uniform factors `[B, 4]`, none below 0 but the hue's, and uniform orders `[B, 4]`.
     """
     factor_key, order_key = jax.random.split(key)
-    span = jnp.array([brightness, contrast, saturation, hue], jnp.float32)
-    factors = jnp.array([1.0, 1.0, 1.0, 0.0]) + span * jax.random.uniform(factor_key, (count, 4), minval=-1.0)
+    factors = draw_factors(factor_key, count, (brightness, contrast, saturation, hue))
     orders = jax.vmap(lambda key: jax.random.permutation(key, 4))(jax.random.split(order_key, count))
     return jnp.maximum(factors, jnp.array([0.0, 0.0, 0.0, -1.0])), orders
