@@ -5,6 +5,7 @@
     python -m benchmarks.adaptation digits --rows mnist_usps/cycada mnist_usps/intra
     python -m benchmarks.adaptation blobs                     scored by Dice
     python -m benchmarks.adaptation camvid_vgg16              what ImageNet's weights are worth
+    python -m benchmarks.adaptation streets_camvid            the simulator to real frames, on a pretrained encoder
 
 Each run is `uda train` in a folder of its own, so that running this again goes on where it stopped and passes over
 what is done. Stages that a run of another row began with, on the same seed and settings, are copied from there. After
@@ -20,7 +21,7 @@ import operator
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from uda_jax import config, report
@@ -61,6 +62,28 @@ VGG16_WEIGHTS = (
     " --config.init_from.segmenter.dialect=caffe_vgg16"
     " --config.init_from.segmenter.fresh=('encoder/fc6','encoder/fc7','head')"
 )
+
+# Rows of every task whose network stands on an encoder that has seen ImageNet, the cheapest first; those of a source with
+# depth, as streets' simulator has it; and those whose target has depth, too.
+PRETRAINED_ROWS = {
+    "source_only": "source_only:{}",
+    "oracle": "source_only:{},oracle",
+    "labelled_only": "source_only:{},labelled",
+    "dacs": "dacs:{}",
+    "advent": "advent:{}",
+    "adaptsegnet": "adaptsegnet:{}",
+    "plca": "plca:{}",
+    "intrada": "intrada:{}",
+    "ass": "ass:{}",
+}
+SOURCE_DEPTH_ROWS = {"dada": "dada:{}", "gio_ada": "gio_ada:{}"}
+DEPTH_ROWS = {"corda": "corda:{}"}
+
+
+def pretrained(setting: str, rows: Mapping[str, str]) -> dict[str, str]:
+    """Returns rows of a setting with the pretrained encoder."""
+    return {row: f"{reference.format(setting)},pretrained" for row, reference in rows.items()}
+
 
 # Benchmark -> row -> config and overrides.
 ROWS = {
@@ -104,6 +127,10 @@ ROWS = {
         "ass": "ass:blobs",
         "ass_10": "ass:blobs,10",
     },
+    "streets_pretrained": pretrained("streets", PRETRAINED_ROWS | SOURCE_DEPTH_ROWS | DEPTH_ROWS),
+    "streets_camvid": pretrained("streets_camvid", PRETRAINED_ROWS | SOURCE_DEPTH_ROWS),
+    "streets_idd": pretrained("streets_idd", PRETRAINED_ROWS | SOURCE_DEPTH_ROWS),
+    "camvid_day2dusk_pretrained": pretrained("camvid_day2dusk", PRETRAINED_ROWS),
     "camvid_vgg16": {
         "from_scratch": f"{VGG16}{VGG16_SCRATCH}",
         "imagenet": f"{VGG16}{VGG16_WEIGHTS}",

@@ -6,6 +6,8 @@ A config file adds it with two lines:
 
     @pretrained.offered                      which is then put on the encoder
     def get_config(setting): ...
+
+It also follows another variant, as in `source_only:streets,oracle,pretrained`.
 """
 
 import dataclasses
@@ -16,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from uda_jax import config
-from uda_jax.config import Experiment, InitFrom
+from uda_jax.config import Experiment, InitFrom, Train
 from uda_jax.errors import UserError
 
 VARIANT = "pretrained"
@@ -46,6 +48,9 @@ KEPT = ("align_corners", "aspp_branches", "aspp_bias", "head_init", "multi_level
 # Of the rate of what is new; at the whole of it the encoder forgets.
 ENCODER_RATE = 0.1
 
+# Of the steps from scratch: a step costs more, and what is known already needs fewer. A run stays one of minutes.
+SHARE_OF_STEPS = 0.4
+
 
 def added(variants: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config's variants with this one, whose row is that of the plain setting."""
@@ -57,15 +62,16 @@ def offered(get_config: Callable[[str], ConfigDict]) -> Callable[[str], ConfigDi
 
     @functools.wraps(get_config)
     def wrapped(setting: str = "streets") -> ConfigDict:
-        benchmark, _, variant = setting.partition(",")
+        plain, _, variant = setting.rpartition(",")
         if variant != VARIANT:
             return get_config(setting)
+        benchmark = plain.partition(",")[0]
         if benchmark not in SETTINGS:
             raise UserError(
                 f"--config: variant '{VARIANT}': expected a setting of {', '.join(SETTINGS)}, got '{benchmark}'; leave "
                 "the variant out"
             )
-        return config.as_config(on_encoder(config.experiment(get_config(benchmark))))
+        return config.as_config(on_encoder(config.experiment(get_config(plain))))
 
     return wrapped
 
@@ -74,11 +80,13 @@ def on_encoder(experiment: Experiment) -> Experiment:
     """Returns an experiment whose segmenters, in all stages, stand on the encoder and start from its file.
 
     The encoder's batch norm keeps ImageNet's statistics, which both domains share, and its rate is a tenth of that of
-    the new parts, whose rate stays.
+    the new parts, whose rate stays. Every stage takes four tenths of its steps, but those of a smoke run.
     """
     kind, _, _ = experiment.method["segmenter"]["name"].rpartition("_")
     stages = {
-        name: dataclasses.replace(stage, method=stage.method and _method(stage.method))
+        name: dataclasses.replace(
+            stage, method=stage.method and _method(stage.method), train=stage.train and _train(experiment, stage.train)
+        )
         for name, stage in (experiment.stages or {}).items()
     }
     file = InitFrom(path=FILE, fresh=NETWORKS[kind][1])
@@ -86,9 +94,16 @@ def on_encoder(experiment: Experiment) -> Experiment:
         experiment,
         label=f"{experiment.label}/{VARIANT}",
         method=_method(experiment.method),
+        train=_train(experiment, experiment.train),
         stages=experiment.stages and stages,
         init_from={**experiment.init_from, "segmenter": file},
     )
+
+
+def _train(experiment: Experiment, train: Train) -> Train:
+    """Returns a train section with the variant's steps."""
+    share = 1 if experiment.benchmark == "smoke" else SHARE_OF_STEPS
+    return dataclasses.replace(train, steps=round(share * train.steps))
 
 
 def _method(section: Mapping[str, Any]) -> dict[str, Any]:
