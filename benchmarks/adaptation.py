@@ -63,8 +63,8 @@ VGG16_WEIGHTS = (
     " --config.init_from.segmenter.fresh=('encoder/fc6','encoder/fc7','head')"
 )
 
-# Rows of every task whose network stands on an encoder that has seen ImageNet, the cheapest first; those of a source with
-# depth, as streets' simulator has it; and those whose target has depth, too.
+# Rows of every task whose network stands on an encoder that has seen ImageNet, the cheapest first; those of a source
+# with depth, as streets' simulator has it; and those whose target has depth, too.
 PRETRAINED_ROWS = {
     "source_only": "source_only:{}",
     "oracle": "source_only:{},oracle",
