@@ -1,4 +1,4 @@
-"""The commands `uda demo` and `uda train`."""
+"""The command `uda train`."""
 
 import argparse
 import shlex
@@ -14,10 +14,7 @@ from uda_jax.errors import printable
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds both commands by `command(name, run, text)`, which returns a command's parser."""
-    demo = command("demo", _demo, "render the built-in data, train without and with adaptation, write a report")
-    demo.add_argument("--workdir", type=place, default=Path("runs/demo"))
-
+    """Adds it by `command(name, run, text)`, which returns a command's parser."""
     train = command("train", _train, "train a config, or go on where it stopped", takes_overrides=True)
     train.add_argument("--config", required=True, help="advent:streets, or path/to/file.py:setting")
     train.add_argument("--workdir", type=place, required=True, help="folder of the run; the same command resumes it")
@@ -79,37 +76,3 @@ def _exit_status(word: str) -> int:
     if word.isdecimal() and int(word) < 256:
         return int(word)
     raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 255, got '{word}'")
-
-
-def _demo(options: argparse.Namespace) -> int:
-    say_that_it_starts(f"demo in {options.workdir}")
-    prepare_jax()
-    from uda_jax.runs import processes, signals
-
-    stop = signals.Stop(end=processes.end)
-    try:
-        with stop.handled():
-            return _demonstrated(options, stop)
-    except signals.Stopped as stopped:
-        print(f"uda: {stopped}", file=sys.stderr)
-        return 0
-
-
-def _demonstrated(options: argparse.Namespace, stop: Any) -> int:
-    from uda_jax import config, report
-    from uda_jax.runs import announcement, results, train
-
-    folders, found = [], []
-    for reference in ("source_only:streets", "advent:streets"):
-        experiment = config.experiment(config.load(reference))
-        folder = options.workdir / experiment.label
-        command = f"uda train --config {reference} --workdir {folder}"
-        print(f"demo: {command}", file=sys.stderr)
-        rows = train.run(experiment, folder, results.Invocation(reference, (), command), stop)
-        show("\n".join(map(announcement.result_line, rows)))
-        folders.append(folder)
-        found += rows
-    page = report.write(folders, options.workdir / "report.html")
-    show(report.markdown(found))
-    show(f"report: {page}")
-    return 0
