@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from uda_jax.data import open_dataset, require_sound
-from uda_jax.data.base import MAPS, Dataset, is_value_of_image, map_names
+from uda_jax.data.base import MAPS, Dataset, is_value_of_image, map_names, requested
 from uda_jax.data.io import places
 from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
@@ -300,12 +300,12 @@ def opened_once() -> Iterator[None]:
 
 def _open_dataset(domain: Domain) -> Dataset:
     where, options = (domain.dataset, domain.root, domain.split, domain.label_space), domain.options or {}
-    opened = _OPEN.get()
+    fields, opened = requested(domain.fields), _OPEN.get()
     if opened is None:
-        return open_dataset(*where, **options)
-    key = json.dumps([*where, options], sort_keys=True, default=str)
+        return open_dataset(*where, fields=fields, **options)
+    key = json.dumps([*where, options, fields], sort_keys=True, default=str)
     if key not in opened:
-        opened[key] = open_dataset(*where, **options)
+        opened[key] = open_dataset(*where, fields=fields, **options)
     return opened[key]
 
 
