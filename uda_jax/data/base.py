@@ -11,6 +11,7 @@ from uda_jax.data.io.archives import File, Problem
 from uda_jax.data.io.images import IMAGE_ENDINGS, stored_size
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import IGNORE, LabelSpace
+from uda_jax.data.recordings import moment
 from uda_jax.errors import UserError, printable
 from uda_jax.schema import did_you_mean
 
@@ -279,6 +280,4 @@ class Dataset(Sequence):
 
         By default, the number is what a name ends with, and the recording what precedes it: folders, a city.
         """
-        name = self.name(index)
-        recording = name.rstrip("0123456789")
-        return (recording, int(name[len(recording) :])) if recording != name else None
+        return moment(self.name(index))

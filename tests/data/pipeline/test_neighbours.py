@@ -6,8 +6,9 @@ from PIL import Image
 
 from uda_jax.data.datasets import streets
 from uda_jax.data.pipeline.domains import Domain, open_domain
+from uda_jax.data.pipeline.neighbours import Neighbours
 from uda_jax.data.pipeline.streams import evaluation_batches, train_stream
-from uda_jax.data.pipeline.views import Neighbours, Selection
+from uda_jax.data.pipeline.views import Selection
 from uda_jax.errors import UserError
 
 BOTH = {"image_previous": -1, "image_next": 1}

@@ -118,7 +118,7 @@ class Streets(Dataset):
         self.table, self.known = label_spaces.lookup_table("streets", label_space), label_spaces.known_ids("streets")
         self.intrinsics = rendering.intrinsics(self.size)
         self.maps = (*MAPS_OF_FRAMES, *views)
-        self._camera = {"intrinsics": cameras.of_matrix(self.intrinsics, self.size), "baseline": np.float32(BASELINE)}
+        self._camera = _camera(self.intrinsics, self.size).maps
         self._indices = SPLITS[split][2][:limit]
         self._root = (pathlib.Path(root) if root is not None else cache_folder("streets")).expanduser()
         self._frames = self._cache(self._key(), _frame, "frames" if depth == "exact" else "stereo pairs", workers)
@@ -269,6 +269,11 @@ def stereo_depth(left: np.ndarray, right: np.ndarray, focal_length: float, *, ba
     candidates = int(baseline * focal_length / NEAREST) + 2
     disparity = stereo.disparity(left, right, candidates=candidates)
     return metres_from_disparity(disparity, baseline=baseline, focal_length=focal_length)
+
+
+def _camera(matrix: np.ndarray, size: tuple[int, int]) -> cameras.Camera:
+    camera = cameras.calibrated((matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2]), size)
+    return camera._replace(baseline=BASELINE)
 
 
 def _frame(look: str, seed: int, size: tuple[int, int], depth: str) -> bytes:
