@@ -16,8 +16,8 @@ from uda_jax.errors import UserError
 
 FIELDS = ("image", "label", "image_right", "intrinsics", "baseline", "distrust")
 HEIGHT, WIDTH = 8, 12
-# fx, fy, cx, cy = 10, 20, 4, 3.
-CAMERA = np.array([[10, 0, 4], [0, 20, 3], [0, 0, 1]], np.float32)
+# fx, fy = 8, 16 pixels; the principal point is 4.5 columns and 3 rows from the outer corner of the first pixel.
+CAMERA = np.array([8 / 12, 16 / 8, 4.5 / 12, 3 / 8], np.float32)
 
 
 def stereo_frame(index=0):
@@ -66,39 +66,41 @@ def opened(in_memory, monkeypatch):
 
 def test_a_crop_moves_the_principal_point():
     frame = RandomCrop((4, 6))(stereo_frame(), Always(2, 5))
-    np.testing.assert_array_equal(frame["intrinsics"], [[10, 0, 4 - 5], [0, 20, 3 - 2], [0, 0, 1]])
+    np.testing.assert_allclose(frame["intrinsics"], [8 / 6, 16 / 4, (4.5 - 5) / 6, (3 - 2) / 4], rtol=1e-6)
     assert frame["intrinsics"].dtype == np.float32 and frame["baseline"] == np.float32(0.5)
+    # A smaller frame is extended at the bottom and the right.
+    extended = RandomCrop((16, 24))(stereo_frame(), Always(0, 0))
+    np.testing.assert_allclose(extended["intrinsics"], [8 / 24, 16 / 16, 4.5 / 24, 3 / 16], rtol=1e-6)
 
 
-def test_a_scale_multiplies_the_focal_lengths():
-    # The centre of the first pixel, 0, becomes 0.5 (of pixels half as wide), so 4 becomes 2 * 4.5 - 0.5.
-    expected = [[20, 0, 8.5], [0, 40, 6.5], [0, 0, 1]]
-    np.testing.assert_array_equal(RandomScale(2, 2)(stereo_frame(), Always(2.0))["intrinsics"], expected)
-    np.testing.assert_array_equal(resize(stereo_frame(), (16, 24))["intrinsics"], expected)
-    stretched = resize(stereo_frame(), (4, 12))["intrinsics"]
-    np.testing.assert_array_equal(stretched, [[10, 0, 4], [0, 10, 1.25], [0, 0, 1]])
+def test_a_scale_leaves_the_camera_as_a_share_of_the_image():
+    np.testing.assert_array_equal(RandomScale(2, 2)(stereo_frame(), Always(2.0))["intrinsics"], CAMERA)
+    np.testing.assert_array_equal(resize(stereo_frame(), (4, 12))["intrinsics"], CAMERA)
     # 8x12 into 20x24: doubled to 16x24 at the top left.
-    np.testing.assert_array_equal(resize(stereo_frame(), (20, 24), fit="pad")["intrinsics"], expected)
+    padded = resize(stereo_frame(), (20, 24), fit="pad")["intrinsics"]
+    np.testing.assert_allclose(padded, [8 / 12, 32 / 20, 4.5 / 12, 6 / 20], rtol=1e-6)
 
 
-def test_a_flip_mirrors_the_principal_point():
-    skewed = stereo_frame() | {"intrinsics": np.array([[10, 1, 4], [0, 20, 3], [0, 0, 1]], np.float32)}
-    flipped = HorizontalFlip()(skewed, Always(0.9))
-    np.testing.assert_array_equal(flipped["intrinsics"], [[10, -1, 11 - 4], [0, 20, 3], [0, 0, 1]])
-    assert HorizontalFlip()(skewed, Always(0.1)) is skewed
+def test_a_flip_mirrors_the_principal_point_and_puts_the_right_camera_to_the_left():
+    flipped = HorizontalFlip()(stereo_frame(), Always(0.9))
+    np.testing.assert_allclose(flipped["intrinsics"], [8 / 12, 16 / 8, 1 - 4.5 / 12, 3 / 8], rtol=1e-6)
+    assert flipped["baseline"] == np.float32(-0.5) and flipped["baseline"].dtype == np.float32
+    frame = stereo_frame()
+    assert HorizontalFlip()(frame, Always(0.1)) is frame
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_point_in_space_stays_on_its_pixel(mirrored):
-    # (0.4, -0.1, 2) is seen at column 10 * 0.2 + 4 = 6, row 20 * -0.05 + 3 = 2.
+    # (0.5, -0.0625, 2) is seen 8 * 0.25 + 4.5 = 6.5 columns and 16 * -0.03125 + 3 = 2.5 rows from the corner.
     frame = stereo_frame() | {"label": np.zeros((HEIGHT, WIDTH), np.uint8)}
     frame["label"][2, 6] = 1
     frame = resize(frame, (3 * HEIGHT, 3 * WIDTH))
     frame = RandomCrop((12, 18))(frame, Always(3, 11))
     frame = HorizontalFlip()(frame, Always(0.9 if mirrored else 0.1))
     rows, columns = np.nonzero(frame["label"] == 1)
-    seen = frame["intrinsics"] @ np.array([-0.4 if mirrored else 0.4, -0.1, 2])
-    np.testing.assert_allclose(seen[:2] / seen[2], [columns.mean(), rows.mean()], rtol=0, atol=1e-5)
+    fx, fy, u0, v0 = frame["intrinsics"] * [18, 12, 18, 12]
+    seen = fx * (-0.25 if mirrored else 0.25) + u0, fy * -0.03125 + v0
+    np.testing.assert_allclose(seen, [columns.mean() + 0.5, rows.mean() + 0.5], rtol=0, atol=1e-5)
 
 
 def test_every_map_travels_through_a_training_stream(opened):
@@ -108,7 +110,7 @@ def test_every_map_travels_through_a_training_stream(opened):
     stream = train_stream({"target_bdd": domain}, global_batch=2, seed=1)
     batches = [next(stream)["target_bdd"] for _ in range(20)]
     stream.close()
-    focal_lengths = set()
+    focal_lengths, baselines = set(), set()
     for batch in batches:
         assert {field: (batch[field].dtype, batch[field].shape) for field in batch if field != "index"} == {
             field: (MAPS[field].dtype, MAPS[field].shape((9, 13), (2,))) for field in FIELDS
@@ -118,9 +120,13 @@ def test_every_map_travels_through_a_training_stream(opened):
         assert (batch["distrust"][~inside] == 1).all()
         # The right image holds the same channels in another order, and is resampled by the same rule.
         np.testing.assert_array_equal(batch["image_right"][..., ::-1], batch["image"])
-        assert (batch["baseline"] == np.float32(0.5)).all()
-        focal_lengths |= set(batch["intrinsics"][:, 0, 0].tolist())
-    assert len(focal_lengths) > 5 and min(focal_lengths) >= 10 and max(focal_lengths) <= 20
+        # What is mirrored shows in the columns, which the second channel holds.
+        mirrored = np.sign(np.diff(batch["image"][:, 0, :, 1].astype(int))).sum(axis=1) < 0
+        np.testing.assert_array_equal(batch["baseline"], np.where(mirrored, np.float32(-0.5), np.float32(0.5)))
+        baselines |= set(batch["baseline"].tolist())
+        focal_lengths |= set((13 * batch["intrinsics"][:, 0]).tolist())
+    assert baselines == {-0.5, 0.5}
+    assert len(focal_lengths) > 5 and min(focal_lengths) > 7.99 and max(focal_lengths) < 16.01
 
 
 def test_maps_do_not_change_what_is_drawn(opened):
@@ -150,7 +156,7 @@ def test_maps_that_are_scored_keep_their_size_beside_resized_images(opened):
     (batch,) = evaluation_batches(domain, 1)
     assert batch["image"].shape == batch["image_right"].shape == (1, 16, 24, 3)
     assert batch["label"].shape == batch["distrust"].shape == (1, HEIGHT, WIDTH)
-    assert batch["intrinsics"][0, 0, 0] == 20
+    np.testing.assert_array_equal(batch["intrinsics"][0], CAMERA)
 
 
 def test_a_new_map_is_one_row(opened, monkeypatch):
@@ -180,7 +186,7 @@ def test_an_unknown_map_is_named_and_never_dropped(opened, in_memory):
         ("distrust", np.zeros((HEIGHT, WIDTH)), "expected float32 of HxW, got float64 of 8x12"),
         ("distrust", np.zeros((HEIGHT, WIDTH, 1), np.float32), "expected float32 of HxW, got float32 of 8x12x1"),
         ("image_right", np.zeros((HEIGHT, WIDTH), np.uint8), "expected uint8 of HxWx3, got uint8 of 8x12"),
-        ("intrinsics", np.zeros((4,), np.float32), "expected float32 of 3x3, got float32 of 4"),
+        ("intrinsics", np.zeros((3, 3), np.float32), "expected float32 of 4, got float32 of 3x3"),
         ("baseline", 0.5, "expected float32 of one value, got float64 of one value"),
         ("label", np.uint8(3), "expected uint8 of HxW, got uint8 of one value"),
     ],
@@ -205,7 +211,7 @@ class Pairs(FrameFiles):
 
     @staticmethod
     def _camera(frame):
-        return np.array(frame.files["intrinsics"].read_bytes().split(), np.float32).reshape(3, 3)
+        return np.array(frame.files["intrinsics"].read_bytes().split(), np.float32)
 
 
 def test_files_of_any_map_are_paired(tmp_path):
@@ -215,7 +221,7 @@ def test_files_of_any_map_are_paired(tmp_path):
         (tmp_path / "image" / f"f{k}.png").write_bytes(write_png(stereo_frame()["image"]))
         if k != 2:
             (tmp_path / "image_right" / f"f{k}.png").write_bytes(write_png(stereo_frame()["image_right"]))
-    (tmp_path / "intrinsics" / "f1.txt").write_text("10 0 4 0 20 3 0 0 1")
+    (tmp_path / "intrinsics" / "f1.txt").write_text("0.6666667 2 0.375 0.375")
     dataset = Pairs(tmp_path)
     assert dataset.maps == ("image", "image_right", "intrinsics")
     assert [problem.message.partition(": ")[2] for problem in dataset.problems] == [
@@ -246,6 +252,6 @@ def test_a_data_set_must_give_frames():
 
 def test_rows_are_what_transforms_can_follow():
     for name, spec in MAPS.items():
-        assert spec.geometry in ("raster", "camera", "none"), name
+        assert spec.geometry in ("raster", "camera", "lateral", "none"), name
         assert spec.shape((4, 6), (2,)) == (2, *((4, 6) if spec.is_raster else ()), *spec.channels)
         base.check_map(name, np.full(spec.shape((4, 6)), spec.fill, spec.dtype), name)

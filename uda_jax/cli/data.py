@@ -18,6 +18,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     check.add_argument("--split", action="append", help="may be repeated; by default the splits that the folder holds")
     check.add_argument("--label-space", help="class protocol of the histogram; by default the data set's own default")
     check.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
+    check.add_argument("--fields", help="maps to look for besides, as in image_right,intrinsics or image_next")
     check.add_argument("--images-from", type=local, metavar="FOLDER", help="pictures in place of the images")
     check.add_argument("--workers", type=at_least(0), help="processes that decode; 0 for none, by default one per core")
     check.add_argument("--fix-list", type=local, metavar="FILE", help="write the names of the good frames of the split")
@@ -66,7 +67,8 @@ def _check(options: argparse.Namespace) -> int:
         print(printable(f"split {split} passed over: {passed[split]}"), file=sys.stderr)
     sound = True
     for split in splits:
-        asked = {"images_from": options.images_from, "workers": options.workers}
+        fields = options.fields.split(",") if options.fields else ()
+        asked = {"images_from": options.images_from, "fields": fields, "workers": options.workers}
         report = check.check_dataset(name, root, split, options.label_space, given, **asked, progress=True)
         show(report)
         sound = sound and not report.problems

@@ -32,12 +32,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from uda_jax.data import datasets
-from uda_jax.data.base import Dataset
+from uda_jax.data.base import Dataset, requested
 from uda_jax.data.io import places
 from uda_jax.data.io.archives import Problem, compressed
 from uda_jax.data.prepare.prepared import Prepared, is_prepared
 from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
+
+# What constructors of data sets take besides options of their own: the last, where they have maps on request.
+_COMMON = ("root", "split", "label_space")
+VIEWS = "views"
 
 __all__ = ["dataset_names", "get_dataset", "open_dataset", "reader"]
 
@@ -59,7 +63,8 @@ def get_dataset(
       split: a split of that data set, such as "train".
       label_space: the class protocol of its labels, one of `label_spaces.PROTOCOLS`, or "own" where the data set has
         classes of its own.
-      **options: further options that only this data set has, such as `size` and `limit` of streets.
+      **options: further options that only this data set has, such as `size` and `limit` of streets; and `fields`, maps
+        on request that will be read, as `open_dataset` takes them.
 
     Returns:
       A random-access sequence of NumPy dicts; the package's docstring describes it.
@@ -74,19 +79,32 @@ def get_dataset(
 
 
 def open_dataset(
-    name: str, root: str | os.PathLike | None, split: str, label_space: str = "19", **options: Any
+    name: str,
+    root: str | os.PathLike | None,
+    split: str,
+    label_space: str = "19",
+    *,
+    fields: Collection[str] = (),
+    **options: Any,
 ) -> Dataset:
-    """Opens a data set as `get_dataset` does, leaving its problems for the caller to look at."""
+    """Opens a data set as `get_dataset` does, leaving its problems for the caller to look at.
+
+    Args:
+      name, root, split, label_space, **options: as there.
+      fields: maps that will be read. Those that data sets look for only on request are there for the asking.
+    """
     cls = reader(name)
     if root is not None:
         places.local(root, f"{name}: root")
-    known = [key for key in inspect.signature(cls).parameters if key not in ("root", "split", "label_space")]
+    known = [key for key in inspect.signature(cls).parameters if key not in (*_COMMON, VIEWS)]
     for option in options:
         if option not in known:
             hint = did_you_mean(option, known) if known else "; it takes none"
             raise UserError(f"{name}: unknown option '{option}'{hint}")
     if is_prepared(root):
         return Prepared(name, cls, root, split, label_space, options)
+    if VIEWS in inspect.signature(cls).parameters and (views := requested(fields)):
+        options = options | {VIEWS: views}
     try:
         return cls(root, split, label_space, **options)
     except UserError as error:

@@ -11,6 +11,7 @@ from uda_jax.data.io.archives import File, Problem
 from uda_jax.data.io.images import IMAGE_ENDINGS, stored_size
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.labels.label_spaces import IGNORE, LabelSpace
+from uda_jax.data.recordings import moment
 from uda_jax.errors import UserError, printable
 from uda_jax.schema import did_you_mean
 
@@ -21,10 +22,12 @@ class MapSpec(NamedTuple):
     Attributes:
       dtype: of its values.
       channels: its shape behind height and width; the whole shape of what is no raster.
-      geometry: "raster", cropped, scaled and mirrored with the image; "camera", a matrix `[3, 3]` from points in space
-        to pixels of the image, the centre of whose first pixel is (0, 0): a crop moves the principal point, a scale
-        also multiplies the focal lengths, and a mirrored image shows the mirrored scene, whose principal point is
-        mirrored; or "none", which stays as it is.
+      geometry: "raster", cropped, scaled and mirrored with the image; "camera", (fx / W, fy / H, u0 / W, v0 / H) of a
+        pinhole camera whose image is W pixels wide and H high, where the principal point (u0, v0) is counted from the
+        outer corner of the first pixel, whose centre is (1/2, 1/2): a scale of the whole image leaves these as they
+        are, a crop changes all of them, and a mirrored image shows the mirrored scene, whose principal point is
+        mirrored; "lateral", a length along the camera's x axis, positive to the right, which turns its sign when the
+        image is mirrored; or "none", which stays as it is.
       resampling: the rule by which a raster is resized: one of `transforms.RULES`, or "image" or "disparity", the rule
         that a domain's `image_resampling` or `disparity_resampling` names.
       fill: its value where there is nothing: outside of the frame, and in the frames that fill up a batch.
@@ -33,6 +36,8 @@ class MapSpec(NamedTuple):
       unit: of a map of distances, whose valid values are above 0 and whose others are 0; None for other maps.
       offset: of an image of another time, frames of the video by which it lies ahead; a domain takes it from the video
         where the data set has no such map.
+      on_request: whether data sets look for it only when it is asked for, since finding it, or making it, takes time
+        that training without it should not spend.
     """
 
     dtype: type[np.generic]
@@ -44,6 +49,7 @@ class MapSpec(NamedTuple):
     per_image: bool = False
     unit: str | None = None
     offset: int = 0
+    on_request: bool = False
 
     @property
     def is_raster(self) -> bool:
@@ -65,8 +71,8 @@ class MapSpec(NamedTuple):
         return (*batch, *(size if self.is_raster else ()), *self.channels)
 
 
-def _picture(description: str, offset: int = 0) -> MapSpec:
-    return MapSpec(np.uint8, (3,), "raster", "image", 0, description, offset=offset)
+def _picture(description: str, offset: int = 0, on_request: bool = True) -> MapSpec:
+    return MapSpec(np.uint8, (3,), "raster", "image", 0, description, offset=offset, on_request=on_request)
 
 
 class Announced(NamedTuple):
@@ -84,7 +90,7 @@ class Announced(NamedTuple):
 # Everything that a frame may hold, in the order in which it is listed and stored. A new map is a new row; data sets
 # yield it under its name, domains ask for it in `fields`, and what lies between reads this table.
 MAPS: dict[str, MapSpec] = {
-    "image": _picture("RGB"),
+    "image": _picture("RGB", on_request=False),
     "label": MapSpec(
         np.uint8, (), "raster", "nearest", IGNORE, "classes of the label space, 255 = ignore", per_image=True
     ),
@@ -94,10 +100,20 @@ MAPS: dict[str, MapSpec] = {
     ),
     "image_previous": _picture("RGB, the frame before in time", offset=-1),
     "image_next": _picture("RGB, the frame after in time", offset=1),
-    # Mirroring a frame mirrors both images; the camera of this one is then to the left.
-    "image_right": _picture("RGB, the rectified view from the right"),
-    "intrinsics": MapSpec(np.float32, (3, 3), "camera", "none", 0, "camera matrix in pixels of the image"),
-    "baseline": MapSpec(np.float32, (), "none", "none", 0, "distance of the right camera, metres"),
+    # Mirroring a frame mirrors both images; the camera of this one is then to the left, and the baseline negative.
+    "image_right": _picture("RGB, the rectified view of a second camera to the right"),
+    "intrinsics": MapSpec(
+        np.float32,
+        (4,),
+        "camera",
+        "none",
+        0,
+        "fx / width, fy / height, u0 / width, v0 / height of the image, from its outer corner",
+        on_request=True,
+    ),
+    "baseline": MapSpec(
+        np.float32, (), "lateral", "none", 0, "metres to the camera of image_right, right = positive", on_request=True
+    ),
     "distrust": MapSpec(np.float32, (), "raster", "nearest", 1, "0 = a label to rely on, 1 = one to leave out"),
 }
 # What a frame holds besides maps.
@@ -121,6 +137,11 @@ def map_names(example: Mapping[str, Any], where: str) -> tuple[str, ...]:
                 f"{did_you_mean(key, MAPS)}; a new map needs a row in uda_jax.data.base.MAPS"
             )
     return tuple(name for name in MAPS if name in example)
+
+
+def requested(fields: Collection[str]) -> tuple[str, ...]:
+    """Returns those of some maps that a data set looks for only when it is asked for them, in the order of `MAPS`."""
+    return tuple(name for name, spec in MAPS.items() if spec.on_request and name in fields)
 
 
 def check_map(name: str, array: Any, where: str) -> None:
@@ -259,6 +280,4 @@ class Dataset(Sequence):
 
         By default, the number is what a name ends with, and the recording what precedes it: folders, a city.
         """
-        name = self.name(index)
-        recording = name.rstrip("0123456789")
-        return (recording, int(name[len(recording) :])) if recording != name else None
+        return moment(self.name(index))

@@ -78,6 +78,7 @@ class FrameFiles(Dataset):
       problems: what listing found.
       mismatched: names of frames whose label is known to have another size than the image. It is fitted to the image
         by nearest neighbour, unless a stream resizes both anyway.
+      constants: {map: its value} in the frames without a file of it, such as the intrinsics of the one camera.
       tree: where the frames of a published data set were listed; pictures of other kinds in it are noted.
 
     Attributes:
@@ -97,6 +98,7 @@ class FrameFiles(Dataset):
         known: Iterable[int] | None = None,
         problems: Iterable[Problem] = (),
         mismatched: frozenset[str] = frozenset(),
+        constants: Mapping[str, np.ndarray] | None = None,
         tree: Tree | None = None,
     ):
         self.dataset = dataset
@@ -110,6 +112,7 @@ class FrameFiles(Dataset):
         pictures = {field: Picture(field) for field, spec in MAPS.items() if spec.resampling == "image"}
         self._decoders = {**pictures, "label": stored_ids, **(decoders or {})}
         self._mismatched = mismatched
+        self._constants = dict(constants or {})
         if not self.frames and not self.problems:
             beside = "".join(f" ({note.message})" for note in self.passed_over)
             raise UserError(f"{dataset}: the split holds no frame{beside}; check root and split")
@@ -148,17 +151,23 @@ class FrameFiles(Dataset):
                 check_map(field, example[field], str(frame.files[field]))
                 if spec.is_raster:
                     sizes[field] = example[field].shape[:2]
+            elif field in fields and field in self._constants:
+                example[field] = self._constants[field]
         if frame.name not in self._mismatched:
             _check_sizes(self.dataset, sizes, frame.files)
         return example
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """Names of the maps that any frame has a file of."""
-        return tuple(field for field in MAPS if any(field in frame.files for frame in self.frames))
+        """Names of the maps that any frame has."""
+        return tuple(
+            field for field in MAPS if field in self._constants or any(field in frame.files for frame in self.frames)
+        )
 
     def missing(self, field: str) -> list[str]:
-        """Returns the names of the frames that have no file for a map."""
+        """Returns the names of the frames that have no file for a map, which is no constant either."""
+        if field in self._constants:
+            return []
         return [frame.name for frame in self.frames if field not in frame.files]
 
     def files(self, index: int) -> Mapping[str, File]:

@@ -17,6 +17,7 @@ from uda_jax.ops.resize import resize_bilinear, resize_nearest_legacy
 from uda_jax.ops.self_information import self_information
 from uda_jax.ops.view_synthesis import (
     back_project,
+    camera_matrix,
     depth_from_disparity,
     in_view,
     project,
@@ -33,6 +34,7 @@ __all__ = [
     "block_mask",
     "blur_kernel_size",
     "box_masks",
+    "camera_matrix",
     "choose_classes",
     "class_means",
     "classmix_mask",

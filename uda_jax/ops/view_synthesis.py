@@ -1,7 +1,7 @@
 """What a frame would look like, rebuilt from another view by its depth, the cameras and their motion.
 
-Cameras look along z, x is to the right and y down. Pixels are counted from the centre of the first one, (0, 0), as in
-the `intrinsics` of a batch. Everything is computed in float32.
+Cameras look along z, x is to the right and y down. Pixels are counted from the centre of the first one, (0, 0);
+`camera_matrix` gets there from the `intrinsics` of a batch. Everything is computed in float32.
 
 Source: T. Zhou et al., Unsupervised Learning of Depth and Ego-Motion from Video, CVPR 2017; the constants are those of
 C. Godard et al., Digging Into Self-Supervised Monocular Depth Estimation, ICCV 2019 (Monodepth2).
@@ -33,6 +33,24 @@ def depth_from_disparity(disparity: jax.Array, *, nearest: float = 0.1, farthest
         raise ValueError(f"nearest and farthest: expected 0 < nearest < farthest, got {nearest} and {farthest}")
     far, near = 1.0 / farthest, 1.0 / nearest
     return 1.0 / (far + (near - far) * disparity.astype(jnp.float32))
+
+
+def camera_matrix(intrinsics: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Turns the `intrinsics` of a batch into camera matrices for images of a size, its own or another scale of it.
+
+    Args:
+      intrinsics: (fx / W, fy / H, u0 / W, v0 / H) of the images `[B, 4]`, where (u0, v0) is counted from the outer
+        corner of the first pixel.
+      size: height and width in pixels.
+
+    Returns:
+      float32 `[B, 3, 3]`, in pixels, (0, 0) = centre of the first one.
+    """
+    height, width = size
+    fx, fy, u0, v0 = jnp.moveaxis(intrinsics.astype(jnp.float32), -1, 0)
+    zero, one = jnp.zeros_like(fx), jnp.ones_like(fx)
+    rows = [width * fx, zero, width * u0 - 0.5, zero, height * fy, height * v0 - 0.5, zero, zero, one]
+    return jnp.stack(rows, axis=-1).reshape(*fx.shape, 3, 3)
 
 
 def rigid_motion(axis_angle: jax.Array, translation: jax.Array, *, inverse: bool = False) -> jax.Array:

@@ -16,6 +16,7 @@ from uda_jax.data.datasets.streets import SPLITS, Streets
 from uda_jax.data.rendering import layout, render, render_drive, render_stereo, stereo
 from uda_jax.data.rendering.looks import LOOKS
 from uda_jax.data.rendering.raster import Camera, rotation
+from uda_jax.data.rendering.record_cache import RecordCache
 from uda_jax.errors import UserError
 
 SIZE = (48, 96)
@@ -258,8 +259,7 @@ def test_stereo_depth_sees_the_images_alone(tmp_path, monkeypatch):
 
 def test_stereo_depth_leaves_caches_of_exact_depth_valid(tmp_path, monkeypatch):
     """The name under which frames with exact depth have always been stored; a new renderer gives a new one."""
-    for method in ("_render", "_open"):
-        monkeypatch.setattr(Streets, method, lambda *_: None)
+    monkeypatch.setattr(RecordCache, "make", lambda *_: None)
     assert Streets(tmp_path, "camera_train").folder.name == "camera_train-2000-96x192-08e9a7d2c904"
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from uda_jax.data.datasets import streets
 from uda_jax.data.pipeline.domains import Domain, open_domain
+from uda_jax.data.pipeline.neighbours import Neighbours
 from uda_jax.data.pipeline.streams import evaluation_batches, train_stream
-from uda_jax.data.pipeline.views import Neighbours, Selection
+from uda_jax.data.pipeline.views import Selection
 from uda_jax.errors import UserError
 
 BOTH = {"image_previous": -1, "image_next": 1}
@@ -85,6 +87,6 @@ def test_all_frames_stay_where_no_neighbour_is_asked_for(video):
 
 
 def test_frames_without_an_order_have_no_neighbours(tmp_path):
-    options = {"size": (24, 48), "limit": 3}
-    with pytest.raises(UserError, match="domain: no frame has neighbours"):
-        open_domain(Domain(root=str(tmp_path), split="camera_val", options=options, fields=("image", "image_next")))
+    dataset = streets.Streets(tmp_path, "camera_val", size=(24, 48), limit=3)
+    with pytest.raises(UserError, match="no frame has neighbours in time for image_next"):
+        Neighbours(dataset, {"image_next": 1})

@@ -588,7 +588,7 @@ class Rig(Dataset):
             "image": generator.integers(0, 256, (6, 8, 3), dtype=np.uint8),
             "label": generator.integers(0, 19, (6, 8), dtype=np.uint8),
             "image_right": generator.integers(0, 256, (6, 8, 3), dtype=np.uint8),
-            "intrinsics": generator.random((3, 3), dtype=np.float32),
+            "intrinsics": generator.random(4, dtype=np.float32),
             "baseline": np.float32(0.1 + index),
             "distrust": generator.random((6, 8), dtype=np.float32),
             "name": self.name(index),
@@ -602,7 +602,7 @@ class Rig(Dataset):
 @pytest.mark.parametrize("size", [None, (12, 16)])
 def test_every_kind_of_map_is_stored_exactly(tmp_path, monkeypatch, size):
     monkeypatch.setattr(command, "reader", lambda name: Rig)
-    monkeypatch.setattr(command, "open_dataset", lambda name, *arguments: Rig(*arguments))
+    monkeypatch.setattr(command, "open_dataset", lambda name, *arguments, **_: Rig(*arguments))
     command.prepare("rig", None, tmp_path / "out", size=size, workers=1)
     prepared, raw = Prepared("rig", Rig, tmp_path / "out", "train", "16", {}), Rig(None, "train")
     assert prepared.maps == Rig.maps

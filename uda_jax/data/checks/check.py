@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from uda_jax.data.io.parallel import parallel_map
 from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.data.pairing import folded_name
+from uda_jax.data.pipeline.neighbours import with_neighbours
 from uda_jax.data.pipeline.other_images import OtherImages
 from uda_jax.errors import UserError, printable
 
@@ -55,6 +56,7 @@ class Report:
       label_space: classes of the labels; None if the split could not be opened.
       pixels: int64 `[256]`, how many label pixels have each value of the label space.
       ranges: of the maps of distances, such as "depth" in metres, where there are any.
+      cameras: {map of a few numbers, such as "intrinsics": {its values: how many frames have them}}.
     """
 
     dataset: str
@@ -68,6 +70,7 @@ class Report:
     label_space: LabelSpace | None = None
     pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
     ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+    cameras: Mapping[str, Mapping[tuple[float, ...], int]] = dataclasses.field(default_factory=dict)
 
     @property
     def good(self) -> list[str]:
@@ -81,13 +84,19 @@ class Report:
         sizes = sorted(self.sizes.items(), key=lambda item: -item[1])
         listed = ", ".join(f"{height}x{width} ({count})" for (height, width), count in sizes[:LISTED])
         more = f" and {len(sizes) - LISTED} more" if len(sizes) > LISTED else ""
-        lines += [f"  {field:9} {self.maps[field]} frames" for field in MAPS if field in self.maps]
-        lines += [f"  sizes     {listed}{more} (height x width)"] if sizes else []
+        width = max((9, *map(len, self.maps)))
+        lines += [f"  {field:{width}} {self.maps[field]} frames" for field in MAPS if field in self.maps]
+        lines += [f"  {'sizes':{width}} {listed}{more} (height x width)"] if sizes else []
         for field, spec in MAPS.items():
             if field in self.ranges:
                 low, high, valid, pixels = self.ranges[field]
                 values = f"{low:.4g} .. {high:.4g} {spec.unit}".rstrip() if valid else "no value"
-                lines.append(f"  {field:9} {values}, {100 * valid / pixels:.1f} % of the pixels valid")
+                lines.append(f"  {field:{width}} {values}, {100 * valid / pixels:.1f} % of the pixels valid")
+        for field, counts in self.cameras.items():
+            common = sorted(counts.items(), key=lambda item: -item[1])
+            shown = ", ".join(f"{' '.join(f'{x:.4g}' for x in values)} ({n})" for values, n in common[:LISTED])
+            rest = f" and {len(common) - LISTED} more" if len(common) > LISTED else ""
+            lines.append(f"  {field:{width}} {shown}{rest}")
         if total := int(self.pixels.sum()):
             names = dict(enumerate(self.label_space.names)) | {self.label_space.ignore: "(ignored)"}
             shares = [(name, 100 * int(self.pixels[value]) / total) for value, name in names.items()]
@@ -106,6 +115,7 @@ def check_dataset(
     options: Mapping[str, Any] | None = None,
     *,
     images_from: str | os.PathLike | None = None,
+    fields: Collection[str] = (),
     workers: int | None = None,
     progress: bool = False,
 ) -> Report:
@@ -116,6 +126,7 @@ def check_dataset(
       label_space: a protocol; None takes the data set's own default.
       options: further ones that only this data set has.
       images_from: folder of pictures in place of the data set's images, as a `Domain` takes it.
+      fields: maps to look at, too, that are looked for on request only, such as the images of a second camera.
       workers: processes that decode, since NumPy holds the interpreter's lock; 0 and 1 decode in this one. None takes
         one per core, and none for a few frames. They import the running script, whose work must be under `__main__`.
       progress: whether to show a progress bar on stderr.
@@ -125,9 +136,12 @@ def check_dataset(
     """
     if workers is not None and workers < 0:
         raise UserError(f"workers: expected an integer >= 0, got {workers}")
+    for field in fields:
+        if field not in MAPS:
+            raise UserError(f"--fields: expected some of {', '.join(MAPS)}, got '{field}'")
     label_space = label_space or default_label_space(name)
     try:
-        dataset = open_dataset(name, root, split, label_space, **(options or {}))
+        dataset = open_dataset(name, root, split, label_space, fields=fields, **(options or {}))
     except UserError as error:
         # A folder may be missing because the archive that holds it is damaged, or of a kind that is not read.
         archives = _odd_archives(name, root)
@@ -136,6 +150,9 @@ def check_dataset(
         damaged = [problem for problem in archives if not problem.note]
         notes = tuple(problem.message for problem in archives if problem.note)
         return Report(name, split, problems=(*damaged, Problem(None, "image", str(error))), notes=notes)
+    dataset = with_neighbours(dataset, fields)
+    if lacking := [field for field in fields if not dataset.has(field)]:
+        raise UserError(f"--fields: no frame of {name} {split} has {lacking[0]}; leave it out")
     if images_from is not None:
         dataset = OtherImages(dataset, images_from)
     bar = progress_bar(f"{name} {split}", len(dataset), "frames", shown=progress)
@@ -163,6 +180,7 @@ class _ReportBuilder:
         self._maps: collections.Counter[str] = collections.Counter()
         self._pixels = np.zeros(256, np.int64)
         self._ranges: dict[str, Range] = {}
+        self._cameras: dict[str, collections.Counter[tuple[float, ...]]] = collections.defaultdict(collections.Counter)
         self._stored: list[tuple[str, Stored]] = []
 
     def add(self, index: int, finding: Finding) -> None:
@@ -180,6 +198,8 @@ class _ReportBuilder:
             self._stored.append((str(self._dataset.files(index)["label"]), finding.stored))
         if finding.pixels is not None:
             self._pixels += finding.pixels
+        for field, values in finding.cameras.items():
+            self._cameras[field][values] += 1
         for field, found in finding.ranges.items():
             self._ranges[field] = self._ranges[field] | found if field in self._ranges else found
 
@@ -218,6 +238,7 @@ class _ReportBuilder:
             self._dataset.label_space,
             self._pixels,
             self._ranges,
+            self._cameras,
         )
 
     def _compare_frames(self, names: Sequence[str]) -> list[str]:

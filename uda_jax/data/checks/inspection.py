@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +60,7 @@ class Finding(NamedTuple):
       pixels: int64 `[256]` of the label space, or None without a label.
       ranges: as in `Report`.
       stored: what the label file stores, see `label_files.look_at`.
+      cameras: {map: its values}, of those that are no rasters.
     """
 
     problems: dict[str, str]
@@ -68,6 +70,7 @@ class Finding(NamedTuple):
     pixels: np.ndarray | None
     ranges: dict[str, Range]
     stored: Stored | None = None
+    cameras: Mapping[str, tuple[float, ...]] = MappingProxyType({})
 
 
 def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
@@ -108,6 +111,13 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
             notes[ONE_CLASS] = "label"
     for field in (field for field, spec in MAPS.items() if spec.unit is not None and field in example):
         ranges[field] = _look_at_values(field, example[field], where[field], problems, notes)
+    cameras = {field: example[field] for field in MAPS if field in example and not MAPS[field].is_raster}
+    for field, values in cameras.items():
+        focal = values[:2] if MAPS[field].geometry == "camera" else values
+        if not np.isfinite(values).all() or (focal == 0).any():
+            problems.setdefault(
+                field, f"{where[field]}: {field} is {values}; expected finite numbers, and no length of 0"
+            )
     if "image" in example and _is_plain(example["image"]):
         notes[ONE_COLOUR] = "image"
     sizes = {field: np.shape(example[field])[:2] for field in MAPS if field in example}
@@ -117,7 +127,9 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
     distances = [field for field in sizes if MAPS[field].may_differ_in_size]
     if not problems and (odd := [field for field in distances if sizes[field] != sizes.get("image", sizes[field])]):
         notes[OTHER_DEPTH_SIZE] = odd[0]
-    return Finding(problems, notes, kinds, sizes, pixels, {k: v for k, v in ranges.items() if v}, stored)
+    ranges = {field: found for field, found in ranges.items() if found}
+    values = {field: tuple(np.ravel(found).tolist()) for field, found in cameras.items()}
+    return Finding(problems, notes, kinds, sizes, pixels, ranges, stored, values)
 
 
 def _look_at_values(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uda_jax.data import known_splits, open_dataset, reader
+from uda_jax.data.io.archives import File
 from uda_jax.errors import UserError
 
 
@@ -33,13 +34,18 @@ def available_splits(
         except UserError as error:
             skipped[split] = str(error)
         else:
-            images[split] = {dataset.files(k).get("image", (split, k)) for k in range(len(dataset))}
+            images[split] = {_identity(dataset.files(k)) or (split, k) for k in range(len(dataset))}
     kept, seen = set(), set()
     for split in sorted(images, key=lambda split: -len(images[split])):
         if not images[split] or not images[split] <= seen:
             kept.add(split)
             seen |= images[split]
     return ([split for split in known if split in kept], skipped) if kept else (known[:1], {})
+
+
+def _identity(files: Mapping[str, File]) -> tuple[tuple[str, File], ...]:
+    """Returns what tells a frame from others: all of its files, since splits may have other maps of one image."""
+    return tuple(sorted(files.items(), key=lambda item: item[0]))
 
 
 def default_label_space(name: str) -> str:

@@ -8,31 +8,37 @@ Layout, unpacked or in the archives as downloaded, each folder at the root or a 
     gtFine/<part>/<city>/<...>_gtFine_labelIds.png                         8-bit ids; train_extra has gtCoarse instead
     leftImg8bit_sequence/<part>/<city>/<...>_leftImg8bit.png               30 video frames around each labelled one
     disparity/<part>/<city>/<...>_disparity.png                            16-bit stereo disparity
-    camera/<part>/<city>/<...>_camera.json                                 baseline and focal length
+    camera/<part>/<city>/<...>_camera.json                                 baseline and intrinsics
+    rightImg8bit/<part>/<city>/<...>_rightImg8bit.png                      the right camera; rightImg8bit_sequence, too
     depth/train/<city>/<...>_depth_stereoscopic.mat                        CorDA: completed stereo depth, metres
     disparity/train/<city>/<...>_leftImg8bit.png                           CorDA: output of a monocular network
 
 Frames are called `<city>_<sequence>_<frame>`. Without any labels a split is unlabelled, which is enough for a target.
+What surrounds a frame is looked for where a domain's fields ask for it: `image_right`; `image_previous` and
+`image_next`, which "train" and the like take from leftImg8bit_sequence; `intrinsics` and `baseline` from the camera
+file of the frame, or of the nearest one of its recording, or else the values that most frames have.
+
 The labels of "test" are published as void throughout. The splits "train_sequence", "val_sequence" and "test_sequence"
 are the video frames; of each snippet the one that was annotated has a label.
 
 Known fault: frame troisdorf_000000_000073 of train_extra is black and has no disparity; `exclude` leaves it out.
 """
 
-import json
-import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from uda_jax.data.base import MAPS
 from uda_jax.data.frames import Frame, FrameFiles, by_name, check_names, check_split, pair
+from uda_jax.data.io import cameras
 from uda_jax.data.io.archives import File, Problem, Tree
 from uda_jax.data.io.depth import metres_from_disparity, read_relative_disparity
 from uda_jax.data.io.images import read_depth
 from uda_jax.data.io.matlab import read_matrix
 from uda_jax.data.labels.label_spaces import CLASS_NAMES, IGNORE, train19_table
+from uda_jax.data.recordings import nearest, shifted
 from uda_jax.errors import UserError, printable
 
 
@@ -63,6 +69,8 @@ COUNTS = {
     "test_sequence": 30 * 1525,
 }
 _IMAGE = "_leftImg8bit.png"
+_SEQUENCE = "leftImg8bit_sequence"
+_PIXELS = 2048, 1024  # width and height of the frames that the camera files are about
 
 
 class Cityscapes(FrameFiles):
@@ -76,6 +84,7 @@ class Cityscapes(FrameFiles):
         file, and "stereo", CorDA's completed stereo depth, give `depth` in metres; "monocular", the output of CorDA's
         monocular network, gives `disparity`: the stored 16 bits divided by 256.
       exclude: names of frames to leave out.
+      views: maps on request that frames shall have, too (`data.base.requested`).
 
     Raises:
       UserError: unknown split, protocol or depth, a missing folder; on access, with a frame.
@@ -89,6 +98,7 @@ class Cityscapes(FrameFiles):
         *,
         depth: str | None = None,
         exclude: Sequence[str] = FAULTY,
+        views: Collection[str] = (),
     ):
         check_split("cityscapes", split, SPLITS)
         if depth is not None and depth not in DEPTHS:
@@ -106,11 +116,13 @@ class Cityscapes(FrameFiles):
         images = listed(tree, (location,), _IMAGE, problems)
         labels, stored = listed_labels(tree, (tree.find(f"{kind}/{part}"),), kind, label_space, problems)
         maps = {"label": labels} | _listed_depth(tree, part, depth, problems)
-        cameras = _listed_cameras(tree, part, maps["depth"], problems) if depth == "disparity" else {}
+        contexts = _listed_cameras(tree, part, maps["depth"], problems) if depth == "disparity" else {}
+        optional = {*maps, *_CAMERA_MAPS} if folder == _SEQUENCE else _CAMERA_MAPS
+        maps |= _listed_views(tree, folder, part, _without(images, excluded), views, problems)
         frames, unpaired = pair(
             _without(images, excluded),
-            context=cameras,
-            optional=maps if folder == "leftImg8bit_sequence" else (),
+            context=contexts,
+            optional=optional,
             **{field: _without(files, excluded) for field, files in maps.items()},
         )
         super().__init__(
@@ -118,10 +130,16 @@ class Cityscapes(FrameFiles):
             frames,
             label_space,
             problems=[problem for problem in problems + unpaired if problem.frame not in excluded],
-            decoders={DEPTHS[depth].field: DEPTHS[depth].decode} if depth else None,
+            decoders={**_CAMERA_MAPS, **({DEPTHS[depth].field: DEPTHS[depth].decode} if depth else {})},
+            constants={field: cameras.PUBLISHED["cityscapes"].maps[field] for field in _CAMERA_MAPS if field in views},
             tree=tree,
             **stored,
         )
+        self._is_video = folder == _SEQUENCE
+
+    def sequence(self, index: int) -> tuple[str, int] | None:
+        """Returns the recording of a frame of video and its number; of the others, no two are neighbours."""
+        return super().sequence(index) if self._is_video else None
 
 
 def listed(
@@ -229,21 +247,21 @@ def read_camera(file: File) -> tuple[float, float]:
     Raises:
       UserError: the file is missing, no JSON, or lacks one of the two.
     """
-    try:
-        values = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: cannot be read as JSON ({reason}); copy it again") from None
-    found = []
-    for section, field in (("extrinsic", "baseline"), ("intrinsic", "fx")):
-        part = values.get(section) if isinstance(values, dict) else None
-        value = part.get(field) if isinstance(part, dict) else None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise UserError(
-                f"{file}: {section}.{field}: expected a number above 0, got {value!r}; copy the original file again"
-            )
-        found.append(float(value))
-    return found[0], found[1]
+    return tuple(cameras.read_json_numbers(file, (("extrinsic", "baseline"), ("intrinsic", "fx"))))
+
+
+def _intrinsics(frame: Frame) -> np.ndarray:
+    fields = [("intrinsic", name) for name in ("fx", "fy", "u0", "v0")]
+    values = cameras.read_json_numbers(frame.files["intrinsics"], fields)
+    # Where the files count from is not said; the depth networks of CorDA take them as they are.
+    return np.array(np.divide(values, _PIXELS * 2), np.float32)
+
+
+def _baseline(frame: Frame) -> np.ndarray:
+    return np.float32(read_camera(frame.files["baseline"])[0])
+
+
+_CAMERA_MAPS = {"intrinsics": _intrinsics, "baseline": _baseline}
 
 
 class _Depth(NamedTuple):
@@ -295,6 +313,36 @@ def _listed_cameras(tree: Tree, part: str, depth: dict[str, File], problems: lis
         if name not in cameras
     ]
     return cameras
+
+
+def _listed_views(
+    tree: Tree, folder: str, part: str, images: dict[str, File], views: Collection[str], problems: list[Problem]
+) -> dict[str, dict[str, File]]:
+    """Returns {map: {frame name: file}} of what surrounds the frames of a folder, as far as `views` has it."""
+
+    def found(where: str, ending: str, field: str) -> dict[str, File]:
+        location = tree.find(f"{where}/{part}")
+        if location is None:
+            missing = tree.where(f"{where}/{part}")
+            raise UserError(f"cityscapes: no folder {missing}, which {field} needs; add it, or leave out the map")
+        return listed(tree, (location,), ending, problems, field)
+
+    maps = {}
+    if "image_right" in views:
+        maps["image_right"] = found(folder.replace("left", "right"), "_rightImg8bit.png", "image_right")
+    # The neighbours of a video are in it itself.
+    offsets = {field: MAPS[field].offset for field in views if MAPS[field].offset and folder != _SEQUENCE}
+    video = found(_SEQUENCE, _IMAGE, next(iter(offsets))) if offsets else {}
+    maps |= {field: shifted(images, video, offset) for field, offset in offsets.items()}
+    fields = [field for field in _CAMERA_MAPS if field in views]
+    location = tree.find(f"camera/{part}") if fields else None
+    if location is not None:
+        files = listed(tree, (location,), "_camera.json", problems, fields[0])
+        return maps | dict.fromkeys(fields, nearest(images, files))
+    if fields:
+        message = f"{tree.where(f'camera/{part}')}: no such folder; {' and '.join(fields)} are those of most frames"
+        problems.append(Problem(None, fields[0], message, note=True))
+    return maps
 
 
 def _without(files: dict[str, File], names: frozenset[str]) -> dict[str, File]:

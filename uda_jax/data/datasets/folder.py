@@ -7,6 +7,8 @@ Take it for frames of your own; `uda new` writes its description.
     <root>/<split>/labels/<stem>.png             optional: a split or a frame without labels is unlabelled
     <root>/<split>/depth/<stem>.png              optional: 16-bit, one channel, 0 = no value
     <root>/<split>/<map>/<stem>.png|jpg|...      optional: further pictures of a frame: image_right, image_previous, ...
+    <root>/<split>/intrinsics.txt                optional: one line "fx fy cx cy width height", all in pixels, and, with
+                                                 image_right, the distance of its camera in metres (`data.io.cameras`)
 
 `dataset.yaml` lists the classes, and may say more: `uda_jax.data.labels.descriptions` has all of it.
 
@@ -17,13 +19,14 @@ published data sets.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from uda_jax.data.base import MAPS
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, Metres, by_name, pair
+from uda_jax.data.io import cameras
 from uda_jax.data.io.archives import Problem, Tree
 from uda_jax.data.io.images import read_label, read_painted
 from uda_jax.data.labels import label_spaces
@@ -44,13 +47,20 @@ class Folder(FrameFiles):
       split: the name of a folder in it.
       label_space: "own", or a Cityscapes protocol: "19", "16", "13", "10", "7".
       require_labels: True makes an image without a label an error.
+      views: maps on request that frames shall have, too (`data.base.requested`).
 
     Raises:
       UserError: whatever is wrong with the description or the folders; on access, with a frame.
     """
 
     def __init__(
-        self, root: str | os.PathLike | None, split: str, label_space: str = "own", *, require_labels: bool = False
+        self,
+        root: str | os.PathLike | None,
+        split: str,
+        label_space: str = "own",
+        *,
+        require_labels: bool = False,
+        views: Collection[str] = (),
     ):
         tree = Tree("folder", root)
         description = read_description(description_path(tree.root))
@@ -89,6 +99,7 @@ class Folder(FrameFiles):
         space, targets = _target_classes(description, label_space)
         table = np.full(256, IGNORE, np.uint8)
         table[: len(targets)] = targets
+        camera = _camera_maps(tree, split, views)
         super().__init__(
             "folder",
             frames,
@@ -96,14 +107,29 @@ class Folder(FrameFiles):
             decoders={"label": _decoder(description)} | depth,
             table=table,
             known=(*range(len(targets)), IGNORE),
+            constants=camera,
             # A file of one's own without an image is a slip, not a part of a larger download.
             problems=problems + [slip._replace(orphan=False) for slip in unpaired] + masks_among(found) + passed,
         )
         self.painted = description.ids is None
-        self.rule = repr(dataclasses.replace(description, path=None))
+        self.rule = repr(dataclasses.replace(description, path=None)) + (repr(camera) if camera else "")
         if description.ids is not None and description.colours is not None:
             pairs = zip(description.ids, description.colours, strict=True)
             self.colours = {one: colour for ids, colour in pairs for one in ids}
+
+
+def _camera_maps(tree: Tree, split: str, views: Collection[str]) -> dict[str, np.ndarray]:
+    """Returns the intrinsics and the baseline of a split, as far as they are asked for."""
+    wanted = [field for field in ("intrinsics", "baseline") if field in views]
+    if not wanted:
+        return {}
+    file, where = tree.file(f"{split}/{cameras.FILE}"), tree.where(f"{split}/{cameras.FILE}")
+    if file is None:
+        raise UserError(f"folder: no file {where}; write a line '{cameras.LINE}' into it, all in pixels")
+    maps = cameras.read_line(file).maps
+    if lacking := [field for field in wanted if field not in maps]:
+        raise UserError(f"{where}: expected the {lacking[0]} in metres behind '{cameras.LINE}', found none; add it")
+    return {field: maps[field] for field in wanted}
 
 
 def _elsewhere(tree: Tree, split: str) -> str:

@@ -5,48 +5,52 @@ Take it to try any method without any data, and to compare methods on two cores.
 Depth is the renderer's, exact, or as a real camera gets it: by block matching on a rendered stereo pair. The sky has
 none, so what learns depth in metres learns nothing there; to inverse depth, it is as far away as can be.
 
-Frames are rendered once per split and size into one ArrayRecord file in a cache folder and read from there. A
-record is `MAGIC`, three little-endian uint32 lengths, then the image (PNG), the label (PNG) and the depth: zlib of
-the float32 bytes in planes of equal significance, which compresses better than the floats one after the other.
+Where a domain's fields ask for them, each frame comes with `image_right`, the picture of a camera `BASELINE` metres
+to its right, with `image_previous` and `image_next`, those of a drive through the same street (`rendering.motion` says
+where its camera was), and with the camera's `intrinsics` and `baseline`. The frames themselves stay as they are.
+
+Frames are rendered once per split and size into one ArrayRecord file in a cache folder and read from there; so are the
+pairs and the drives, each into a folder of their own. A record of frames is `MAGIC`, three little-endian uint32
+lengths, then the image (PNG), the label (PNG) and the depth: zlib of the float32 bytes in planes of equal significance,
+which compresses better than the floats one after the other.
 """
 
-import contextlib
-import errno
 import hashlib
 import io
 import os
 import pathlib
 import struct
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from uda_jax.data import rendering
 from uda_jax.data.base import Announced, Dataset
 from uda_jax.data.frames import check_split
-from uda_jax.data.io import atomic
+from uda_jax.data.io import cameras
 from uda_jax.data.io.depth import metres_from_disparity
 from uda_jax.data.io.files import cache_folder
 from uda_jax.data.io.images import opened
-from uda_jax.data.io.parallel import parallel_map
-from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.rendering import stereo
+from uda_jax.data.rendering.record_cache import RecordCache
 from uda_jax.errors import UserError
 
+MAPS_OF_FRAMES = ("image", "label", "depth")
 MAGIC = b"STR1"
 _HEADER = struct.Struct("<4sIII")
-_FILE = "frames.array_record"
 DEPTHS = ("exact", "stereo")
 SIZE = (96, 192)
 # With a wider baseline distances are more exact, but more of a frame has no counterpart in the other.
 BASELINE = 0.5  # metres from the left camera, whose frames these are, to the right one
 NEAREST = 2.5  # metres; what is nearer gets no stereo depth
+
+# Pictures that are rendered on request: folder -> maps, in the order of its records.
+VIEWS = {"pair": ("image_right",), "drive": ("image_previous", "image_next")}
+_LENGTH = struct.Struct("<I")
 
 # Spread over camera_train; every class occurs, which tests/data/datasets/test_streets.py checks.
 LABELLED = tuple(range(20, 2000, 40))
@@ -66,16 +70,15 @@ class Streets(Dataset):
     """Rendered streets: frames `{"image", "label", "depth", "name", "index"}`.
 
     image is uint8 `[H, W, 3]` RGB, label uint8 `[H, W]` classes of the label space (255 = ignore), depth float32
-    `[H, W]` metres (0 = invalid). Instances are cheap to pickle: the file is opened again where they arrive.
+    `[H, W]` metres (0 = invalid). Instances are cheap to pickle: the files are opened again where they arrive.
 
     Attributes:
       split, size, depth: as given.
+      maps: the three, and the `views`.
       label_space: names and colours of the label values, of which a few never occur.
       intrinsics: float64 `[3, 3]`, pixels, the same for every frame.
       folder: the cache folder of this split and size.
     """
-
-    maps = ("image", "label", "depth")
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Streets(Dataset):
         depth: str = "exact",
         limit: int | None = None,
         workers: int | None = None,
+        views: Collection[str] = (),
     ):
         """Opens a split, rendering it first if the cache lacks it.
 
@@ -99,6 +103,7 @@ class Streets(Dataset):
             with holes and errors, and from the two images alone. All else is the same.
           limit: only the first frames of the split.
           workers: rendering processes; by default one per core, and none for fewer than 64 frames.
+          views: maps on request that frames shall have, too (`data.base.requested`).
 
         Raises:
           UserError: unknown split, protocol or depth, a limit below 1, a full disk, or an unreadable cache.
@@ -112,13 +117,18 @@ class Streets(Dataset):
         self.label_space = label_spaces.label_space(label_space)
         self.table, self.known = label_spaces.lookup_table("streets", label_space), label_spaces.known_ids("streets")
         self.intrinsics = rendering.intrinsics(self.size)
+        self.maps = (*MAPS_OF_FRAMES, *views)
+        self._camera = _camera(self.intrinsics, self.size).maps
         self._indices = SPLITS[split][2][:limit]
-        root = pathlib.Path(root) if root is not None else cache_folder("streets")
-        self.folder = root.expanduser() / f"{split}-{len(self)}-{self.size[0]}x{self.size[1]}-{self._key()}"
-        self._source: ArrayRecordDataSource | None = None
-        if not self.folder.is_dir():
-            self._render(workers)
-        self._open()
+        self._root = (pathlib.Path(root) if root is not None else cache_folder("streets")).expanduser()
+        self._frames = self._cache(self._key(), _frame, "frames" if depth == "exact" else "stereo pairs", workers)
+        self.folder = self._frames.folder
+        kinds = [kind for kind, maps in VIEWS.items() if not set(maps).isdisjoint(views)]
+        self._views = {
+            kind: self._cache(f"{self._view_key(kind)}-{kind}", _RENDERED[kind], f"{kind}s", workers) for kind in kinds
+        }
+        # Whatever else decides what a frame with these maps is.
+        self.rule = " ".join(cache.folder.name for cache in self._views.values())
 
     @classmethod
     def announced(cls, label_space: str, options: Mapping[str, Any]) -> Announced:
@@ -141,19 +151,18 @@ class Streets(Dataset):
     def stored(self, i: int, fields: Collection[str]) -> dict[str, Any]:
         """Returns frame i as `read` does, with the label in the 19 classes of Cityscapes."""
         i = range(len(self))[i]
-        source = self._open()
-        try:
-            maps = dict(zip(self.maps, decode(source[i], self.size), strict=True))
-        except (ValueError, OSError, RuntimeError, IndexError, struct.error, zlib.error) as error:
-            raise self._unreadable(error) from error
-        return {field: value for field, value in maps.items() if field in fields} | {"name": self.name(i), "index": i}
+        maps = dict(self._camera)
+        if not set(MAPS_OF_FRAMES).isdisjoint(fields):
+            maps |= zip(MAPS_OF_FRAMES, self._decoded(self._frames, i, decode), strict=True)
+        for kind, cache in self._views.items():
+            if not set(VIEWS[kind]).isdisjoint(fields):
+                maps |= zip(VIEWS[kind], self._decoded(cache, i, decode_pictures), strict=True)
+        found = {field: maps[field] for field in self.maps if field in fields}
+        return found | {"name": self.name(i), "index": i}
 
     def sequence(self, i: int) -> None:
         """Returns None: every frame is a street of its own."""
         del i
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_source": None}
 
     def _key(self) -> str:
         """Returns the content key: everything that decides the bytes of the file."""
@@ -171,46 +180,26 @@ class Streets(Dataset):
             content += (stereo.MATCHER_VERSION, BASELINE, NEAREST)
         return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
-    def _unreadable(self, error: object) -> UserError:
-        reason = " ".join(str(error).split())[:120]
-        return UserError(
-            f"streets: cannot read {self.folder / _FILE} ({reason}); delete the folder {self.folder} and run again"
-        )
-
-    def _open(self) -> ArrayRecordDataSource:
-        if self._source is None:
-            try:
-                source = ArrayRecordDataSource([str(self.folder / _FILE)])
-                count = len(source)
-            except Exception as error:  # array_record raises bare exceptions of several kinds for a damaged file
-                raise self._unreadable(error) from error
-            if count != len(self):
-                raise self._unreadable(f"{count} records instead of {len(self)}")
-            self._source = source
-        return self._source
-
-    def _render(self, workers: int | None) -> None:
-        """Renders the split into the cache folder."""
-        try:
-            with atomic.folder(self.folder) as temporary:
-                self._write(temporary / _FILE, workers)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                need = f"free {len(self) // 11 + 1} MB or set UDA_JAX_CACHE to another disk"
-                raise UserError(f"streets: no space left for {self.folder}; {need}") from error
-            raise UserError(
-                f"streets: cannot write {self.folder} ({error}); set UDA_JAX_CACHE to a writable folder"
-            ) from error
-
-    def _write(self, path: pathlib.Path, workers: int | None) -> None:
+    def _view_key(self, kind: str) -> str:
         look, first, _ = SPLITS[self.split]
+        content = (rendering.RENDERER_VERSION, rendering.LOOKS[look], rendering.WEATHERS, first, self._indices)
+        content += (self.size, BASELINE if kind == "pair" else rendering.DRIVE_VERSION)
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
+
+    def _cache(self, key: str, render: Callable[..., bytes], unit: str, workers: int | None) -> RecordCache:
+        """Returns records of the split, which are rendered if they are not there."""
+        height, width = self.size
+        look, first, _ = SPLITS[self.split]
+        cache = RecordCache(self._root / f"{self.split}-{len(self)}-{height}x{width}-{key}", len(self), "streets")
         jobs = [(look, first + index, self.size, self.depth) for index in self._indices]
-        kind = "frames" if self.depth == "exact" else "stereo pairs"
-        title = f"streets: rendering {self.split} at {self.size[0]}x{self.size[1]}"
-        writer = ArrayRecordWriter(str(path), "group_size:1")
-        with contextlib.closing(writer), parallel_map(_frame, jobs, workers, title="streets") as records:
-            for record in progress_bar(title, len(jobs), kind, records):
-                writer.write(record)
+        cache.make(render, jobs, f"streets: rendering {self.split} at {height}x{width}", unit, workers)
+        return cache
+
+    def _decoded(self, cache: RecordCache, i: int, decoder: Callable[..., tuple]) -> tuple[np.ndarray, ...]:
+        try:
+            return decoder(cache[i], self.size)
+        except (ValueError, OSError, struct.error, zlib.error) as error:
+            raise cache.unreadable(error) from error
 
 
 def encode(image: np.ndarray, label: np.ndarray, depth: np.ndarray) -> bytes:
@@ -239,6 +228,27 @@ def decode(record: bytes, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray
     return image, label, depth
 
 
+def encode_pictures(*pictures: np.ndarray) -> bytes:
+    """Packs pictures of one frame into a record, each behind its length; the inverse of `decode_pictures`."""
+    return b"".join(_LENGTH.pack(len(png)) + png for png in map(_png, pictures))
+
+
+def decode_pictures(record: bytes, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Unpacks pictures, uint8 `[H, W, 3]` each.
+
+    Raises:
+      ValueError, OSError, struct.error: the bytes are no record of this size.
+    """
+    pictures, start = [], 0
+    while start < len(record):
+        (length,) = _LENGTH.unpack_from(record, start)
+        start += _LENGTH.size + length
+        pictures.append(np.array(opened(record[start - length : start])))
+    if start != len(record) or any(picture.shape != (*size, 3) for picture in pictures):
+        raise ValueError("not a streets record")
+    return tuple(pictures)
+
+
 def _png(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(array).save(stream, "PNG", compress_level=4)
@@ -261,9 +271,28 @@ def stereo_depth(left: np.ndarray, right: np.ndarray, focal_length: float, *, ba
     return metres_from_disparity(disparity, baseline=baseline, focal_length=focal_length)
 
 
+def _camera(matrix: np.ndarray, size: tuple[int, int]) -> cameras.Camera:
+    camera = cameras.calibrated((matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2]), size)
+    return camera._replace(baseline=BASELINE)
+
+
 def _frame(look: str, seed: int, size: tuple[int, int], depth: str) -> bytes:
     if depth == "exact":
         frame = rendering.render(look, seed, size)
         return encode(frame.image, frame.label, frame.depth)
     left, right = rendering.render_stereo(look, seed, size, BASELINE)
     return encode(left.image, left.label, stereo_depth(left.image, right.image, left.intrinsics[0, 0]))
+
+
+def _pair(look: str, seed: int, size: tuple[int, int], depth: str) -> bytes:
+    del depth
+    # As `rendering.render_stereo` draws its right eye.
+    return encode_pictures(rendering.render(look, seed, size, camera_offset=(BASELINE, 0.0, 0.0)).image)
+
+
+def _drive(look: str, seed: int, size: tuple[int, int], depth: str) -> bytes:
+    del depth
+    return encode_pictures(*(frame.image for frame in rendering.render_neighbours(look, seed, size)))
+
+
+_RENDERED = {"pair": _pair, "drive": _drive}

@@ -13,6 +13,12 @@ The option `every` keeps each n-th frame: neighbours in a video are nearly equal
 where a video's frame rate varies. Frames of a video file are turned as its metadata tells players to; pictures are not.
 An AVI file does not store in which order B-frames are shown, so neighbours may come in another order.
 
+What surrounds a frame, where a domain's fields ask for it: `image_previous` and `image_next`, which are in the video
+itself, and `intrinsics`, from one line `fx fy cx cy width height` in pixels (cx and cy from the centre of the first
+one; `data.io.cameras`). It stands in `intrinsics.txt` in the folder of the pictures, or in one above it up to the root;
+or beside a video file; or the option `camera` names the file, or a data set whose cameras are known: cityscapes, gta,
+kitti, synthia.
+
 Reading frame after frame is as fast as decoding. Any other order costs up to a whole group of pictures, or of an
 animation all frames before it, for each frame: for training, let `uda prepare` write the frames out once.
 """
@@ -28,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from uda_jax.data.base import Dataset
+from uda_jax.data.io import cameras
 from uda_jax.data.io.animations import Animation, numbered, unreadable
 from uda_jax.data.io.archives import Problem, Tree
 from uda_jax.data.io.images import IMAGE_ENDINGS, read_image, stored_size
@@ -53,6 +60,8 @@ class Video(Dataset):
       split: any name; a video has one split.
       label_space: any; the frames have no labels. "own" is one without classes.
       every: keeps frames 0, n, 2n, ...
+      camera: a file with intrinsics, or a key of `cameras.PUBLISHED`; None looks for `cameras.FILE`.
+      views: maps on request that frames shall have, too (`data.base.requested`).
 
     Attributes:
       label_space: names and colours of its classes.
@@ -64,9 +73,16 @@ class Video(Dataset):
         missing; on access, a frame that cannot be decoded.
     """
 
-    maps = ("image",)
-
-    def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19", *, every: int = 1):
+    def __init__(
+        self,
+        root: str | os.PathLike | None,
+        split: str,
+        label_space: str = "19",
+        *,
+        every: int = 1,
+        camera: str | None = None,
+        views: Collection[str] = (),
+    ):
         del split
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise UserError(f"video: every: expected an integer >= 1, got {every!r}")
@@ -81,6 +97,16 @@ class Video(Dataset):
                 f"video: {printable(str(root))} holds no picture ({', '.join(IMAGE_ENDINGS)}); set root to a folder of "
                 "pictures or to a video file"
             )
+        in_folder = isinstance(self._source, _Pictures)
+        where = Path(root).expanduser() if in_folder else Path(root).expanduser().parent
+        asked = "intrinsics" in views
+        self._cameras = cameras.of_frames("video", where, self._source.names, camera, below=in_folder) if asked else {}
+        self.rule = repr(self._cameras) if asked else ""
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The image, and where they are asked for the intrinsics."""
+        return ("image", "intrinsics") if self._cameras else ("image",)
 
     def __len__(self) -> int:
         return -(-len(self._source.names) // self._every)
@@ -95,6 +121,8 @@ class Video(Dataset):
         example: dict[str, Any] = {"name": self.name(index), "index": index}
         if "image" in fields:
             example["image"] = self._source.picture(index * self._every)
+        if "intrinsics" in fields and self._cameras:
+            example["intrinsics"] = cameras.nearest(self.name(index), self._cameras).maps["intrinsics"]
         return example
 
     def stored_size(self, index: int, field: str) -> tuple[int, int] | None:
@@ -129,7 +157,8 @@ class _Pictures:
         self.names = tuple(sorted(files, key=natural))
         self.problems = tuple(problem for problem in (*tree.problems, *problems) if not problem.note)
         notes = [problem for problem in tree.problems if problem.note]
-        self.passed_over = [*notes, *passed_over(tree.where(""), tree.passed_over(""), "image", ())]
+        others = [name for name in tree.passed_over("") if name.rpartition("/")[2] != cameras.FILE]
+        self.passed_over = [*notes, *passed_over(tree.where(""), others, "image", ())]
         self._files = tuple(files[name] for name in self.names)
 
     def picture(self, number: int) -> np.ndarray:

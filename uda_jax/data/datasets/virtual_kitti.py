@@ -19,19 +19,23 @@ that a label means nothing without the table of its world and variation. A colou
 
 Depth is centimetres in 16 bits, distance to the camera plane. 655.35 m, the sky and all beyond, stays as it is.
 
+What surrounds a frame, where a domain's fields ask for it: the frames before and after, which are in the drive itself;
+`intrinsics`, the same for all; and of version 2, for camera 0, `image_right` from camera 1, and `baseline`.
+
 A split is a variation, such as "clone" or "fog", of all worlds. "train" holds all ten, 21260 frames: the 50 drives that
 GIO-Ada's source domain consists of. Frames are named "<world>/<variation>/<NNNNN>".
 """
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from uda_jax.data.frames import IMAGE_ENDINGS, LABEL_ENDINGS, Frame, FrameFiles, by_name, check_split, pair
 from uda_jax.data.io.archives import File, Problem, Tree
+from uda_jax.data.io.cameras import calibrated
 from uda_jax.data.io.images import read_counts, read_depth
 from uda_jax.data.labels.label_tables import VIRTUAL_KITTI
 from uda_jax.errors import UserError, printable
@@ -73,6 +77,9 @@ COLOURS: dict[Colour, str] = {
     (0, 139, 139): "Van",
 }
 _METRES_PER_COUNT = 0.01
+# (height, width), and in pixels of it the focal length and the principal point from the centre of the first one.
+_SIZE, _FOCAL_LENGTH, _CENTRE = (375, 1242), 725.0, (620.5, 187.0)
+_BASELINE = 0.532725  # metres
 
 # Stands for colours that the table does not have. It is no class, so that a check counts it among unknown ids.
 _UNKNOWN = 255
@@ -118,12 +125,21 @@ class VirtualKitti(FrameFiles):
       split: one of `SPLITS`.
       label_space: a protocol of `label_spaces`; "10" is that of Virtual KITTI to KITTI.
       camera: 0 (left) or 1 (right), of version 2.
+      views: maps on request that frames shall have, too (`data.base.requested`).
 
     Raises:
       UserError: unknown split, protocol or camera, a missing folder; on access, with a frame.
     """
 
-    def __init__(self, root: str | os.PathLike | None, split: str, label_space: str = "19", *, camera: int = 0):
+    def __init__(
+        self,
+        root: str | os.PathLike | None,
+        split: str,
+        label_space: str = "19",
+        *,
+        camera: int = 0,
+        views: Collection[str] = (),
+    ):
         check_split("virtual_kitti", split, SPLITS)
         if camera not in (0, 1):
             raise UserError(f"virtual_kitti: camera: expected 0 or 1, got {camera!r}")
@@ -131,6 +147,12 @@ class VirtualKitti(FrameFiles):
         layout = _VERSION_1 if tree.find("vkitti_1.3.1_rgb") is not None else _VERSION_2
         if layout is _VERSION_1 and camera:
             raise UserError("virtual_kitti: camera: expected 0, since version 1.3.1 has one camera only, got 1")
+        paired = layout is _VERSION_2 and camera == 0
+        if paired and "image_right" in views:
+            layout = layout._replace(
+                folders={**layout.folders, "image_right": layout.folders["image"].replace("{camera}", "1")},
+                prefixes={**layout.prefixes, "image_right": layout.prefixes["image"]},
+            )
         locations = {field: _location(tree, layout, field, split, camera) for field in layout.folders}
         if locations["image"] is None:
             example = layout.folders["image"].format(world=layout.worlds[0], variation=SPLITS[split][0], camera=camera)
@@ -144,8 +166,18 @@ class VirtualKitti(FrameFiles):
                 found, wrong = _drive(tree, layout, locations, world, variation, camera)
                 frames += found
                 problems += wrong
-        decoders = {"label": _ids, "depth": _metres}
-        super().__init__("virtual_kitti", frames, label_space, decoders=decoders, problems=problems, tree=tree)
+        known = calibrated((_FOCAL_LENGTH, _FOCAL_LENGTH), _CENTRE, _SIZE)._replace(
+            baseline=_BASELINE if paired else None
+        )
+        super().__init__(
+            "virtual_kitti",
+            frames,
+            label_space,
+            decoders={"label": _ids, "depth": _metres},
+            constants={field: value for field, value in known.maps.items() if field in views},
+            problems=problems,
+            tree=tree,
+        )
 
 
 def _location(tree: Tree, layout: _Layout, field: str, split: str, camera: int) -> str | None:
@@ -169,7 +201,7 @@ def _drive(
         if location is None:
             maps[field] = {}
             continue
-        prefix, endings = layout.prefixes[field], IMAGE_ENDINGS if field == "image" else LABEL_ENDINGS
+        prefix, endings = layout.prefixes[field], IMAGE_ENDINGS if field.startswith("image") else LABEL_ENDINGS
         files = tree.files(f"{location}{layout.folders[field].format(**drive)}", endings)
         # The prefix tells nothing that the folder does not.
         named = {name[len(prefix) :]: file for name, file in files.items() if name.startswith(prefix)}
@@ -213,7 +245,7 @@ _FIXED = _packed(COLOURS, "the colours of Virtual KITTI 2")
 def _drive_colours(tree: Tree, layout: _Layout, name: str) -> tuple[_Colours | None, str]:
     """Returns the colours of a drive, None if its table cannot be used, and what is wrong with the table."""
     file = tree.file(name)
-    if layout is _VERSION_2 and file is None:
+    if layout.colours == _VERSION_2.colours and file is None:
         return _FIXED, ""
     if file is None:
         return None, f"{tree.where(name)}: no such file; without it the colours of these labels mean nothing: add it"
@@ -221,7 +253,7 @@ def _drive_colours(tree: Tree, layout: _Layout, name: str) -> tuple[_Colours | N
         colours = read_encoding(file)
     except UserError as error:
         return None, str(error)
-    if layout is _VERSION_1:
+    if layout.colours == _VERSION_1.colours:
         return _packed(colours, str(file)), ""
     for colour, category in colours.items():
         if COLOURS.get(colour) != category:

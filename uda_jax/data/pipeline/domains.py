@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from uda_jax.data import open_dataset, require_sound
-from uda_jax.data.base import MAPS, Dataset, is_value_of_image, map_names
+from uda_jax.data.base import MAPS, Dataset, is_value_of_image, map_names, requested
 from uda_jax.data.io import places
 from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
 from uda_jax.data.pipeline.margins import NAME, Margins
+from uda_jax.data.pipeline.neighbours import with_neighbours
 from uda_jax.data.pipeline.other_images import OtherImages
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.data.pipeline.transforms import Resampling
-from uda_jax.data.pipeline.views import Mixture, Neighbours, PseudoLabelled, Selection
+from uda_jax.data.pipeline.views import Mixture, PseudoLabelled, Selection
 from uda_jax.errors import UserError
 from uda_jax.schema import config_field, did_you_mean
 
@@ -218,9 +219,7 @@ def open_domain(domain: Domain, path: str = "domain") -> Dataset:
     try:
         dataset = _open_dataset(domain)
         _check_resized(domain, dataset)
-        offsets = {field: MAPS[field].offset for field in domain.fields if field in MAPS and MAPS[field].offset}
-        if offsets := {field: offset for field, offset in offsets.items() if not dataset.has(field)}:
-            dataset = Neighbours(dataset, offsets)
+        dataset = with_neighbours(dataset, domain.fields)
         if domain.names_file is not None:
             dataset = Selection(dataset, listed_positions(domain.names_file, dataset.names()))
         if domain.count is not None:
@@ -274,7 +273,7 @@ def passed_over(domain: Domain, path: str) -> list[str]:
     notes = []
     for where, member in members(domain, path).values():
         # What a split lacks is for others to tell.
-        opened = open_domain(dataclasses.replace(member, fields=("image",)), where)
+        opened = open_domain(dataclasses.replace(member, fields=("image", *requested(member.fields))), where)
         notes += [f"note: {where}: {note.message}" for note in opened.passed_over if note.field in member.fields]
     return notes
 
@@ -300,12 +299,12 @@ def opened_once() -> Iterator[None]:
 
 def _open_dataset(domain: Domain) -> Dataset:
     where, options = (domain.dataset, domain.root, domain.split, domain.label_space), domain.options or {}
-    opened = _OPEN.get()
+    fields, opened = requested(domain.fields), _OPEN.get()
     if opened is None:
-        return open_dataset(*where, **options)
-    key = json.dumps([*where, options], sort_keys=True, default=str)
+        return open_dataset(*where, fields=fields, **options)
+    key = json.dumps([*where, options, fields], sort_keys=True, default=str)
     if key not in opened:
-        opened[key] = open_dataset(*where, **options)
+        opened[key] = open_dataset(*where, fields=fields, **options)
     return opened[key]
 
 

@@ -90,10 +90,7 @@ def resize(
             array = resampling.apply(name, array, inner)
         return extended(array, whole, name)
 
-    # The centre of the first pixel is (0, 0), its corner (-1/2, -1/2), which stays where it is.
-    rows, columns = inner[0] / have[0], inner[1] / have[1]
-    camera = np.array([[columns, 0, (columns - 1) / 2], [0, rows, (rows - 1) / 2], [0, 0, 1]])
-    return _each_map(example, resized, camera, maps)
+    return _each_map(example, resized, _Line(inner[1] / whole[1]), _Line(inner[0] / whole[0]), maps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,32 +155,35 @@ class RandomCrop:
             window = array[top : top + self.size[0], left : left + self.size[1]]
             return extended(window, self.size, name)
 
-        return _each_map(example, cropped, np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]]))
+        (rows, columns) = self.size
+        return _each_map(example, cropped, _Line(width / columns, -left / columns), _Line(height / rows, -top / rows))
 
 
 @dataclasses.dataclass(frozen=True)
 class HorizontalFlip:
     """Mirrors left and right with probability one half.
 
-    A camera is then that of the mirrored scene: the point (X, Y, Z) has become (-X, Y, Z).
+    A camera is then that of the mirrored scene: the point (X, Y, Z) has become (-X, Y, Z), and right is left.
     """
 
     def __call__(self, example: Example, generator: np.random.Generator) -> Example:
         if generator.random() < 0.5:
             return example
-        right = example["image"].shape[1] - 1
-        mirrored = _each_map(
-            example, lambda name, array: array[:, ::-1], np.array([[-1, 0, right], [0, 1, 0], [0, 0, 1]])
-        )
-        mirror = np.diag([-1, 1, 1]).astype(np.float32)
-        cameras = [name for name in map_names(example, "flip") if MAPS[name].geometry == "camera"]
-        return mirrored | {name: mirrored[name] @ mirror for name in cameras}
+        return _each_map(example, lambda name, array: array[:, ::-1], _Line(-1.0, 1.0), _Line(1.0))
+
+
+class _Line(NamedTuple):
+    """Where places along a side of an image, as shares of it, are in the changed image: place * scale + start."""
+
+    scale: float
+    start: float = 0.0
 
 
 def _each_map(
     example: Example,
     raster: Callable[[str, np.ndarray], np.ndarray],
-    camera: np.ndarray,
+    across: _Line,
+    down: _Line,
     maps: Collection[str] | None = None,
 ) -> Example:
     """Returns an example whose maps have undergone one change of geometry.
@@ -191,7 +191,7 @@ def _each_map(
     Args:
       example: the frame.
       raster: (name, array) to the changed array.
-      camera: `[3, 3]`, from pixels (column, row, 1) of the image to those of the changed one.
+      across, down: what becomes of places along the width and along the height; a negative scale mirrors.
       maps: which maps to change; None: all.
     """
     shape = example["image"].shape
@@ -201,10 +201,20 @@ def _each_map(
         if maps is not None and name not in maps:
             continue
         if spec.geometry == "camera":
-            changed[name] = (camera @ value.astype(np.float64)).astype(spec.dtype)
+            changed[name] = _moved_camera(value, across, down)
+        elif spec.geometry == "lateral":
+            changed[name] = spec.dtype(np.sign(across.scale) * value)
         elif spec.is_raster and not is_value_of_image(name, value.shape, shape):
             changed[name] = raster(name, value)
     return changed
+
+
+def _moved_camera(camera: np.ndarray, across: _Line, down: _Line) -> np.ndarray:
+    """Returns (fx, fy, u0, v0), as shares of the image's sides, after a change of the image."""
+    fx, fy, u0, v0 = camera.astype(np.float64)
+    focal = fx * abs(across.scale), fy * abs(down.scale)
+    centre = u0 * across.scale + across.start, v0 * down.scale + down.start
+    return np.array([*focal, *centre], np.float32)
 
 
 def _is_varied(label: np.ndarray, max_share: float) -> bool:

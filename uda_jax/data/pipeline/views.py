@@ -1,4 +1,4 @@
-"""Views of opened data sets: some of their frames, other labels, neighbours in time, several sets as one.
+"""Views of opened data sets: some of their frames, other labels, several sets as one.
 
 Each is again a `Dataset`; `index` counts in the view.
 """
@@ -170,96 +170,6 @@ class PseudoLabelled(View):
                 "labels of the size of the image"
             )
         return label
-
-
-class Neighbours(View):
-    """A video with the frames before and after as further images of each frame.
-
-    Frames are neighbours if they are as many frames of the recording apart as the offset says: their numbers (see
-    `Dataset.sequence`) differ by that many steps, where a step is the smallest difference of two numbers in the
-    recording. Frames without a neighbour, such as the first and the last, are left out.
-
-    Args:
-      dataset: the video.
-      offsets: {map to add: frames that the neighbour lies ahead, negative before}, such as {"image_previous": -1}.
-
-    Raises:
-      UserError: no frame has its neighbours.
-    """
-
-    def __init__(self, dataset: Dataset, offsets: Mapping[str, int]):
-        super().__init__(dataset)
-        self._offsets = dict(offsets)
-        self._rows = _neighbours(dataset, tuple(offsets.values()))
-        if not self._rows:
-            raise UserError(
-                f"no frame has neighbours in time for {', '.join(offsets)}; expected names that number the frames of a "
-                "recording, such as drive/000017"
-            )
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def maps(self) -> tuple[str, ...]:
-        return tuple(field for field in MAPS if field in self._offsets or field in self._dataset.maps)
-
-    @property
-    def problems(self) -> list[Problem]:
-        """The problems of the frames that are shown, and of the images of their neighbours."""
-        shown = set(self.names())
-        beside = {self._dataset.name(position) for _, *others in self._rows for position in others}
-        return [
-            problem
-            for problem in self._dataset.problems
-            if problem.frame is None or problem.frame in shown or (problem.frame in beside and problem.field == "image")
-        ]
-
-    def missing(self, field: str) -> list[str]:
-        if field in self._offsets:
-            return []
-        shown = set(self.names())
-        return [name for name in self._dataset.missing(field) if name in shown]
-
-    def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
-        return super().read(index, self._own(fields)) | self._beside(index, fields)
-
-    def stored(self, index: int, fields: Collection[str]) -> dict[str, Any]:
-        return super().stored(index, self._own(fields)) | self._beside(index, fields)
-
-    def _own(self, fields: Collection[str]) -> list[str]:
-        return [field for field in fields if field not in self._offsets]
-
-    def _beside(self, index: int, fields: Collection[str]) -> dict[str, np.ndarray]:
-        """Returns the images of the neighbours that `fields` asks for."""
-        positions = dict(zip(self._offsets, self._rows[index][1:], strict=True))
-        return {
-            field: self._dataset.read(position, ("image",))["image"]
-            for field, position in positions.items()
-            if field in fields
-        }
-
-    def _position(self, index: int) -> int:
-        return self._rows[index][0]
-
-
-def _neighbours(dataset: Dataset, offsets: Sequence[int]) -> list[tuple[int, ...]]:
-    """Returns (position, positions of its neighbours) of each frame that has all of them, in order."""
-    moments = [dataset.sequence(position) for position in range(len(dataset))]
-    recordings: dict[str, dict[int, int]] = {}
-    for position, moment in enumerate(moments):
-        if moment is not None:
-            recordings.setdefault(moment[0], {})[moment[1]] = position
-    steps = {}
-    for recording, positions in recordings.items():
-        numbers = sorted(positions)
-        steps[recording] = min((later - number for number, later in itertools.pairwise(numbers)), default=1)
-    rows = []
-    for position, moment in enumerate(moments):
-        if moment is not None:
-            found = [recordings[moment[0]].get(moment[1] + offset * steps[moment[0]]) for offset in offsets]
-            rows += [(position, *found)] if None not in found else []
-    return rows
 
 
 class Mixture(Dataset):

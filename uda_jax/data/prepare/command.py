@@ -33,6 +33,7 @@ from uda_jax.data.io import atomic
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.frame_lists import listed_positions
+from uda_jax.data.pipeline.neighbours import with_neighbours
 from uda_jax.data.pipeline.views import Selection
 from uda_jax.data.prepare.prepared import plain
 from uda_jax.data.prepare.records import Encoder
@@ -65,6 +66,7 @@ class _Source(NamedTuple):
     root: str | os.PathLike | None
     split: str
     options: dict[str, Any]
+    fields: tuple[str, ...] = ()
 
     @property
     def label_space(self) -> str:
@@ -72,8 +74,9 @@ class _Source(NamedTuple):
         return inspect.signature(reader(self.dataset)).parameters["label_space"].default
 
     def open(self, label_space: str | None = None) -> Dataset:
-        """Opens it with a label space."""
-        return open_dataset(self.dataset, self.root, self.split, label_space or self.label_space, **self.options)
+        """Opens it with a label space, and with the maps on request that shall be stored."""
+        where = (self.dataset, self.root, self.split, label_space or self.label_space)
+        return with_neighbours(open_dataset(*where, fields=self.fields, **self.options), self.fields)
 
 
 def prepare(
@@ -103,7 +106,8 @@ def prepare(
         are resized by nearest neighbour.
       recode: without a size, store the same pixels in the form of sized records, which is larger than most files and
         several times as fast to read; for methods that draw the size of each frame at random.
-      fields: maps to store; None stores all that the split has.
+      fields: maps to store; None stores all that the split has, less those that are looked for on request only. Frames
+        without neighbours in time for an image of another time are left out.
       names_file: text file with the names of the frames to keep, one per line, as a domain takes it.
       workers: processes; None takes one per core. A script that asks for several needs
         `if __name__ == "__main__":`, since they are spawned.
@@ -119,7 +123,7 @@ def prepare(
     """
     rules = {"image_resampling": image_resampling, "disparity_resampling": disparity_resampling, "fit": fit}
     _check_form(rules, size, recode)
-    source = _Source(dataset, root, split, dict(options or {}))
+    source = _Source(dataset, root, split, dict(options or {}), tuple(fields or ()))
     opened = source.open()
     positions = _positions(opened, dataset, names_file)
     fields = _fields(opened, fields)
@@ -188,6 +192,7 @@ def _entry(source: _Source, opened: Dataset, positions: Sequence[int], fields: S
         "frames": names,
         "lacking": {field: listed for field, listed in missing.items() if listed},
         "labelled": "label" in fields,
+        "in_time": any(opened.sequence(position) is not None for position in positions),
         "known": sorted(opened.known),
         "label_spaces": {
             key: {"names": space.names, "colours": space.colours, "table": table.tobytes().hex()}

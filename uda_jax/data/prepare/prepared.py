@@ -85,6 +85,8 @@ class Prepared(Dataset):
         self._missing = {field: frozenset(names) for field, names in entry["lacking"].items()}
         self.known = frozenset(entry["known"])
         self.label_space, self.table = _labels(dataset, entry, label_space, self._folder)
+        # Folders of older versions do not say.
+        self._in_time = entry.get("in_time", True)
         self._shards = tuple((shard["file"], shard["frames"]) for shard in entry["shards"])
         self._ends = tuple(itertools.accumulate(frames for _, frames in self._shards))
         self._source: Any = None
@@ -156,6 +158,10 @@ class Prepared(Dataset):
         shard = self._shard(index)
         (content,) = self._record(index, shard, (field,)).values()
         return stored_size(Bytes(f"{shard}: {field} of '{printable(self._names[index])}'", content))
+
+    def sequence(self, index: int) -> tuple[str, int] | None:
+        """Returns the recording of a frame and its number there, as far as the data set itself has any."""
+        return super().sequence(index) if self._in_time else None
 
     def _shard(self, index: int) -> Path:
         return self._folder / self._shards[bisect.bisect_right(self._ends, index)][0]

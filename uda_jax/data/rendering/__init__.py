@@ -1,6 +1,28 @@
 """A procedural street in two looks, with labels and exact depth; pure NumPy and Pillow."""
 
-from uda_jax.data.rendering.frames import RENDERER_VERSION, Frame, intrinsics, render, render_drive, render_stereo
+from uda_jax.data.rendering.frames import (
+    DRIVE_VERSION,
+    RENDERER_VERSION,
+    Frame,
+    intrinsics,
+    motion,
+    render,
+    render_drive,
+    render_neighbours,
+    render_stereo,
+)
 from uda_jax.data.rendering.looks import LOOKS, WEATHERS
 
-__all__ = ["LOOKS", "WEATHERS", "RENDERER_VERSION", "Frame", "intrinsics", "render", "render_drive", "render_stereo"]
+__all__ = [
+    "DRIVE_VERSION",
+    "LOOKS",
+    "RENDERER_VERSION",
+    "WEATHERS",
+    "Frame",
+    "intrinsics",
+    "motion",
+    "render",
+    "render_drive",
+    "render_neighbours",
+    "render_stereo",
+]

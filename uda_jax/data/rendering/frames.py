@@ -1,4 +1,4 @@
-"""One frame, a stereo pair or a drive through a street of either look."""
+"""One frame of either look, a stereo pair, the frames before and after, or a drive through a street."""
 
 import dataclasses
 import zlib
@@ -8,11 +8,15 @@ import numpy as np
 from uda_jax.data.rendering import layout, shading
 from uda_jax.data.rendering.looks import LOOKS, Look
 from uda_jax.data.rendering.raster import Camera, place, rotation, trace
-from uda_jax.data.rendering.world import World
+from uda_jax.data.rendering.world import World, stream
 from uda_jax.errors import UserError
 
 # Part of the key under which rendered data sets are stored: raise it whenever any pixel of any frame changes.
 RENDERER_VERSION = "streets-1"
+# The same for the frames before and after, of which frames themselves know nothing.
+DRIVE_VERSION = "drive-1"
+SPEED = (0.5, 1.0)  # bounds, metres per frame
+TURN = 0.4  # degrees to either side per frame, standard deviation
 FOCAL = 0.8  # focal length in image widths: a horizontal field of view of 64 degrees
 
 
@@ -99,6 +103,45 @@ def render_drive(
     x, height, yaw, pitch = street.camera
     poses = [(np.array([x, height, k * speed]), rotation(yaw, pitch), k) for k in range(frames)]
     return _views(street, poses, size, condition)
+
+
+def render_neighbours(
+    look: str, seed: int, size: tuple[int, int] = (96, 192), *, condition: str | None = None
+) -> tuple[Frame, Frame]:
+    """Renders the frames before and after that of `render`, from a camera that drives through the very same street.
+
+    Each seed has its own speed within `SPEED` straight along the street, and turns to one side by about `TURN`. All
+    else stands still. Noise is that of another moment.
+    """
+    street = layout.build(_look(look, condition, size), seed)
+    poses = [(*_pose(street, offset), zlib.crc32(f"drive {offset}".encode())) for offset in (-1, 1)]
+    previous, following = _views(street, poses, size, condition)
+    return previous, following
+
+
+def motion(look: str, seed: int, offset: int) -> np.ndarray:
+    """Returns how the camera has moved between `render` and a frame of `render_neighbours`.
+
+    Args:
+      look, seed: of the frame.
+      offset: -1 for the frame before, 1 for the frame after.
+
+    Returns:
+      float64 `[4, 4]`: from coordinates of the frame's camera to those of the camera of its neighbour.
+    """
+    street = layout.build(_look(look, None, (2, 2)), seed)
+    (here, axes), (there, other) = _pose(street, 0), _pose(street, offset)
+    moved = np.eye(4)
+    moved[:3, :3], moved[:3, 3] = other @ axes.T, other @ (here - there)
+    return moved
+
+
+def _pose(street: World, offset: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where the camera is in the world, and its axes, so many frames after that of `render`."""
+    rng = stream(street.look, street.seed, "drive")
+    speed, turn = rng.uniform(*SPEED), np.radians(TURN) * rng.normal()
+    x, height, yaw, pitch = street.camera
+    return np.array([x, height, offset * speed]), rotation(yaw + offset * turn, pitch)
 
 
 def _look(name: str, condition: str | None, size: tuple[int, int]) -> Look:

@@ -25,6 +25,7 @@ _STREAMS = (
     "traffic",
     "people",
     "cyclists",
+    "drive",
 )
 
 
