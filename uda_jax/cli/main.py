@@ -18,6 +18,7 @@ from uda_jax.cli import (
     configs,
     console,
     data,
+    depth,
     export,
     inference,
     inspection,
@@ -115,6 +116,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 
-    for group in (new, training, sweep, plan, inference, export, weights, data, configs, inspection):
+    for group in (new, training, sweep, plan, inference, export, depth, weights, data, configs, inspection):
         group.add(command)
     return parser

@@ -21,7 +21,7 @@ takes 0.45 and 0.225 for all channels.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,9 @@ _JITTER_DRAW, _NOISE_DRAW = 0, 1
 @dataclasses.dataclass(frozen=True)
 class SelfSupervisedDepth:
     """Depth that is learnt by rebuilding frames from their other views."""
+
+    # The map of a frame that predictions are compared with.
+    PREDICTS: ClassVar[str] = "depth"
 
     precision: str = config_field("fp32", PRECISION_TEXT, choices=PRECISIONS)
     accumulation: int = config_field(1, "Batches whose gradients are averaged into one update.", low=1)
