@@ -99,15 +99,20 @@ def with_views(domain: Domain, views: str) -> Domain:
     return dataclasses.replace(domain, fields=("image", *VIEWS[views], CAMERA, *pair))
 
 
+def as_drawn(setting: str, domain: Domain) -> Domain:
+    """Returns the frames of a method's domain as depth maps of them are drawn: whole, at the size that was learnt."""
+    size = PUBLISHED_SIZE if networks.published(setting) else domain.size
+    off = {"disparity_from": None, "crop": None, "flip": False, "disparity_resampling": "nearest"}
+    return dataclasses.replace(domain, fields=("image",), size=size, **off)
+
+
 def on_encoder(depth: Depth) -> Depth:
     """Returns the same on EfficientNet-Lite0 from ImageNet, whose rate is a tenth of that of the new parts."""
     method, name, norm = depth.method, pretrained.ENCODER, {"input_norm": pretrained.INPUT_NORM, "bn_mode": "frozen"}
     slower = ((f"^{DISPARITY}/encoder/", pretrained.ENCODER_RATE, None), (f"^{MOTION}/encoder/", 0.1, None))
     method = dataclasses.replace(
         method,
-        disparity=DisparityNetwork(
-            f"{DISPARITY}_{name}", decoder_width=method.disparity.decoder_width, **norm
-        ),
+        disparity=DisparityNetwork(f"{DISPARITY}_{name}", decoder_width=method.disparity.decoder_width, **norm),
         motion=MotionNetwork(f"{MOTION}_{name}", motion_width=method.motion.motion_width, **norm),
         optimiser=dataclasses.replace(method.optimiser, groups=slower),
     )

@@ -15,7 +15,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     export.add_argument("workdir", type=place, help="folder of the run")
     text = "folder of the maps, made if absent; maps that it holds are not written again"
     export.add_argument("--output", type=local, required=True, help=text)
-    text = "the run's training domain whose frames are drawn; overrides such as --config.data.target.split=val change it"
+    text = (
+        "the run's training domain whose frames are drawn; overrides such as --config.data.target.split=val change it"
+    )
     export.add_argument("--on", metavar="DOMAIN", help=text)
     export.add_argument("--batch-size", type=at_least(1), default=8)
     text = "i/N: of N such commands that share the work, which one this is, from 0/N on"
@@ -38,7 +40,9 @@ def _export(options: argparse.Namespace) -> int:
             batch_size=options.batch_size,
             shard=depth_maps.Shard(*options.shard),
         )
-    show(f"{options.output}: {found.written} of {found.frames} maps written, the others were there or are others' to do")
+    show(
+        f"{options.output}: {found.written} of {found.frames} maps written, the others were there or are others' to do"
+    )
     return 0
 
 

@@ -12,8 +12,8 @@ second camera, whose place is known. A depth is right if the views, read where i
     f, g        min  mean_s { mean_pixels min_f [ pe(I_f->0, I_0), pe(I_f, I_0) ] + lambda / 2^s  smoothness(d_s) }
 
 The least error is that of a view in which nothing hides the pixel. Where an unwarped view has it the pixel moves with
-the camera, or is blank, and teaches nothing ("auto-masking"). Depth from video alone has no scale; a second camera gives
-it that of its baseline. With several domains in a batch their losses are added, each with its own batch statistics.
+the camera, or is blank, and teaches nothing ("auto-masking"). Depth from video alone has no scale; with a second camera
+it has that of the baseline. Of several domains in a batch the losses are added, each with its own batch statistics.
 
 Images are normalised with ImageNet's mean and deviation, those of the weights to start from, where the released code
 takes 0.45 and 0.225 for all channels.

@@ -1,4 +1,4 @@
-"""The networks of self-supervised depth, and the other views of a frame: which there are, and where their cameras are."""
+"""The networks of self-supervised depth, and the other views of a frame: which there are, and from where."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -111,7 +111,7 @@ def scene(maps: Mapping[str, jax.Array], views: str) -> Scene:
 
 
 def jittered(scene: Scene, factors: jax.Array, orders: jax.Array) -> Scene:
-    """Returns a scene in other colours: each frame's are changed as those of its views, see `ops.photometric_jitter`."""
+    """Returns a scene in other colours, each frame's changed as those of its views; see `ops.photometric_jitter`."""
     change = lambda images: ops.photometric_jitter(images, factors, orders)  # noqa: E731
     return scene._replace(frame=change(scene.frame), views={name: change(x) for name, x in scene.views.items()})
 
