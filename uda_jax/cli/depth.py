@@ -15,9 +15,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     export.add_argument("workdir", type=place, help="folder of the run")
     text = "folder of the maps, made if absent; maps that it holds are not written again"
     export.add_argument("--output", type=local, required=True, help=text)
-    text = (
-        "the run's training domain whose frames are drawn; overrides such as --config.data.target.split=val change it"
-    )
+    text = "training domain of the run whose frames are drawn; overrides such as --config.data.target.split=val fit it"
     export.add_argument("--on", metavar="DOMAIN", help=text)
     export.add_argument("--batch-size", type=at_least(1), default=8)
     text = "i/N: of N such commands that share the work, which one this is, from 0/N on"

@@ -214,8 +214,8 @@ class ResNet(nn.Module):
 
         Returns:
           Maps by name, in the type of the computation: "unpooled" and "stem" `[B, h, w, width]` before and after the
-          stem's max pool, "layer1" to "layer4", the ends of the stages, `[B, h, w, width * 2^(s+1)]` for stage s (of basic blocks a quarter as many
-          channels), after the ReLU.
+          stem's max pool, "layer1" to "layer4", the ends of the stages, `[B, h, w, width * 2^(s+1)]` for stage s (of
+          basic blocks a quarter as many channels), after the ReLU.
 
         Raises:
           UserError: an unknown name in `collect`.

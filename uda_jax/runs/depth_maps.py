@@ -48,6 +48,9 @@ class Shard(NamedTuple):
     count: int = 1
 
 
+WHOLE = Shard()
+
+
 def as_seen(domain: Domain) -> Domain:
     """Returns a training domain as one pass over its images sees it: without labels, other views and chance."""
     off = {"labels_from": None, "disparity_from": None, "margins": None, "distrust": None, "rare_classes": None}
@@ -87,7 +90,7 @@ def draw(
     *,
     path: str,
     batch_size: int,
-    shard: Shard = Shard(),
+    shard: Shard = WHOLE,
     after_batch: Callable[[], None] = lambda: None,
 ) -> Drawn:
     """Writes the maps of a domain that are not there yet, each completely or not at all.
@@ -140,7 +143,7 @@ def export(
     overrides: Sequence[str] = (),
     step: str | int | None = None,
     batch_size: int = 8,
-    shard: Shard = Shard(),
+    shard: Shard = WHOLE,
 ) -> Drawn:
     """Writes the maps of a data set with the network of a run, or those that are not there yet.
 

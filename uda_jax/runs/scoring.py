@@ -40,8 +40,8 @@ class DevScore:
 def evaluators(stage: Stage, which: str, context: Context) -> dict[str, Evaluator]:
     """Returns the evaluators of the "final" or of the "dev" splits by name; there may be no dev split.
 
-    They are opened once. All of a stage share one function, which is compiled for the stage's method. A stage on the way
-    whose method predicts another map than the headline compares with has none.
+    They are opened once. All of a stage share one function, which is compiled for the stage's method. There are none
+    for an earlier stage whose method predicts another map than the headline compares with.
 
     Raises:
       UserError: as `Evaluator`; a dev split without anything to score on.
