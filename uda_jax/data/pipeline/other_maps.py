@@ -16,7 +16,7 @@ from uda_jax.errors import UserError, printable
 
 
 class _Kind(NamedTuple):
-    """A map that may come from elsewhere: the field of a domain that says so, the endings of its files, their reader."""
+    """A map that may come from elsewhere: the field of a domain that says where, its files' endings, their reader."""
 
     option: str
     endings: Sequence[str]

@@ -112,8 +112,10 @@ def scene(maps: Mapping[str, jax.Array], views: str) -> Scene:
 
 def jittered(scene: Scene, factors: jax.Array, orders: jax.Array) -> Scene:
     """Returns a scene in other colours, each frame's changed as those of its views; see `ops.photometric_jitter`."""
-    change = lambda images: ops.photometric_jitter(images, factors, orders)  # noqa: E731
-    return scene._replace(frame=change(scene.frame), views={name: change(x) for name, x in scene.views.items()})
+    images = jnp.stack([scene.frame, *scene.views.values()])
+    # One program for all of them.
+    frame, *views = jax.vmap(lambda each: ops.photometric_jitter(each, factors, orders))(images)
+    return scene._replace(frame=frame, views=dict(zip(scene.views, views, strict=True)))
 
 
 def stereo_motion(right: jax.Array) -> jax.Array:
