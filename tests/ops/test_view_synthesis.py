@@ -10,6 +10,9 @@ from jax.test_util import check_grads
 from uda_jax import ops
 from uda_jax.data import rendering
 from uda_jax.data.datasets import streets
+from uda_jax.data.io import cameras
+from uda_jax.data.pipeline.examples import Augment
+from uda_jax.data.pipeline.transforms import HorizontalFlip, RandomCrop, RandomScale, Resampling
 
 CAMERA = np.array([[[8.0, 0.0, 3.5], [0.0, 10.0, 2.5], [0.0, 0.0, 1.0]]], np.float32)
 SIZE = 6, 8
@@ -186,16 +189,47 @@ def test_gradients_against_differences():
     check_grads(jax.jit(rebuilt), arguments, order=1, modes=("rev",), eps=1e-2, atol=2e-3, rtol=2e-3)
 
 
+def test_matrices_of_normalised_intrinsics():
+    """The middle of 8x6 pixels is 3.5 columns and 2.5 rows from the centre of the first one."""
+    normalised = jnp.array([[1.0, 10 / 6, 0.5, 0.5], [1.0, 1.0, 0.0, 1.0]])
+    matrices = ops.camera_matrix(normalised, SIZE)
+    np.testing.assert_allclose(matrices[0], CAMERA[0], rtol=1e-6)
+    np.testing.assert_allclose(matrices[1], [[8, 0, -0.5], [0, 6, 5.5], [0, 0, 1]], rtol=1e-6)
+
+
+def through_the_pipeline(seed, left, other, baseline):
+    """Returns the examples of a frame and of another view after one scale, crop and flip, the same for both."""
+    steps = Augment((RandomScale(0.7, 1.4, Resampling("bilinear")), RandomCrop((64, 128)), HorizontalFlip()))
+    camera = cameras.calibrated((left.intrinsics[0, 0],) * 2, tuple(left.intrinsics[:2, 2]), left.depth.shape)
+    maps = camera._replace(baseline=baseline).maps | {"name": "street", "index": 0}
+    frames = ({"image": frame.image, "depth": frame.depth} | maps for frame in (left, other))
+    return [steps(frame, np.random.default_rng(seed)) for frame in frames]
+
+
 @pytest.mark.parametrize("look", ["simulator", "camera"])
-def test_streets_seen_by_the_right_eye(look):
-    """True depth rebuilds the left image. What the right eye does not see, its own depth tells; noise is per eye."""
+def test_streets_rebuilt_from_their_neighbours(look):
+    """True depth and motion rebuild a frame from the right eye, the past and the future, also cropped and mirrored.
+
+    What another view does not see, its own depth tells; noise is that of each view.
+    """
     left, right = rendering.render_stereo(look, 0, (96, 192), streets.BASELINE)
-    depth, other = (np.where(frame.depth > 0, frame.depth, 1000.0)[None] for frame in (left, right))
-    view = np.concatenate([right.image[None] / 255.0, 1.0 / other[..., None]], axis=-1)
-    rebuilt, seen = warp(view, depth, left.intrinsics[None], moved(-streets.BASELINE, 0.0, 0.0))
-    both = np.asarray(seen) & (np.abs(rebuilt[..., 3] * depth - 1.0) < 0.05)
-    assert both.mean() > 0.85
-    error = np.abs(rebuilt[..., :3] - left.image / 255.0)[both].mean()
-    assert error < 0.03
-    unmoved = np.abs((right.image / 255.0 - left.image / 255.0)[None])[both].mean()
-    assert unmoved > 1.7 * error
+    previous, following = rendering.render_neighbours(look, 0, (96, 192))
+    # Seeds 2 and 3 mirror, 0 and 1 do not.
+    for seed, view, offset in ((0, right, 0), (2, right, 0), (1, previous, -1), (3, previous, -1), (2, following, 1)):
+        frame, other = through_the_pipeline(seed, left, view, streets.BASELINE)
+        sign = np.sign(frame["baseline"])
+        assert sign == (-1 if seed > 1 else 1)
+        mirror = np.diag([sign, 1.0, 1.0, 1.0])
+        motion = moved(-frame["baseline"], 0.0, 0.0)
+        if offset:
+            motion = jnp.array((mirror @ rendering.motion(look, 0, offset) @ mirror)[None], jnp.float32)
+        matrix = ops.camera_matrix(frame["intrinsics"][None], (64, 128))
+        depth, far = (np.where(one["depth"] > 0, one["depth"], 1000.0)[None] for one in (frame, other))
+        stacked = np.concatenate([other["image"][None] / 255.0, 1.0 / far[..., None]], axis=-1, dtype=np.float32)
+        rebuilt, seen = warp(stacked, depth, matrix, motion)
+        distance = ops.project(ops.back_project(depth, matrix), matrix, motion)[1]
+        both = np.asarray(seen) & (np.abs(rebuilt[..., 3] * distance - 1.0) < 0.05)
+        assert both.mean() > 0.65
+        error = np.abs(rebuilt[..., :3] - frame["image"] / 255.0)[both].mean()
+        unmoved = np.abs((other["image"] / 255.0 - frame["image"] / 255.0)[None])[both].mean()
+        assert error < 0.03 and unmoved > 1.5 * error

@@ -13,7 +13,9 @@ from uda_jax.cli import main
 from uda_jax.data import get_dataset, rendering
 from uda_jax.data.datasets import streets
 from uda_jax.data.datasets.streets import SPLITS, Streets
-from uda_jax.data.rendering import layout, render, render_drive, render_stereo, stereo
+from uda_jax.data.pipeline.domains import Domain, open_domain
+from uda_jax.data.prepare.command import prepare
+from uda_jax.data.rendering import layout, motion, render, render_drive, render_neighbours, render_stereo, stereo
 from uda_jax.data.rendering.looks import LOOKS
 from uda_jax.data.rendering.raster import Camera, rotation
 from uda_jax.data.rendering.record_cache import RecordCache
@@ -377,3 +379,59 @@ def test_new_constants_of_a_look_make_a_new_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(stereo, "MATCHER_VERSION", "matcher-0")
     folders.append(Streets(tmp_path, "camera_val", size=SIZE, limit=1, depth="stereo").folder)
     assert len(set(folders)) == 5
+
+
+VIEWS = ("image_previous", "image_next", "image_right", "intrinsics", "baseline")
+
+
+@pytest.mark.parametrize("split", ["simulator_dev", "camera_dev"])
+def test_what_surrounds_a_frame_leaves_the_frame_as_it_is(tmp_path, split):
+    plain = Streets(tmp_path, split, size=SIZE, limit=2)
+    dataset = get_dataset("streets", tmp_path, split, size=SIZE, limit=2, fields=VIEWS)
+    assert (dataset.folder, plain.maps, plain.rule) == (plain.folder, ("image", "label", "depth"), "")
+    assert dataset.maps == ("image", "label", "depth", *VIEWS) and dataset.rule
+    look, first, _ = SPLITS[split]
+    previous, following = render_neighbours(look, first + 1, SIZE)
+    left, right = render_stereo(look, first + 1, SIZE, streets.BASELINE)
+    example = dataset.read(1, VIEWS)
+    for field, frame in (("image_previous", previous), ("image_next", following), ("image_right", right)):
+        np.testing.assert_array_equal(example[field], frame.image)
+    np.testing.assert_array_equal(example["intrinsics"], np.float32([0.8, 1.6, 0.5, 0.5]))
+    assert example["baseline"] == np.float32(streets.BASELINE)
+    for field, value in plain[1].items():
+        np.testing.assert_array_equal(dataset[1][field], value)
+    np.testing.assert_array_equal(plain[1]["image"], left.image)
+
+
+def test_only_what_is_asked_for_is_rendered(tmp_path, monkeypatch):
+    monkeypatch.setattr(rendering, "render_neighbours", None)
+    dataset = get_dataset("streets", tmp_path, "camera_dev", size=SIZE, limit=1, fields=("image_right", "intrinsics"))
+    assert sorted(dataset.read(0, ("intrinsics",))) == ["index", "intrinsics", "name"]
+    assert sorted(folder.rpartition("-")[2] for folder in os.listdir(tmp_path) if folder.endswith("pair")) == ["pair"]
+    assert len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("look", ["simulator", "camera"])
+def test_points_stand_still_while_the_camera_drives(look):
+    """Points of the frame, moved as `motion` says, are where the frames before and after have them."""
+    frame = render(look, 5, (96, 192))
+    k = frame.intrinsics
+    rows, columns = np.nonzero(frame.depth > 0)
+    depth = frame.depth[rows, columns]
+    points = np.stack([(columns - k[0, 2]) / k[0, 0] * depth, (rows - k[1, 2]) / k[1, 1] * depth, depth, depth**0])
+    for offset, other in zip((-1, 1), render_neighbours(look, 5, (96, 192)), strict=True):
+        moved = motion(look, 5, offset)
+        assert 0.5 <= np.linalg.norm(moved[:3, 3]) <= 1.0 and np.sign(moved[2, 3]) == -offset
+        x, y, z = (moved @ points)[:3]
+        u, v = k[0, 0] * x / z + k[0, 2], k[1, 1] * y / z + k[1, 2]
+        near = (np.hypot(u - np.rint(u), v - np.rint(v)) < 0.1) & (z > 1)
+        near &= (np.rint(u) >= 0) & (np.rint(u) < 192) & (np.rint(v) >= 0) & (np.rint(v) < 96)
+        seen = other.depth[np.rint(v[near]).astype(int), np.rint(u[near]).astype(int)]
+        assert near.sum() > 200 and np.mean(np.abs(seen / z[near] - 1) < 0.03) > 0.8
+
+
+def test_a_prepared_street_has_no_neighbours_but_those_it_was_rendered_with(tmp_path):
+    options, out = {"size": list(SIZE), "limit": 3}, tmp_path / "out"
+    prepare("streets", tmp_path / "cache", out, split="camera_dev", options=options, workers=1)
+    with pytest.raises(UserError, match="no frame has neighbours in time for image_next"):
+        open_domain(Domain(root=str(out), split="camera_dev", fields=("image", "image_next")))

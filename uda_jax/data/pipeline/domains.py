@@ -71,7 +71,8 @@ class Domain:
     fields: tuple[str, ...] = config_field(
         ("image", "label"),
         "Maps that a batch holds. image_previous and image_next come from the video around a frame where the data set "
-        "has no such maps; frames without these neighbours are then left out.",
+        "has no such maps; frames without these neighbours are then left out. They, image_right, intrinsics and "
+        "baseline are looked for only where they are named.",
         choices=MAPS.keys(),
     )
     size: tuple[int, int] | None = config_field(
