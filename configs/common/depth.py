@@ -20,7 +20,7 @@ DOMAINS = ("source", "target")
 # learnt from another recording of the game. Cityscapes' are pairs, and a folder of one's own is a camera's video.
 _DEFAULT_VIEWS = {
     "streets": {"source": "stereo", "target": "stereo"},
-    "smoke": {"source": "stereo", "target": "both"},
+    "smoke": {"source": "stereo", "target": "stereo"},
     "folder": {"source": "monocular", "target": "monocular"},
     "gta5_cityscapes": {"source": "monocular", "target": "stereo"},
 }
