@@ -34,8 +34,8 @@ PUBLISHED_TRAIN = {"steps": 350_000, "batch_size": 4, "checkpoint_every": 5000}
 PUBLISHED_SCHEDULE = Schedule(name="constant_drop", horizon=None, drop=160 / 350)
 PUBLISHED_ADAM = adam(learning_rate=1e-4, beta2=0.999, groups=((f"^{DISPARITY}/encoder/", 0.1, None),))
 PUBLISHED_WEIGHTS = {
-    DISPARITY: InitFrom(path="weights/resnet101-63fe2227.pth", fresh=("decoder",)),
-    MOTION: InitFrom(path="weights/resnet18-f37072fd.pth", fresh=("decoder",)),
+    DISPARITY: InitFrom(path="weights/resnet101-63fe2227.pth", fresh=("decoder",), dialect="torchvision_resnet101"),
+    MOTION: InitFrom(path="weights/resnet18-f37072fd.pth", fresh=("decoder",), dialect="torchvision_resnet18"),
 }
 
 # From scratch, in minutes on two cores.
