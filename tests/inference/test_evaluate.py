@@ -165,20 +165,6 @@ def test_classes_and_depth_together():
     assert summary["metrics"]["miou"] == summary["miou"]["19"] and (frames[0]["prediction"] == 2).all()
 
 
-def test_median_scale_of_each_frame():
-    """Medians of 2, 4 and 8 over 1, 3 and 3, of an even number 3 over 2; the invalid pixel of 9 does not count."""
-    true = jnp.array([[[2.0, 4.0, 8.0, 0.0]], [[2.0, 4.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]]])
-    predicted = jnp.array([[[1.0, 3.0, 3.0, 9.0]], [[3.0, 1.0, 9.0, 9.0]], [[1.0, 2.0, 3.0, 4.0]]])
-    for function in (depth.median_scale, jax.jit(depth.median_scale)):
-        np.testing.assert_allclose(function(predicted, true), [4 / 3, 3 / 2, 1], rtol=1e-6)
-    np.testing.assert_allclose(depth.median_scale(-predicted, true)[0], 4 / depth.MIN_DEPTH, rtol=1e-6)
-    # Right but for the scale is right.
-    scaled = 0.25 * true * depth.median_scale(0.25 * true, true)[:, None, None]
-    assert not np.asarray(depth.row_sums(scaled, true)[..., 1:5]).any()
-    with pytest.raises(ValueError, match="expected one shape"):
-        depth.median_scale(true, true[:, :, :1])
-
-
 def test_row_sums_leave_out_invalid_pixels_and_mind_predictions_that_are_none():
     true = jnp.array([[[2.0, 0.0, 4.0], [0.0, 0.0, 0.0]]])
     found = depth.row_sums(jnp.array([[[3.0, jnp.nan, -1.0], [1.0, 1.0, 1.0]]]), true)
