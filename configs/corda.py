@@ -98,8 +98,8 @@ SCRATCH_ALPHA = 0.99
 
 # From scratch, targets of depth are 1 at about ten metres, and their losses weigh ten times the paper's.
 SCRATCH_DEPTH_UNIT = 64.0
-# Of depth that a network has drawn, in units of ten baselines; so it is on streets.
-SCRATCH_DISPARITY_UNIT = 12.8
+# Of depth that a network has drawn, likewise on streets: 256 times a disparity of 0.23, and one more.
+SCRATCH_DISPARITY_UNIT = 60.0
 SCRATCH_SOURCE_DEPTH_WEIGHT = 0.1
 SCRATCH_MIXED_DEPTH_WEIGHT = 0.01
 

@@ -6,6 +6,7 @@ from 2 to 32. CorDA's depth comes from such networks.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,13 @@ class DisparityOptions(Options):
 
     decoder_width: int = config_field(
         16, "Channels of the decoder at the image's size; it has twice as many at each halving, up to 16 times.", low=1
+    )
+    # Far from a pixel's place the views have no slope that leads there, and a short run does not find the way.
+    initial_disparity: float = config_field(
+        0.5,
+        "Disparity from 0 to 1 around which all that is predicted starts; 0.5 is Monodepth2's.",
+        low=0.001,
+        high=0.999,
     )
 
 
@@ -93,10 +101,12 @@ class DisparityDecoder(nn.Module):
     Attributes:
       width: channels at the image's size.
       dtype: type of the computation.
+      initial: disparity around which all starts.
     """
 
     width: int
     dtype: Any = FLOAT32
+    initial: float = 0.5
 
     @nn.compact
     def __call__(self, maps: Sequence[jax.Array], size: tuple[int, int]) -> dict[str, jax.Array]:
@@ -116,7 +126,8 @@ class DisparityDecoder(nn.Module):
             x = nn.elu(ReflectedConv(features, self.dtype, name=f"up_{i}_1")(x))
             if i < SCALES:
                 logits = ReflectedConv(1, self.dtype, name=f"disparity_{i}")(x)
-                found[f"disparity_{i}"] = nn.sigmoid(logits.astype(jnp.float32))
+                start = math.log(self.initial / (1.0 - self.initial))
+                found[f"disparity_{i}"] = nn.sigmoid(logits.astype(jnp.float32) + start)
         return found
 
 
@@ -136,7 +147,8 @@ class Disparity(nn.Module):
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         self.encoder = self.make_encoder(self.options)
-        self.decoder = DisparityDecoder(self.options.decoder_width, self.options.dtype)
+        o = self.options
+        self.decoder = DisparityDecoder(o.decoder_width, o.dtype, o.initial_disparity)
 
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Predicts the disparity of normalised images.
