@@ -100,6 +100,8 @@ SCRATCH_ALPHA = 0.99
 SCRATCH_DEPTH_UNIT = 64.0
 # Of depth that a network has drawn, likewise on streets: 256 times a disparity of 0.23, and one more.
 SCRATCH_DISPARITY_UNIT = 60.0
+# And of the wider range of depths that a folder of one's own has: one unit of a video's, whatever that is.
+FOLDER_DISPARITY_UNIT = 25.0
 SCRATCH_SOURCE_DEPTH_WEIGHT = 0.1
 SCRATCH_MIXED_DEPTH_WEIGHT = 0.01
 
@@ -146,10 +148,17 @@ def _method(benchmark: str, experiment: Experiment, row: Row) -> CorDA:
     return dataclasses.replace(
         method,
         teacher=MeanTeacher(alpha=SCRATCH_ALPHA),
-        depth_unit=SCRATCH_DISPARITY_UNIT if row.self_supervised else SCRATCH_DEPTH_UNIT,
+        depth_unit=_depth_unit(benchmark, row),
         source_depth_weight=SCRATCH_SOURCE_DEPTH_WEIGHT,
         mixed_depth_weight=SCRATCH_MIXED_DEPTH_WEIGHT,
     )
+
+
+def _depth_unit(benchmark: str, row: Row) -> float:
+    """Returns the unit of a row's depth targets, from scratch."""
+    if not row.self_supervised:
+        return SCRATCH_DEPTH_UNIT
+    return FOLDER_DISPARITY_UNIT if benchmark == "folder" else SCRATCH_DISPARITY_UNIT
 
 
 def settings_of(variant: str) -> tuple[str, ...]:

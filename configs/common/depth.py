@@ -38,8 +38,8 @@ PUBLISHED_WEIGHTS = {
     MOTION: InitFrom(path="weights/resnet18-f37072fd.pth", fresh=("decoder",), dialect="torchvision_resnet18"),
 }
 
-# From scratch, in minutes on two cores: depths from 2.5 to 100 metres where pairs have a baseline of half a metre, around
-# 15 at first, where Monodepth2's range starts at one metre and needs many steps to get away from there.
+# From scratch, in minutes on two cores: depths from 2.5 to 100 metres, where pairs have a baseline of half a metre,
+# around 15 at first; Monodepth2's begin at one metre, and need many steps to get away from there.
 SCRATCH_STEPS = 1500
 SCRATCH_ADAM = adam(learning_rate=1e-3, beta2=0.999)
 SCRATCH_RANGE = {"nearest": 0.5, "farthest": 20.0, "jitter": 0.0}
