@@ -104,6 +104,7 @@ ROWS = {
         "dacs_plca": "dacs_plca:streets",
         "corda": "corda:streets",
         "corda/exact_depth": "corda:streets,exact_depth",
+        "corda/self_supervised": "corda:streets,self_supervised",
         "dada": "dada:streets",
         "gio_ada": "gio_ada:streets",
         "gio_ada/input_only": "gio_ada:streets,input_only",

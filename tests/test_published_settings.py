@@ -24,6 +24,8 @@ FILES = {
     "DeepLab_resnet_pretrained_init-f81d91e8.pth": DEEPLAB,
     "resnet101COCO-41f33a49.pth": ("deeplab_v2_resnet14", "dacs", ""),
     "resnet101-imagenet.pth": ("deeplab_v2_resnet14", "caffe_resnet101", ""),
+    "resnet101-63fe2227.pth": ("deeplab_v2_resnet14", "torchvision_resnet101", ""),
+    "resnet18-f37072fd.pth": ("deeplab_v2_resnet18", "torchvision_resnet18", ""),
     "vgg16-caffe.pth": ("deeplab_v2_vgg16", "caffe_vgg16", ""),
     "mit_b5.pth": ("daformer_mit_b5", "mit", ""),
     "resnet101_v1c.pth": ("deeplab_v2_resnet14", "v1c_resnet101", ""),
@@ -63,7 +65,13 @@ def folder(tmp_path_factory):
 
 
 def small(method):
-    """Returns a method whose segmenter has fewer blocks and channels under the same names."""
+    """Returns a method whose networks have fewer blocks and channels under the same names."""
+    if not hasattr(method, "segmenter"):
+        disparity = dataclasses.replace(
+            method.disparity, name="disparity_resnet14", width=NARROW, decoder_width=1, encoder_init="normal"
+        )
+        motion = dataclasses.replace(method.motion, width=NARROW, motion_width=2)
+        return dataclasses.replace(method, disparity=disparity, motion=motion)
     if "dinov2" in method.segmenter.name:
         distance = method.distance
         if distance.weight:
@@ -87,6 +95,8 @@ def abstract_batch(stage):
 def first_state(stage):
     """Returns the shapes of a stage's first state, which its networks and its domains decide."""
     method = stage.method
+    if not hasattr(method, "segmenter"):
+        return jax.eval_shape(method.init, jax.random.key(0), abstract_batch(stage))
     key = (type(method), method.segmenter, getattr(method, "depth_head", None), tuple(stage.domains))
     if key not in STATES:
         STATES[key] = jax.eval_shape(method.init, jax.random.key(0), abstract_batch(stage))
@@ -99,6 +109,8 @@ def check_step(stage):
     Of each kind of network the first that comes: small forms of what methods and their variants do with it are traced
     with `:smoke`, see tests/test_smoke.py.
     """
+    if not hasattr(stage.method, "segmenter"):
+        return  # Its steps are traced with `:smoke`, at any size alike.
     segmenter = stage.method.segmenter
     key = (kind(segmenter), segmenter.align_corners, segmenter.multi_level, getattr(stage.method, "depth_head", None))
     if key not in TRACED:
@@ -117,9 +129,10 @@ def test_it_starts(reference, folder, monkeypatch):
             continue
         stage = dataclasses.replace(stage, method=small(stage.method))
         state = initial_weights.start(first_state(stage), stage)
-        if stage.init_from["segmenter"].path and "segmenter" not in stage.start_from:
-            encoder = state.params["segmenter"]["encoder"]
-            assert any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(encoder))
+        for network in state.params.keys() & stage.init_from.keys() - stage.start_from.keys():
+            if stage.init_from[network].path:
+                encoder = state.params[network]["encoder"]
+                assert any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(encoder))
         check_step(stage)
 
 

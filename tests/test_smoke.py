@@ -18,7 +18,9 @@ from uda_jax.runs.workdir import Workdir
 REFERENCES = [reference for reference in settings.packaged() if ":smoke" in reference]
 
 # What has stages, networks or domains of its own besides the plain config; every other variant is traced.
-RUN = [f"{name}:smoke" for name in config.names()]
+# Depth without classes has another score, and a test of its own below.
+DEPTH = "self_supervised_depth"
+RUN = [f"{name}:smoke" for name in config.names() if name != DEPTH]
 RUN += ["source_only:smoke,both", "gio_ada:smoke,staged"]
 TRACED = set()
 # Of the variant that every method has, those whose steps ask different things of the network.
@@ -56,7 +58,7 @@ def check_step(stage):
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_every_variant_builds(reference):
     experiment, recipe, classes = build(reference)
-    assert recipe[-1].kind.TRAINS and recipe[-1].method.num_classes == len(classes)
+    assert recipe[-1].kind.TRAINS and getattr(recipe[-1].method, "num_classes", len(classes)) == len(classes)
     assert experiment.label and experiment.benchmark == "smoke"
     assert [stage.name for stage in recipe] == list(experiment.recipe or ["train"])
     for stage in recipe:
@@ -86,6 +88,19 @@ def test_smoke(reference, tmp_path):
     assert row["best_miou"] is not None
     assert len(list(files.pictures.iterdir())) == experiment.evaluation.pictures
     assert all(files.stage(stage.name).finished.exists() for stage in recipe)
+
+
+def test_depth_alone(tmp_path):
+    """Scored by depth as it is and times each frame's median; pictures of depth, of a rebuilt frame and of the mask."""
+    workdir = tmp_path / "run"
+    words = ["--config.train.steps=2", "--config.train.evaluate_every=0"]
+    assert main(["train", "--config", f"{DEPTH}:smoke,stereo", "--workdir", str(workdir), *words]) == 0
+    files = Workdir(workdir)
+    (row,) = json.loads(files.result.read_text())
+    assert row["headline"] == "abs_rel_scaled" and row["split"] == "streets/camera_val"
+    assert all(row["metrics"][f"{name}{end}"] > 0 for name in ("abs_rel", "rmse_log") for end in ("", "_scaled"))
+    drawn = files.stage("train").illustrations
+    assert {path.parent.name for path in drawn.glob("*/*.png")} == {"depth", "rebuilt", "mask"}
 
 
 def test_masks_of_ones_own_are_read_as_the_preset_says(tmp_path):

@@ -252,6 +252,32 @@ def test_one_step(stepped, deep, flat):
     assert all(np.array_equal(teacher[path], leaf) for path, leaf in flat(after.params["segmenter"]).items())
 
 
+def test_ablations_predict_once(gradients):
+    """Without predictions before the exchange their losses are gone; a single depth head learns both domains alike."""
+    outputs = {which: {k: v for k, v in maps.items() if not k.startswith("aux_")} for which, maps in OUTPUTS.items()}
+    method = CorDA()
+    mixed = mixed_of(method, STEP["teacher_out_s"], STEP["mask"].astype(bool))
+    _, whole = gradients(OUTPUTS, mixed, method)
+    _, terms = gradients(outputs, mixed, method)
+    assert set(terms) == {"segmentation", "depth", "mixed", "mixed_depth"}
+    assert all(terms[name] == pytest.approx(float(whole[name]), rel=1e-6) for name in terms)
+    single = {which: {k: v for k, v in maps.items() if k != "source_depth"} for which, maps in outputs.items()}
+    found, terms = gradients(single, mixed, CorDA(depth_weight_mode="none"))
+    assert all(np.any(found[which]["depth"]) for which in single)
+    # The weight is that of DACS alone.
+    _, plain = gradients(outputs, mixed, CorDA(depth_weight_mode="none"))
+    assert float(terms["mixed"]) == pytest.approx(float(plain["mixed"]), rel=1e-6)
+
+
+def test_ablations_that_contradict_themselves():
+    one = {"segmenter": {"name": "corda_resnet14", "structure": "multi_task"}}
+    with pytest.raises(UserError, match="^m.depth_weight_mode: expected 'none' with the structure 'multi_task'"):
+        from_mapping(CorDA, one, "m")
+    other = {"segmenter": {"name": "corda_resnet14", "structure": "uncorrelated"}, "initial_steps": 3}
+    with pytest.raises(UserError, match="^m.initial_steps: expected 0 with the structure 'uncorrelated'"):
+        from_mapping(CorDA, other, "m")
+
+
 def test_depth_has_to_be_there(batch):
     with pytest.raises(UserError, match=r"config.data.target.fields: expected 'depth' or 'disparity' among") as caught:
         make().inverse_depth(batch, "target")

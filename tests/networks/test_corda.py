@@ -328,3 +328,19 @@ def test_start(options, body, head):
     np.testing.assert_allclose(linear["kernel"].std(), head, rtol=0.08)
     assert 0 < float(jnp.abs(linear["bias"]).max()) <= 64**-0.5
     assert attention.keys() == {"kernel"}
+
+
+def test_ablations_without_correlation(filled):
+    """The structure of the released code's networks for them: what predicts, and which parts there are."""
+    shapes = lambda network: jax.eval_shape(network.init, jax.random.key(0), IMAGES)["params"]  # noqa: E731
+    one, two = small(structure="uncorrelated"), small(structure="multi_task")
+    heads = {"encoder", "head", "depth_head"}
+    assert set(shapes(two)) == heads
+    assert set(shapes(one)) == heads | {"segmentation_features", "depth_features", "source_depth_head"}
+    for network, maps in (
+        (one, {"logits", "features", "depth", "source_depth"}),
+        (two, {"logits", "features", "depth"}),
+    ):
+        found = jax.eval_shape(lambda x, network=network: network.init_with_output(jax.random.key(0), x)[0], IMAGES)
+        assert set(found) == maps and found["logits"].shape == (2, 5, 7, 5) and found["depth"].shape == (2, 5, 7, 1)
+    assert shapes(two)["depth_head"]["branch_0"]["kernel"].shape[2] == 4 * 8 * 4  # on the encoder itself

@@ -9,7 +9,7 @@ from uda_jax import networks
 from uda_jax.errors import UserError
 
 IMAGES = jax.random.normal(jax.random.key(0), (2, 33, 49, 3))
-RESNET_MAPS = ("stem", "layer1", "layer2", "layer3", "layer4")
+RESNET_MAPS = ("unpooled", "stem", "layer1", "layer2", "layer3", "layer4")
 VGG_MAPS = ("stage1", "stage2", "stage3", "stage4", "stage5", "fc6", "fc7")
 
 
@@ -99,7 +99,7 @@ def test_mistakes(name, options, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet14", "resnet: unknown map 'layer5'; known: stem, layer1, layer2, layer3, layer4"),
+        ("resnet14", "resnet: unknown map 'layer5'; known: unpooled, stem, layer1, layer2, layer3, layer4"),
         ("vgg16", "vgg16: unknown map 'layer5'; known: stage1, stage2, stage3, stage4, stage5, fc6, fc7"),
     ],
 )

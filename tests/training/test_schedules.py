@@ -51,6 +51,11 @@ def test_golden_daformer_warmup():
     np.testing.assert_allclose(values, golden["lr_backbone"], rtol=1e-5)
 
 
+def test_a_tenth_after_a_share_of_the_horizon():
+    values = rates(Schedule(name="constant_drop", horizon=100, drop=0.75), 2.0, [0, 74, 75, 99, 100])
+    np.testing.assert_allclose(values, [2.0, 2.0, 0.2, 0.2, 0.0], rtol=1e-6)
+
+
 def test_hand_values():
     # Exactly 0 at the horizon and beyond, compiled too; full precision just before.
     values = rates(Schedule(horizon=100), 1.0, [0, 50, 99, 100, 1000])

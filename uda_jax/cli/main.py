@@ -19,6 +19,7 @@ from uda_jax.cli import (
     console,
     data,
     demo,
+    depth,
     export,
     inference,
     inspection,
@@ -116,6 +117,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 
-    for group in (demo, new, training, sweep, plan, inference, export, weights, data, configs, inspection):
+    for group in (demo, new, training, sweep, plan, inference, export, depth, weights, data, configs, inspection):
         group.add(command)
     return parser

@@ -40,3 +40,29 @@ def row_sums(prediction: jax.Array, depth: jax.Array) -> jax.Array:
     }
     terms |= {f"delta{k}": (ratio < 1.25**k).astype(jnp.float32) for k in (1, 2, 3)}
     return jnp.stack([jnp.sum(jnp.where(valid, terms[name], 0.0), axis=2) for name in DEPTH_SUMS], axis=-1)
+
+
+def median_scale(prediction: jax.Array, depth: jax.Array) -> jax.Array:
+    """Returns by what to multiply depths of unknown scale, as those learnt from one camera's video are.
+
+    Times this factor, `row_sums` gives the errors with median scaling, as Monodepth2's evaluation reports them.
+
+    Args:
+      prediction: in any unit `[B, h, w]`; raised to `MIN_DEPTH` like in `row_sums`.
+      depth: metres `[B, h, w]`, 0 = invalid.
+
+    Returns:
+      float32 `[B]`, of each frame the median of the valid depths over that of the predictions at the same pixels; 1
+      where no pixel is valid.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    if prediction.shape != depth.shape:
+        raise ValueError(f"prediction and depth: expected one shape, got {prediction.shape} and {depth.shape}")
+    valid = depth > 0
+    true, predicted = (
+        jnp.nanmedian(jnp.where(valid, values.astype(jnp.float32), jnp.nan), axis=(1, 2))
+        for values in (depth, jnp.maximum(prediction, MIN_DEPTH))
+    )
+    return jnp.where(jnp.any(valid, axis=(1, 2)), true / predicted, 1.0)

@@ -48,10 +48,11 @@ def evaluation_step(method: Any, section: Evaluation, mesh: jax.sharding.Mesh, *
 
     Returns:
       step(state, batch) -> replicated arrays, as far as the method predicts what they need: "confusion" int32 [C, C]
-      (rows = labels), "void" int32 [C] (predictions at pixels without a label, where these are to count), "depth"
-      float32 [B, h, S] (sums of `metrics.DEPTH_SUMS` over each row of pixels), and of the batch's first frame
-      "prediction" uint8 [h, w] and "entropy" float32 [h, w] in [0, 1]. The batch holds "image", and "label" or "depth"
-      or both. Of details, "frames" int32 [B, C, C] and "calibration" float32 [B, h, 3, K].
+      (rows = labels), "void" int32 [C] (predictions at pixels without a label, where these are to count), "depth" and
+      "depth_scaled" float32 [B, h, S] (sums of `metrics.DEPTH_SUMS` over each row of pixels, of depths as they are, and
+      times each frame's `depth.median_scale`), and of the batch's first frame "prediction" uint8 [h, w] and "entropy"
+      float32 [h, w] in [0, 1]. The batch holds "image", and "label" or "depth" or both. Of details, "frames" int32
+      [B, C, C] and "calibration" float32 [B, h, 3, K].
     """
     predict = scores.Composed(method, section.inference).predict
 
@@ -69,7 +70,9 @@ def evaluation_step(method: Any, section: Evaluation, mesh: jax.sharding.Mesh, *
             if "label" in batch:
                 found |= _counts(maps["scores"], prediction, batch["label"].astype(jnp.int32), section, details)
         if "depth" in maps and "depth" in batch:
-            found["depth"] = depth.row_sums(maps["depth"][..., 0], batch["depth"])
+            predicted, true = maps["depth"][..., 0].astype(jnp.float32), batch["depth"]
+            scaled = predicted * depth.median_scale(predicted, true)[:, None, None]
+            found |= {"depth": depth.row_sums(predicted, true), "depth_scaled": depth.row_sums(scaled, true)}
         return found
 
     return sharding.Compiled(step, mesh)
@@ -238,8 +241,8 @@ class Evaluator:
     ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
         """Returns the sums that `summary` makes figures of, and the frames; arguments and frames as `evaluate`.
 
-        They are "confusion" int64 [C, C] and "depth" float64 [S], as far as there is something to compare with; those
-        of several splits may be added.
+        They are "confusion" int64 [C, C], "depth" and "depth_scaled" float64 [S], as far as there is something to
+        compare with; those of several splits may be added.
         """
         count = len(self._batches)
         chosen = np.linspace(0, count, min(pictures, count), endpoint=False, dtype=int).tolist()
@@ -303,9 +306,11 @@ class Evaluator:
                 void=totals.get("void"),
                 count_void_predictions=self._section.count_void_predictions,
             )
-        if "depth" in totals:
-            sums = dict(zip(metrics.DEPTH_SUMS, totals["depth"].tolist(), strict=True))
-            summary["metrics"] |= metrics.depth_metrics(sums)
+        for name, ending in (("depth", ""), ("depth_scaled", metrics.SCALED)):
+            if name in totals:
+                sums = dict(zip(metrics.DEPTH_SUMS, totals[name].tolist(), strict=True))
+                found = metrics.depth_metrics(sums)
+                summary["metrics"] |= {f"{metric}{ending}": value for metric, value in found.items()}
         return summary
 
 
@@ -314,8 +319,9 @@ def _add(totals: dict[str, np.ndarray], found: Mapping[str, jax.Array]) -> None:
     for name in ("confusion", "void"):
         if name in found:
             totals[name] = totals.get(name, 0) + np.asarray(found[name], np.int64)
-    if "depth" in found:
-        totals["depth"] = totals.get("depth", 0) + np.asarray(found["depth"], np.float64).sum(axis=(0, 1))
+    for name in ("depth", "depth_scaled"):
+        if name in found:
+            totals[name] = totals.get(name, 0) + np.asarray(found[name], np.float64).sum(axis=(0, 1))
 
 
 def _class_table(own: label_spaces.LabelSpace, space: label_spaces.LabelSpace, path: str) -> np.ndarray | None:

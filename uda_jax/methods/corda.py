@@ -13,6 +13,10 @@ features between the tasks, and depth with one head per domain, D_s for the sour
 With a weight of `masking` (MIC, arXiv 2212.01322) the student also learns y_t of target images that it sees in part.
 
 Where the two depth heads disagree the domains are taken to be far apart, and the pseudo-label counts less.
+
+Ablations are other structures of the network: without the exchange there are no predictions before it ("uncorrelated");
+with depth as a plain auxiliary task, one head learns that of both domains, and nothing tells a difficulty
+("multi_task").
 """
 
 import dataclasses
@@ -81,6 +85,17 @@ class CorDA(base.SegmentationMethod):
                 f"{path}.segmenter.name: expected a network with depth heads for each domain, such as "
                 f"corda_resnet101, got {self.segmenter.name!r}"
             )
+        structure = self.segmenter.structure
+        if structure == "multi_task" and self.depth_weight_mode != "none":
+            raise UserError(
+                f"{path}.depth_weight_mode: expected 'none' with the structure 'multi_task', whose one depth head "
+                f"disagrees with no other, got {self.depth_weight_mode!r}"
+            )
+        if structure != "correlated" and self.initial_steps:
+            raise UserError(
+                f"{path}.initial_steps: expected 0 with the structure {structure!r}, which predicts nothing before an "
+                f"exchange, got {self.initial_steps}"
+            )
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration: the teacher labels the target, the student learns both tasks, the teacher is updated."""
@@ -121,9 +136,9 @@ class CorDA(base.SegmentationMethod):
         labels, target = batch["source"]["label"], self.inverse_depth(batch, "source")
         known, target = target > ops.NO_SUPERVISION, target / self.depth_unit
         maps, losses = self._upsampled(outputs, labels.shape[1:3]), {}
-        for before, suffix in (("", ""), ("aux_", "_aux")):
+        for before, suffix in _predictions(maps):
             losses[f"segmentation{suffix}"] = cross_entropy(maps[f"{before}logits"], labels)
-            depth = maps[f"{before}source_depth"][..., 0]
+            depth = _source_depth(maps, before)[..., 0]
             losses[f"depth{suffix}"] = self.source_depth_weight * berhu(depth, target, known)
         return losses
 
@@ -140,12 +155,12 @@ class CorDA(base.SegmentationMethod):
         target = ops.mix(mixed.mask, *(self.inverse_depth(batch, domain) for domain in ("source", "target")))
         known, target = target > ops.NO_SUPERVISION, target / self.depth_unit
         maps, losses = self._upsampled(outputs, mixed.label.shape[1:3]), {}
-        weight = mixed.weight * self.difficulty(maps["source_depth"], maps["depth"], target, known)
-        for before, suffix in (("", ""), ("aux_", "_aux")):
+        weight = mixed.weight * self.difficulty(_source_depth(maps), maps["depth"], target, known)
+        for before, suffix in _predictions(maps):
             loss = cross_entropy(maps[f"{before}logits"], mixed.label, pixel_weights=weight)
             losses[f"mixed{suffix}"] = self.mixed_weight * loss
             # Each half of a mixed image teaches the head of the domain that it comes from.
-            depth = ops.mix(mixed.mask, maps[f"{before}source_depth"], maps[f"{before}depth"])[..., 0]
+            depth = ops.mix(mixed.mask, _source_depth(maps, before), maps[f"{before}depth"])[..., 0]
             losses[f"mixed_depth{suffix}"] = self.mixed_depth_weight * berhu(depth, target, known)
         return losses
 
@@ -196,6 +211,16 @@ def depth_weight(source_depth: jax.Array, depth: jax.Array, target: jax.Array, k
     """
     score = jax.nn.relu(1.0 - jnp.abs(source_depth - depth) / target) + _FLOOR
     return jnp.where(known, jnp.minimum(score, 1.0), 1.0)
+
+
+def _predictions(maps: Mapping[str, jax.Array]) -> list[tuple[str, str]]:
+    """Returns how the names of the network's maps begin, and those of the losses end, each time that it predicts."""
+    return [("", ""), ("aux_", "_aux")] if "aux_logits" in maps else [("", "")]
+
+
+def _source_depth(maps: Mapping[str, jax.Array], before: str = "") -> jax.Array:
+    """Returns the depth that the source's head predicts, or the only one."""
+    return maps.get(f"{before}source_depth", maps[f"{before}depth"])
 
 
 METHOD = CorDA

@@ -37,6 +37,13 @@ class TaskOptions(HeadOptions):
         "convolution on the segmentation features ('linear', the SYNTHIA form).",
         choices=("aspp", "linear"),
     )
+    structure: str = config_field(
+        "correlated",
+        "correlated: the paper's; uncorrelated: its ablation without attention, whose tasks exchange nothing and "
+        "predict once; multi_task: that of two classifiers on the encoder, one of classes and one of both domains' "
+        "depth.",
+        choices=("correlated", "uncorrelated", "multi_task"),
+    )
     aspp_branches: int = config_field(
         2, "Branches summed by a classifier: 2, as in the released code, or 4.", choices=(2, 4)
     )
@@ -138,17 +145,21 @@ class CorDA(nn.Module):
         """Names the parts; each creates its parameters when first called."""
         o = self.options
         self.trunk.set_up(self)
+        self.head = build_classifier(self.num_classes, o)
+        self.depth_head = build_classifier(1, o)
+        if o.structure == "multi_task":
+            return
         width = self.trunk.width(o)
         self.segmentation_features = TaskFeatures(width, o.encoder_init, o.dtype)
         self.depth_features = TaskFeatures(width, o.encoder_init, o.dtype)
+        self.source_depth_head = build_classifier(1, o)
+        if o.structure == "uncorrelated":
+            return
         aspp = o.initial_head == "aspp"
         self.aux_head = build_classifier(self.num_classes, o) if aspp else _linear(self.num_classes, o)
         self.aux_depth_head = _linear(1, o)
         self.aux_source_depth_head = _linear(1, o)
         self.correlation = Correlation(o.encoder_init, o.dtype)
-        self.head = build_classifier(self.num_classes, o)
-        self.depth_head = build_classifier(1, o)
-        self.source_depth_head = build_classifier(1, o)
 
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Segments normalised images and predicts their depth, before and after the correlation of the tasks.
@@ -162,21 +173,22 @@ class CorDA(nn.Module):
           `[B, h, w, 4 * width]` (the segmentation features after the correlation: what the final classifier reads);
           "depth", "source_depth", "aux_depth" and "aux_source_depth" `[B, h, w, 1]`, linear and without bounds, in the
           unit of the targets that train them (the paper's: inverse depth). "aux_*" are those before the correlation.
+          Without correlation there are none of these, and of "multi_task" no "source_depth" either.
         """
-        encoded = self.trunk.features(self, self.encoder(images, train), train)
-        segmentation, depth = self.segmentation_features(encoded, train), self.depth_features(encoded, train)
-        outputs = {
-            "aux_logits": self.aux_head(encoded if self.options.initial_head == "aspp" else segmentation),
-            "aux_depth": self.aux_depth_head(depth),
-            "aux_source_depth": self.aux_source_depth_head(depth),
-        }
-        segmentation, depth = self.correlation(segmentation, depth)
-        outputs |= {
-            "logits": self.head(segmentation),
-            "features": segmentation,
-            "depth": self.depth_head(depth),
-            "source_depth": self.source_depth_head(depth),
-        }
+        structure, outputs = self.options.structure, {}
+        segmentation = depth = encoded = self.trunk.features(self, self.encoder(images, train), train)
+        if structure != "multi_task":
+            segmentation, depth = self.segmentation_features(encoded, train), self.depth_features(encoded, train)
+        if structure == "correlated":
+            outputs |= {
+                "aux_logits": self.aux_head(encoded if self.options.initial_head == "aspp" else segmentation),
+                "aux_depth": self.aux_depth_head(depth),
+                "aux_source_depth": self.aux_source_depth_head(depth),
+            }
+            segmentation, depth = self.correlation(segmentation, depth)
+        if structure != "multi_task":
+            outputs["source_depth"] = self.source_depth_head(depth)
+        outputs |= {"logits": self.head(segmentation), "features": segmentation, "depth": self.depth_head(depth)}
         return {name: value.astype(jnp.float32) for name, value in outputs.items()}
 
     def classify(self, features: jax.Array) -> jax.Array:

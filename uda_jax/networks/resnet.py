@@ -213,25 +213,26 @@ class ResNet(nn.Module):
           collect: names of the maps that are wanted; None = all.
 
         Returns:
-          Maps by name, in the type of the computation: "stem" `[B, h, w, width]` after its max pool, "layer1" to
-          "layer4", the ends of the stages, `[B, h, w, width * 2^(s+1)]` for stage s (of basic blocks a quarter as many
-          channels), after the ReLU.
+          Maps by name, in the type of the computation: "unpooled" and "stem" `[B, h, w, width]` before and after the
+          stem's max pool, "layer1" to "layer4", the ends of the stages, `[B, h, w, width * 2^(s+1)]` for stage s (of
+          basic blocks a quarter as many channels), after the ReLU.
 
         Raises:
           UserError: an unknown name in `collect`.
         """
         init, caffe, recomputed = INITIALISERS[self.kernel_init], self.style == "caffe", rematted(self.remat, STAGES)
 
-        def stem(module: nn.Module, x: jax.Array) -> jax.Array:
+        def stem(module: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array]:
             del module  # Its parts become this module's as they are called.
             layers = V1C_STEM if self.style == "v1c" else (("conv1", "bn1", 1, 7, 2),)
             for conv, norm, share, size, stride in layers:
                 options = {"stride": stride, "padding": size // 2, "kernel_init": init, "dtype": self.dtype}
                 x = Conv(self.width // share, size, name=conv, **options)(x)
                 x = relu(BatchNorm(self.bn_mode, self.dtype, name=norm)(x, train))
-            return max_pool(x, 3, 1 if self.output_stride == 4 else 2, padding=1, ceil_mode=caffe)
+            return x, max_pool(x, 3, 1 if self.output_stride == 4 else 2, padding=1, ceil_mode=caffe)
 
-        maps = {"stem": (x := (nn.remat(stem) if "stem" in recomputed else stem)(self, images))}
+        unpooled, x = (nn.remat(stem) if "stem" in recomputed else stem)(self, images)
+        maps = {"unpooled": unpooled, "stem": x}
         strides, dilations = GEOMETRIES[self.output_stride]
         first_dilations = dilations if caffe else (1, *dilations[:-1])
         stages = zip(self.blocks, strides, dilations, first_dilations, strict=True)

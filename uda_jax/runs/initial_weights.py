@@ -291,7 +291,8 @@ def _read_for(
             )
         found = read(path, branches=settings.get("aspp_branches"), heads=heads, asked=asked, **choices)
         _check_facts(found, settings, where, heads=heads)
-        merged, report = weights.fit(found.variables, expected, fresh=init.fresh, where=f"{where}: {path}")
+        variables = weights.for_several_images(found.variables, expected)
+        merged, report = weights.fit(variables, expected, fresh=init.fresh, where=f"{where}: {path}")
     if log:
         log(f"{where}: {init.path} ({found.dialect or 'run'}){weights.terms(found.dialect)}\n{report}")
     return merged

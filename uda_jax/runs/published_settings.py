@@ -76,7 +76,8 @@ def work(experiment: Experiment) -> float | None:
     total = 0.0
     for stage in _training(experiment):
         section, train = stage.method or experiment.method, stage.train or experiment.train
-        flop = FORWARD_FLOP.get(section["segmenter"]["name"])
+        # Depth alone has no segmenter.
+        flop = FORWARD_FLOP.get((section.get("segmenter") or {}).get("name"))
         areas = [_area(domain) for domain in (stage.data or experiment.data).values()]
         if flop is None or None in areas:
             return None

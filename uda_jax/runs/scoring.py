@@ -40,7 +40,8 @@ class DevScore:
 def evaluators(stage: Stage, which: str, context: Context) -> dict[str, Evaluator]:
     """Returns the evaluators of the "final" or of the "dev" splits by name; there may be no dev split.
 
-    They are opened once. All of a stage share one function, which is compiled for the stage's method.
+    They are opened once. All of a stage share one function, which is compiled for the stage's method. There are none
+    for an earlier stage whose method predicts another map than the headline compares with.
 
     Raises:
       UserError: as `Evaluator`; a dev split without anything to score on.
@@ -48,6 +49,9 @@ def evaluators(stage: Stage, which: str, context: Context) -> dict[str, Evaluato
     key, section, mesh = (stage.name, which), context.experiment.evaluation, context.mesh
     if key in context.evaluators:
         return context.evaluators[key]
+    on_the_way = stage.name in context.experiment.recipe[:-1]
+    if on_the_way and getattr(stage.method, "PREDICTS", "label") != METRICS[section.headline].map:
+        return {}
     if stage.name not in context.evaluation_steps:
         context.evaluation_steps[stage.name] = evaluation_step(stage.method, section, mesh)
     found = {}

@@ -32,7 +32,9 @@ from uda_jax.schema import from_mapping
 # In a domain of a stage, the folder of the run: what an earlier stage wrote is only found there.
 WORKDIR = "{workdir}"
 # The fields of a domain that may name such files.
-_WRITTEN_EARLIER = ("names_file", "labels_from", "images_from")
+_WRITTEN_EARLIER = ("names_file", "labels_from", "images_from", "disparity_from")
+# What they hold of a frame; the frames themselves are there before.
+_MAP_OF = {"labels_from": "label", "disparity_from": "disparity"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,9 +305,10 @@ def _late_fields(domain: Domain) -> list[str]:
 
 
 def _before_the_run(domain: Domain) -> Domain:
-    """Returns a domain without the lists, labels and images that earlier stages of the run are still to write."""
+    """Returns a domain without the lists and the maps that earlier stages of the run are still to write."""
     late = _late_fields(domain)
-    fields = tuple(field for field in domain.fields if field != "label" or "labels_from" not in late)
+    written = [_MAP_OF[name] for name in late if name in _MAP_OF]
+    fields = tuple(field for field in domain.fields if field not in written)
     mix = domain.mix and {name: _before_the_run(member) for name, member in domain.mix.items()}
     return dataclasses.replace(domain, fields=fields, mix=mix, **dict.fromkeys(late))
 

@@ -25,6 +25,7 @@ class StageFiles:
       pseudo_labels: folder of the labels that were predicted, `<frame name>.png`.
       easiest, hardest: folders of pictures of a few ranked frames.
       translated: folder of the images that were translated, `<frame name>.png`.
+      disparity: folder of the depth maps that were drawn, `<frame name>.png`.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -44,6 +45,7 @@ class StageFiles:
         self.pseudo_labels = self.path / "pseudo_labels"
         self.easiest, self.hardest = self.path / "easiest", self.path / "hardest"
         self.translated = self.path / "translated"
+        self.disparity = self.path / "disparity"
 
 
 class RunFiles:

@@ -52,6 +52,9 @@ METRICS: dict[str, Metric] = {
     "delta2": Metric("depth", True),
     "delta3": Metric("depth", True),
 }
+# The same of depths that have been put into metres by the median of each frame, see `inference.depth.median_scale`.
+SCALED = "_scaled"
+METRICS |= {f"{name}{SCALED}": known for name, known in METRICS.items() if known.map == "depth"}
 
 # Sums over the pixels with a valid depth d and prediction p: their number, |p - d| / d, (p - d)^2 / d, (p - d)^2,
 # (ln p - ln d)^2, and how many have max(p / d, d / p) below 1.25, 1.25^2 and 1.25^3.
@@ -76,7 +79,7 @@ def depth_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     means = {name: float(_ratio(np.float64(sums[name]), np.float64(sums["count"]))) for name in DEPTH_SUMS[1:]}
     roots = {"rmse": np.sqrt(means.pop("squares")), "rmse_log": np.sqrt(means.pop("log_squares"))}
     found = means | {name: float(value) for name, value in roots.items()}
-    return {name: found[name] for name, known in METRICS.items() if known.map == "depth"}
+    return {name: found[name] for name in METRICS if name in found}
 
 
 def iou(confusion: Counts) -> np.ndarray:

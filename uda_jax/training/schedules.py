@@ -21,14 +21,17 @@ class Schedule:
 
     name: str = config_field(
         "poly",
-        "Rate at step i: base (1 - i / horizon)^power (poly), base (constant), or base and, over the second half, down "
-        "to 0 (constant_linear).",
-        choices=("poly", "constant", "constant_linear"),
+        "Rate at step i: base (1 - i / horizon)^power (poly), base (constant), base and, over the second half, down to "
+        "0 (constant_linear), or base and, after the share 'drop' of the horizon, a tenth of it (constant_drop).",
+        choices=("poly", "constant", "constant_linear", "constant_drop"),
     )
     horizon: int | None = config_field(
         250_000, "Step at which the rate reaches 0; may lie beyond the last one; None = the stage's last step.", low=1
     )
     power: float = config_field(0.9, "Exponent of poly.", low=0.0)
+    drop: float = config_field(
+        0.75, "Share of the horizon that constant_drop holds the rate for (Monodepth2: 0.75).", low=0.0, high=1.0
+    )
     warmup: int = config_field(0, "Steps over which the rate is ramped up linearly.", low=0)
     warmup_form: str = config_field(
         "on_top",
@@ -64,7 +67,7 @@ def make(schedule: Schedule, base_rate: float) -> optax.Schedule:
         value = jnp.asarray(base_rate, jnp.float32)
         if schedule.name != "constant":
             left = jnp.maximum(schedule.horizon - count, 0) / schedule.horizon
-            value *= left**schedule.power if schedule.name == "poly" else jnp.minimum(2.0 * left, 1.0)
+            value *= _share(schedule, left)
         if schedule.warmup and schedule.warmup_form == "apart":
             done = jnp.minimum(count / max(schedule.warmup - 1, 1), 1.0)
             risen = base_rate * (_APART_START + (1.0 - _APART_START) * done)
@@ -75,3 +78,12 @@ def make(schedule: Schedule, base_rate: float) -> optax.Schedule:
         return value
 
     return rate
+
+
+def _share(schedule: Schedule, left: jax.Array) -> jax.Array:
+    """Returns the share of the base rate when such a share of the horizon is left."""
+    if schedule.name == "poly":
+        return left**schedule.power
+    if schedule.name == "constant_linear":
+        return jnp.minimum(2.0 * left, 1.0)
+    return jnp.where(left > 1.0 - schedule.drop, 1.0, jnp.where(left > 0, 0.1, 0.0))

@@ -20,7 +20,7 @@ from uda_jax.schema import did_you_mean
 from uda_jax.weights import facts, rules
 from uda_jax.weights.detect import cast, detect, select_domain, unwrap
 from uda_jax.weights.dialects import DIALECTS, CheckpointInfo, Dialect
-from uda_jax.weights.matching import Report, fit, flatten, nest
+from uda_jax.weights.matching import Report, fit, flatten, for_several_images, nest
 
 __all__ = [
     "CheckpointInfo",
@@ -32,6 +32,7 @@ __all__ = [
     "facts",
     "fit",
     "flatten",
+    "for_several_images",
     "from_torch",
     "nest",
     "select_domain",

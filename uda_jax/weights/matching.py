@@ -101,6 +101,25 @@ def fit(
     return nest(wanted | taken), report
 
 
+def for_several_images(variables: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns converted weights whose first kernel reads as many images as the network's, stacked as channels.
+
+    The kernel `[h, w, 3, D]` of one image is repeated and divided by their number, so that of equal images the maps are
+    those of one (Monodepth2's network of the motion between two frames). All else stays.
+
+    Args:
+      variables: from `from_torch`.
+      expected: the network's variables; leaves need no more than a shape.
+    """
+    wanted = {path: np.shape(leaf) for path, leaf in flatten(expected)}
+    found = {}
+    for path, leaf in flatten(variables):
+        have, want = np.shape(leaf), wanted.get(path, ())
+        images = want[2] // have[2] if len(have) == len(want) == 4 and have[2] == 3 and not want[2] % 3 else 1
+        found[path] = np.tile(leaf, (1, 1, images, 1)) / np.float32(images) if images > 1 else leaf
+    return nest(found)
+
+
 def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields (path, leaf) of nested mappings, the names of a path joined by "/"."""
     for name, value in node.items():

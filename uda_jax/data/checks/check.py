@@ -30,7 +30,7 @@ from uda_jax.data.io.progress import progress_bar
 from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.data.pairing import folded_name
 from uda_jax.data.pipeline.neighbours import with_neighbours
-from uda_jax.data.pipeline.other_images import OtherImages
+from uda_jax.data.pipeline.other_maps import OtherMap
 from uda_jax.errors import UserError, printable
 
 # What is wrong in one way differs in ids, colours and sizes.
@@ -154,7 +154,7 @@ def check_dataset(
     if lacking := [field for field in fields if not dataset.has(field)]:
         raise UserError(f"--fields: no frame of {name} {split} has {lacking[0]}; leave it out")
     if images_from is not None:
-        dataset = OtherImages(dataset, images_from)
+        dataset = OtherMap(dataset, images_from)
     bar = progress_bar(f"{name} {split}", len(dataset), "frames", shown=progress)
     indices = [(index,) for index in range(len(dataset))]
     with (

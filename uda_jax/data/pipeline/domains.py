@@ -18,7 +18,7 @@ from uda_jax.data.pipeline import transforms
 from uda_jax.data.pipeline.frame_lists import listed_positions, random_positions
 from uda_jax.data.pipeline.margins import NAME, Margins
 from uda_jax.data.pipeline.neighbours import with_neighbours
-from uda_jax.data.pipeline.other_images import OtherImages
+from uda_jax.data.pipeline.other_maps import OtherMap
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.data.pipeline.transforms import Resampling
 from uda_jax.data.pipeline.views import Mixture, PseudoLabelled, Selection
@@ -62,6 +62,11 @@ class Domain:
         None,
         "Folder of <frame name>.png or .jpg in place of the data set's images, such as those that a CycleGAN has "
         "translated; labels and depth stay.",
+    )
+    disparity_from: str | None = config_field(
+        None,
+        "Folder of <frame name>.png, 16-bit relative disparity as 'uda export-depth' writes it, in place of the data "
+        "set's own, if it has any.",
     )
     fields: tuple[str, ...] = config_field(
         ("image", "label"),
@@ -133,7 +138,7 @@ class Domain:
 
     def check(self, path: str) -> None:
         """Raises a UserError for fields that contradict each other, and for data elsewhere than in local files."""
-        for field in ("root", "names_file", "labels_from", "images_from"):
+        for field in ("root", "names_file", "labels_from", "images_from", "disparity_from"):
             if getattr(self, field) is not None:
                 places.local(getattr(self, field), f"{path}.{field}")
         if "image" not in self.fields or len(set(self.fields)) != len(self.fields):
@@ -169,9 +174,9 @@ class Domain:
             raise UserError(f"{path}.distrust: expected None together with '{path}.margins', got {self.distrust}")
         if self.crop_max_share < 1 and (self.crop is None or "label" not in self.fields):
             raise UserError(f"{path}.crop_max_share: expected 1.0 without crops of labels, got {self.crop_max_share}")
-        for field in ("labels_from", "rare_classes"):
-            if getattr(self, field) is not None and "label" not in self.fields:
-                raise UserError(f"{path}.{field}: expected None, since '{path}.fields' has no label, got a value")
+        for field, needed in (("labels_from", "label"), ("rare_classes", "label"), ("disparity_from", "disparity")):
+            if getattr(self, field) is not None and needed not in self.fields:
+                raise UserError(f"{path}.{field}: expected None, since '{path}.fields' has no {needed}, got a value")
         for name, member in (self.mix or {}).items():
             if member.mix is not None:
                 raise UserError(f"{path}.mix.{name}.mix: expected None, since it is part of a mixture itself")
@@ -226,7 +231,9 @@ def open_domain(domain: Domain, path: str = "domain") -> Dataset:
         if domain.count is not None:
             dataset = Selection(dataset, random_positions(dataset.names(), domain.count, domain.count_seed))
         if domain.images_from is not None:
-            dataset = OtherImages(dataset, domain.images_from)
+            dataset = OtherMap(dataset, domain.images_from)
+        if domain.disparity_from is not None:
+            dataset = OtherMap(dataset, domain.disparity_from, "disparity")
         if domain.labels_from is not None:
             dataset = PseudoLabelled(dataset, domain.labels_from, domain.size)
         if domain.distrust is not None:

@@ -286,7 +286,7 @@ def _path(stage: Stage, context: Context) -> str:
 
 def _frames_only(domain: streams.Domain) -> streams.Domain:
     """Returns a training domain as one pass over its images sees it: without labels and chance."""
-    changes = {"fields": ("image",), "labels_from": None, "resize_label": True}
+    changes = {"fields": ("image",), "labels_from": None, "disparity_from": None, "resize_label": True}
     return dataclasses.replace(domain, **changes, scale=None, short_side=None, crop=None, flip=False, rare_classes=None)
 
 
