@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from uda_jax import losses, networks, ops
+from uda_jax.methods.parts import adapted
 from uda_jax.networks.feature_head import FeatureHead
 from uda_jax.schema import Named, config_field
 from uda_jax.training.precision import compute_dtype
@@ -66,7 +67,7 @@ class FrozenFeatures:
         """
         if not self.weight:
             return {}, {}
-        features = jax.eval_shape(lambda: student_features(method.network.apply(segmenter, image / 255.0)))
+        features = jax.eval_shape(lambda: student_features(method.network.apply(adapted.joined(segmenter), image / 255.0)))
         head_key, encoder_key = (jax.random.fold_in(key, i) for i in (1, 2))
         head = self._head(method).init(head_key, jnp.zeros((1, 1, 1, features.shape[-1])))
         images = jnp.zeros((1, *self.size, 3))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from uda_jax.methods.parts import adapted
 from uda_jax.methods.parts.forward import segmenter_scores
 from uda_jax.methods.parts.mixing import check_sizes
 from uda_jax.methods.parts.state import Batch, TrainState
@@ -18,6 +19,7 @@ class MeanTeacher:
     """Section: the teacher, whose entry of the state is {"params", "model_state"}.
 
     Only parameters are averaged. Its forwards run in training mode and write its own model state, as in DACS' code.
+    Parameters that are frozen are the student's: the entry lacks them.
     """
 
     alpha: float = config_field(
@@ -39,7 +41,9 @@ class MeanTeacher:
     def current(self, state: TrainState) -> dict[str, Any]:
         """Returns the teacher's entry; at step 0 the student's, whatever its weights come from."""
         first = state.step == 0
-        return jax.tree.map(lambda s, t: jnp.where(first, s, t), _student(state), state.teacher)
+        entry = jax.tree.map(lambda s, t: jnp.where(first, s, t), _student(state), state.teacher)
+        frozen = adapted.frozen_of(state.model_state["segmenter"])
+        return entry | {"model_state": entry["model_state"] | frozen}
 
     def forward(self, method: Any, state: TrainState, images: jax.Array) -> tuple[dict[str, jax.Array], dict[str, Any]]:
         """Forwards images [B, H, W, 3] through the teacher in training mode.
@@ -69,7 +73,8 @@ class MeanTeacher:
         if accumulation > 1:
             updated = state.step % accumulation == 0
             moved = jax.tree.map(lambda old, new: jnp.where(updated, new, old), before, moved)
-        return state.replace(teacher=teacher | {"params": moved})
+        model_state = adapted.without_frozen(teacher["model_state"])
+        return state.replace(teacher={"params": moved, "model_state": model_state})
 
 
 def init_with_teacher(method: Any, key: jax.Array, example_batch: Batch) -> TrainState:
@@ -118,4 +123,5 @@ def exponential_moving_average(teacher: Any, student: Any, step: jax.Array, alph
 
 
 def _student(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params["segmenter"], "model_state": state.model_state["segmenter"]}
+    model_state = adapted.without_frozen(state.model_state["segmenter"])
+    return {"params": state.params["segmenter"], "model_state": model_state}
