@@ -178,7 +178,7 @@ def test_steps(stepped, same):
 def test_distrusted_labels_have_no_weight(stepped):
     """All others have one, the share of confident ones among all of them."""
     logits = jax.random.normal(jax.random.key(0), (2, 4, 8, 3))
-    target = labelled_target(METHOD, stepped[0], logits)
+    target = labelled_target(METHOD, stepped[0], logits, METHOD.mixing)
     confident = jax.nn.softmax(METHOD.segmenter.upsample(logits, (32, 64))).max(-1) >= 0.4
     assert not np.any(target.weight[:, :8])
     np.testing.assert_allclose(target.weight[:, 8:], float(confident.mean()), rtol=1e-6)
