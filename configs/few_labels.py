@@ -23,9 +23,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks, networks
+from uda_jax.configs.vfm_uda import RARE_CLASSES, SCRATCH_OPTIMISER, SMALL, SMALLEST
 
 from uda_jax.config import Experiment, InitFrom, with_method
-from uda_jax.configs.vfm_uda import RARE_CLASSES, SCRATCH_OPTIMISER, SMALL, SMALLEST
 from uda_jax.errors import UserError
 from uda_jax.inference.options import Inference
 from uda_jax.methods.base import Segmenter
@@ -74,7 +74,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
 
 
 def settings_of(variant: str) -> Collection[str]:
-    """Returns the settings that a variant has; in a folder of one's own the labelled images are those that there are."""
+    """Returns the settings that a variant has; in a folder of one's own, those images are labelled that are."""
     return [name for name in SETTINGS if name != "folder" or VARIANTS[variant][1] == benchmarks.FEW_LABELS]
 
 

@@ -5,9 +5,10 @@
 
 Settings: streets, smoke, folder, gta5_cityscapes, synthia_cityscapes, cityscapes_acdc, cityscapes_dark_zurich; each
 with `,plus` for VFM-UDA++, with `,soma` or `,rein` for a frozen encoder with adapters, whose rates are half of the
-head's as SoMA's are, and with `,mic` for MIC's masked images. Published for GTA5: 77.1 (DINOv2-B, the network here) and 78.4 (L); with plus 79.8 (L, as
-here); for SYNTHIA with plus 69.7 (B), for Dark Zurich with plus 68.7 (L). They need DINOv2's weights, as
-weights/dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth and, with plus, dinov2_vitl14_reg4_pretrain.pth.
+head's as SoMA's are, and with `,mic` for MIC's masked images. Published for GTA5: 77.1 (DINOv2-B, the network here) and
+78.4 (L); with plus 79.8 (L, as here); for SYNTHIA with plus 69.7 (B), for Dark Zurich with plus 68.7 (L). They need
+DINOv2's weights, as weights/dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth and, with plus,
+dinov2_vitl14_reg4_pretrain.pth.
 
 Three differences from the released code: it draws the factor of a frame's size from [0.9, 1.1] where here the short
 side is a whole number of pixels; scores are made of labels at their own size; and with plus the adapter starts at
@@ -119,8 +120,8 @@ def get_config(setting: str = "streets") -> ConfigDict:
 def optimiser(rate: float, batch: int, layer_decay: float, share: float = ENCODER_SHARE) -> Optimiser:
     """Returns the published optimiser: all but the encoder at `rate` times the root of the batch.
 
-    The encoder's last block has a `share` of that and every layer below `layer_decay` times the one above. Here the heads
-    are the layer above the last block.
+    The encoder's last block has a `share` of that and every layer below `layer_decay` times the one above. Here the
+    heads are the layer above the last block.
     """
     last = share * rate * math.sqrt(batch)
     multiple = layer_decay / share

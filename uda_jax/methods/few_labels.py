@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from uda_jax import losses, ops
+from uda_jax import losses
 from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.parts.augmentation import Augmentation
@@ -57,7 +57,10 @@ class FewLabels(base.SegmentationMethod):
     )
     threshold: float = config_field(0.95, "Confidence at which a pseudo-label counts.", low=0.0, high=1.0)
     hard_threshold: float = config_field(
-        0.7, "Probability of its own class up to which a labelled pixel is hard, and counts; 1 = all.", low=0.0, high=1.0
+        0.7,
+        "Probability of its own class up to which a labelled pixel is hard, and counts; 1 = all.",
+        low=0.0,
+        high=1.0,
     )
     min_kept: int = config_field(200_000, "Labelled pixels of a batch that count at least.", low=1)
     augmentation: Augmentation = config_field(AUGMENTATION, "Colours of the strong views.")

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from uda_jax import ops
 from uda_jax.errors import UserError
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.parts import adapted
+from uda_jax.methods.parts.frozen_features import FrozenEncoder, FrozenFeatures
 from uda_jax.methods.parts.state import TrainState
 from uda_jax.methods.parts.teacher import MeanTeacher, without_teacher
 from uda_jax.methods.parts.updates import initial_state
 from uda_jax.methods.vfm_uda import VfmUda
 from uda_jax.networks.encoder_adapters import Adapters, Tokens, product, smallest_singular
+from uda_jax.networks.foundation import build_encoder
 from uda_jax.training import optimisers
 from uda_jax.training.optimisers import adamw
 
@@ -165,7 +168,43 @@ def test_rein_by_hand():
 
 
 def test_blocks_that_are_not_there_are_refused():
-    for adapters, text in ((Adapters("soma", first_block=3), "first_block: expected a block below depth = 3, got 3"),
-                           (Adapters("soma", rank=17), "rank: expected at most width = 16, got 17")):
+    for adapters, text in (
+        (Adapters("soma", first_block=3), "first_block: expected a block below depth = 3, got 3"),
+        (Adapters("soma", rank=17), "rank: expected at most width = 16, got 17"),
+    ):
         with pytest.raises(UserError, match=f"network.adapters.{text}"):
             method_with(adapters).initial_segmenter(jax.random.key(0), BATCH)
+
+
+@pytest.mark.parametrize("adapters", [SOMA, REIN], ids=["soma", "rein"])
+def test_the_student_s_own_encoder_stays_what_it_was(plain, adapters):
+    """As target of the feature distance it is the loaded encoder, whatever has been learnt since."""
+    _, variables, images, _ = plain
+    distance = FrozenFeatures(weight=0.1, size=(28, 42), encoder=FrozenEncoder("student"))
+    method = dataclasses.replace(method_with(adapters, table=4), distance=distance)
+    method.check("m")
+    shapes = jax.eval_shape(lambda: state_of(method)).replace(opt_state={}, key=None)
+    fresh = drawn(shapes, 2, 0.2)
+    found = adapted.loaded({"params": fresh.params["segmenter"], **fresh.model_state["segmenter"]}, variables)
+    state = fresh.replace(params={"segmenter": found.pop("params")}, model_state={"segmenter": found})
+    state = distance.with_start(adapted.decomposed(method, state.replace(step=jnp.int32(0))))
+    moved = jax.tree.map(lambda x: x + 1.0, state.params)
+    state = distance.with_start(state.replace(params=moved, step=jnp.int32(1)))
+    encoder = build_encoder(method_with(Adapters(), table=4).network.options)
+    inputs = ops.normalise(images, "imagenet_rgb")
+    expected = jax.jit(lambda x: encoder.apply({"params": variables["params"]["encoder"]}, x)["features"])(inputs)
+    reference = jax.jit(lambda state, images: distance.reference(method, state, images))(state, images)
+    np.testing.assert_allclose(reference, expected, rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match="m.distance.encoder.name: expected another encoder than the student's"):
+        dataclasses.replace(method_with(Adapters(), table=4), distance=distance).check("m")
+
+
+def test_a_checkpoint_has_frozen_parameters_apart(soma):
+    _, state = soma
+    stored = adapted.apart(state)
+    assert "frozen" not in stored.model_state["segmenter"]
+    assert stored.frozen["segmenter"]["params"] is state.model_state["segmenter"]["frozen"]
+    again = adapted.together(stored)
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    without = state.replace(model_state={"segmenter": {}})
+    assert adapted.apart(without) == without

@@ -97,7 +97,9 @@ class FrozenFeatures:
         """
         if not self.weight:
             return {}, {}
-        features = jax.eval_shape(lambda: student_features(method.network.apply(adapted.joined(segmenter), image / 255.0)))
+        features = jax.eval_shape(
+            lambda: student_features(method.network.apply(adapted.joined(segmenter), image / 255.0))
+        )
         head_key, encoder_key = (jax.random.fold_in(key, i) for i in (1, 2))
         head = self._head(method).init(head_key, jnp.zeros((1, 1, 1, features.shape[-1])))
         if self.of_student:
