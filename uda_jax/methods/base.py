@@ -123,7 +123,7 @@ class SegmentationMethod:
         return {"scores": segmenter_scores(self.network, self.segmenter, state, images, size)}
 
     def initial_segmenter(self, key: jax.Array, example_batch: Batch) -> dict[str, Any]:
-        """Returns the segmenter's fresh variables, `adapted.separated`; any domain of the batch gives the image's shape."""
+        """Returns the segmenter's fresh variables, what is frozen apart; any domain of the batch gives the shape."""
         images = ops.normalise(next(iter(example_batch.values()))["image"][:1], self.segmenter.input_norm)
         variables = self.network.init(jax.random.fold_in(key, 0), images, train=False)
         self.segmenter.check_frozen(variables["params"])

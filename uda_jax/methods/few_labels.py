@@ -77,8 +77,8 @@ class FewLabels(base.SegmentationMethod):
         check_single_head(self, path)
         if self.channel_dropout and not drops_in_pairs(self.network):
             raise UserError(
-                f"{path}.channel_dropout: expected False with the network '{self.segmenter.name}'; those whose channels "
-                "are dropped in pairs are dpt_, light_ and linear_ on a foundation encoder, and deeplab_v2_"
+                f"{path}.channel_dropout: expected False with the network '{self.segmenter.name}'; set it, or take one "
+                "whose name begins with dpt_, light_, linear_ or deeplab_v2_"
             )
 
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
@@ -138,7 +138,7 @@ class FewLabels(base.SegmentationMethod):
         return images, labels.astype(jnp.int32)
 
     def views(self, state: base.TrainState, target: Any, logits: jax.Array) -> tuple[tuple[View, View], base.Metrics]:
-        """Returns both strong views of target images with the labels of a teacher's logits, and what is shown of them."""
+        """Returns both strong views of target images with labels of a teacher's logits, and what is shown of them."""
         images = target["image"]
         label, confidence = pseudo_labels(self.segmenter, logits, images.shape[1:3])
         padding = target["distrust"] > 0 if "distrust" in target else jnp.zeros(label.shape, bool)

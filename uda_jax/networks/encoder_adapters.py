@@ -92,7 +92,7 @@ class Tokens(nn.Module):
     """Rein: x + s MLP_f(softmax(x T^T / sqrt(D)) MLP_t(T) + x), T the tokens of a block and s a number that learns.
 
     Tokens are the product of two matrices of low rank; the first one of a block only takes a share of the softmax. The
-    two layers MLP_t and MLP_f are those of all blocks. How the released code draws them is not known here: N(0, 0.02^2).
+    two layers MLP_t and MLP_f are those of all blocks. That all start from N(0, 0.02^2) is a choice.
 
     Attributes:
       depth: blocks.

@@ -172,7 +172,7 @@ class Checkpoints:
         return adapted.together(state.replace(frozen=self.restore_frozen(frozen)))
 
     def restore_frozen(self, target: dict[str, Any]) -> dict[str, Any]:
-        """Reads networks that never learn, or some, into the shapes, types and shardings of `target`; they are checked."""
+        """Reads networks that never learn into the shapes, types and shardings of `target`; what is read is checked."""
         if not target:
             return target
         stored = _stored_table(self._files.frozen, _TRAIN_STAGE_ANEW)

@@ -1,7 +1,7 @@
 """Networks of which a part is frozen: their parameters that learn, and beside them, once, those that do not.
 
-A segmenter with `adapters` has two collections of parameters: "params", which players, optimisers and teachers have, and
-"frozen" among the model state, which every forward of student and teacher reads and none changes.
+A segmenter with `adapters` has two collections of parameters: "params", which players, optimisers and teachers have,
+and "frozen" among the model state, which every forward of student and teacher reads and none changes.
 """
 
 import dataclasses

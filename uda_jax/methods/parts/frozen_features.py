@@ -33,8 +33,8 @@ class FrozenEncoder(Named):
 
     name: str = config_field(
         "dinov2_vitl14",
-        "Name of the encoder, for networks.build_encoder; or student, the segmenter's own as it started: with adapters, "
-        "the frozen parameters of both are in memory once.",
+        "Name of the encoder, for networks.build_encoder; or student, the segmenter's own as it started, whose frozen "
+        "parameters are then in memory once; it needs adapters.",
     )
 
     @classmethod
@@ -82,8 +82,8 @@ class FrozenFeatures:
         """
         if self.of_student and (segmenter.adapters.name == "none" or segmenter.name.startswith("pyramid")):
             raise UserError(
-                f"{path}.distance.encoder.name: expected another encoder than the student's, which has to be frozen, by "
-                "adapters, and needs a head that reads its last norm, as light_dinov2_vitb14 has"
+                f"{path}.distance.encoder.name: expected another encoder than the student's, which has to be frozen by "
+                "adapters and to end in a norm that its head reads, as in light_dinov2_vitb14"
             )
 
     def init(self, method: Any, key: jax.Array, segmenter: Any, image: jax.Array) -> tuple[dict, dict]:
