@@ -74,8 +74,10 @@ def get_config(setting: str = "streets") -> ConfigDict:
 
 
 def settings_of(variant: str) -> Collection[str]:
-    """Returns the settings that a variant has; in a folder of one's own, those images are labelled that are."""
-    return [name for name in SETTINGS if name != "folder" or VARIANTS[variant][1] == benchmarks.FEW_LABELS]
+    """Returns the settings that a variant has: Cityscapes its sixteenths, a folder those labels that it holds."""
+    _, count, _ = VARIANTS[variant]
+    without = {benchmarks.FEW_LABELS: (), **dict.fromkeys(UNIMATCH_COUNTS, benchmarks.OWN)}.get(count, ("folder",))
+    return [name for name in SETTINGS if name not in without]
 
 
 def _published(found: Experiment) -> Experiment:

@@ -3,11 +3,13 @@
     uda train --config vfm_uda:streets --workdir runs/vfm_uda
     uda train --config vfm_uda:gta5_cityscapes --workdir runs/vfm_uda_gta5
 
-Settings: streets, smoke, folder, gta5_cityscapes, synthia_cityscapes, cityscapes_acdc, cityscapes_dark_zurich; each
-with `,plus` for VFM-UDA++, with `,soma` or `,rein` for a frozen encoder with adapters, whose rates are half of the
-head's as SoMA's are, and with `,mic` for MIC's masked images. Published for GTA5: 77.1 (DINOv2-B, the network here) and
-78.4 (L); with plus 79.8 (L, as here); for SYNTHIA with plus 69.7 (B), for Dark Zurich with plus 68.7 (L). They need
-DINOv2's weights, as weights/dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth and, with plus,
+Settings: streets, smoke, folder, gta5_cityscapes, synthia_cityscapes, cityscapes_acdc, cityscapes_dark_zurich and
+synthetic_real, from GTA5, SYNTHIA, Synscapes and UrbanSyn to Cityscapes, BDD100K and Mapillary; each with `,plus` for
+VFM-UDA++. On the first three and on gta5_cityscapes, `,soma` and `,rein` freeze the encoder and train adapters, at half
+of the head's rate as SoMA's code does, and `,mic` has MIC's masked images. Published for GTA5: 77.1 (DINOv2-B, the
+network here) and 78.4 (L); with plus 79.8 (L, as here); for SYNTHIA with plus 69.7 (B), for Dark Zurich with plus 68.7
+(L), from all synthetic to all real sets with plus 82.2 (L; which sets these are is not known). They need DINOv2's
+weights, as weights/dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth and, with plus,
 dinov2_vitl14_reg4_pretrain.pth.
 
 Three differences from the released code: it draws the factor of a frame's size from [0.9, 1.1] where here the short
@@ -21,6 +23,7 @@ with --config.init_from.segmenter.path.
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -28,6 +31,7 @@ from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax.config import Experiment, InitFrom, with_method
 from uda_jax.configs import mic
+from uda_jax.data.pipeline.domains import Domain
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.errors import UserError
 from uda_jax.inference.options import Inference
@@ -42,7 +46,7 @@ from uda_jax.schema import did_you_mean
 from uda_jax.training.optimisers import Optimiser, adamw
 from uda_jax.training.schedules import Schedule
 
-FURTHER = ("cityscapes_acdc", "cityscapes_dark_zurich")
+FURTHER = ("cityscapes_acdc", "cityscapes_dark_zurich", "synthetic_real")
 SETTINGS = ("streets", "smoke", "folder", "gta5_cityscapes", "synthia_cityscapes", *FURTHER)
 
 
@@ -117,6 +121,13 @@ def get_config(setting: str = "streets") -> ConfigDict:
     return with_method(experiment, "vfm_uda", VfmUda(segmenter=segmenter, **fields))
 
 
+def settings_of(variant: str) -> Collection[str]:
+    """Returns the settings that a variant has; those of no paper are on one benchmark of the papers alone."""
+    if variant in ("", "plus"):
+        return SETTINGS
+    return [name for name in SETTINGS if name == "gta5_cityscapes" or not networks.published(name)]
+
+
 def optimiser(rate: float, batch: int, layer_decay: float, share: float = ENCODER_SHARE) -> Optimiser:
     """Returns the published optimiser: all but the encoder at `rate` times the root of the batch.
 
@@ -147,10 +158,7 @@ def _published(found: Experiment, size: str, plus: bool) -> Experiment:
         ("source", {"rare_classes": RARE_CLASSES, "crop_max_share": 0.75}),
         ("target", {"distrust": MARGINS, "fields": ("image", "distrust")}),
     ):
-        sides = SHORT_SIDES.get(data[name].dataset, OTHER_SHORT_SIDES)
-        # A head of 19 classes, three of which SYNTHIA does not have; 16 are scored.
-        shared = {"size": None, "image_resampling": "bilinear", "label_space": "19", "flip": True}
-        data[name] = dataclasses.replace(data[name], short_side=sides, crop=CROP, **shared, **own)
+        data[name] = _cropped(data[name], own)
     whole = (1080, 1920) if final.dataset in ("acdc", "dark_zurich") else (1024, 2048)
     final = dataclasses.replace(final, size=whole, image_resampling="bilinear", label_space="19")
     inference = Inference(window=CROP, stride=(512, 512), average="probabilities")
@@ -161,6 +169,15 @@ def _published(found: Experiment, size: str, plus: bool) -> Experiment:
     train = dataclasses.replace(found.train, steps=STEPS, batch_size=BATCH, precision="bf16", checkpoint_every=4000)
     evaluation = dataclasses.replace(found.evaluation, final=final, inference=inference)
     return dataclasses.replace(found, data=data, train=train, evaluation=evaluation, init_from=weights)
+
+
+def _cropped(domain: Domain, own: dict[str, Any]) -> Domain:
+    """Returns a domain, and each part of a mixture, with the published geometry and fields of its own."""
+    sides = SHORT_SIDES.get(domain.dataset, OTHER_SHORT_SIDES)
+    # A head of 19 classes, three of which SYNTHIA does not have; on that benchmark 16 are scored.
+    shared = {"size": None, "image_resampling": "bilinear", "label_space": "19", "flip": True}
+    mix = domain.mix and {name: _cropped(member, own) for name, member in domain.mix.items()}
+    return dataclasses.replace(domain, short_side=sides, crop=CROP, mix=mix, **shared, **own)
 
 
 def _own(found: Experiment, plus: bool) -> Experiment:

@@ -132,7 +132,7 @@ class Advent(base.SegmentationMethod):
         return (self.teacher.update(teacher, state, self.accumulation) if masked else state), metrics
 
     def masked_images(self, state: base.TrainState, batch: base.Batch) -> tuple[Any, tuple[Callable, ...]]:
-        """Returns the teacher's entry after it has labelled the target, and a part of the loss; without masks neither."""
+        """Returns the teacher's entry after it has labelled the target, and a part of the loss; or neither."""
         if not self.masking.weight:
             return None, ()
         outputs, teacher = self.teacher.forward(self, state, batch["target"]["image"])
