@@ -1,9 +1,9 @@
-"""UrbanSyn: 7539 rendered street frames, 2048x1024 pixels, with the 19 training classes of Cityscapes (arXiv 2312.12176).
+"""UrbanSyn: 7539 rendered street frames, 2048x1024 pixels, with the 19 training classes of Cityscapes.
 
 Take it beside GTA5 and SYNTHIA as one more source: its looks are closer to a camera's.
 
-Layout: `<root>/rgb/rgb_<NNNN>.png` and `<root>/ss/ss_<NNNN>.png`. Labels hold the training ids of Cityscapes; what has
-none is ignored. The one split, "train", holds all frames. Its depth, instances and boxes are not read.
+Layout (arXiv 2312.12176): `<root>/rgb/rgb_<NNNN>.png` and `<root>/ss/ss_<NNNN>.png`. Labels hold the training ids of
+Cityscapes; what has none is ignored. The one split, "train", holds all frames. Depth, instances and boxes are not read.
 """
 
 import os
