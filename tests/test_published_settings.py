@@ -14,6 +14,7 @@ import pytest
 from tests.runs.test_initial_weights import random_variables
 from uda_jax import config, weights
 from uda_jax.config import settings
+from uda_jax.methods.parts import adapted
 from uda_jax.runs import initial_weights, stages
 from uda_jax.weights import files
 
@@ -65,10 +66,11 @@ def folder(tmp_path_factory):
 def small(method):
     """Returns a method whose segmenter has fewer blocks and channels under the same names."""
     if "dinov2" in method.segmenter.name:
-        distance = method.distance
-        if distance.weight:
-            distance = dataclasses.replace(distance, encoder=dataclasses.replace(distance.encoder, **VIT))
-        return dataclasses.replace(method, segmenter=dataclasses.replace(method.segmenter, **VIT), distance=distance)
+        fields = {"segmenter": dataclasses.replace(method.segmenter, **VIT)}
+        if hasattr(method, "distance") and method.distance.weight:
+            encoder = dataclasses.replace(method.distance.encoder, **VIT)
+            fields["distance"] = dataclasses.replace(method.distance, encoder=encoder)
+        return dataclasses.replace(method, **fields)
     name = method.segmenter.name.replace("resnet101", "resnet14")
     fields = {} if name in ("lenet", "dtn") else {"width": NARROW}
     fields |= OPTIONS["mit"] if "mit_b5" in name else {}
@@ -118,7 +120,8 @@ def test_it_starts(reference, folder, monkeypatch):
         stage = dataclasses.replace(stage, method=small(stage.method))
         state = initial_weights.start(first_state(stage), stage)
         if stage.init_from["segmenter"].path and "segmenter" not in stage.start_from:
-            encoder = state.params["segmenter"]["encoder"]
+            variables = {"params": state.params["segmenter"], **state.model_state["segmenter"]}
+            encoder = adapted.joined(variables)["params"]["encoder"]
             assert any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(encoder))
         check_step(stage)
 
