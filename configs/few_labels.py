@@ -58,6 +58,11 @@ def get_config(setting: str = "streets") -> ConfigDict:
     benchmark, (label, count, with_source) = benchmarks.parse(setting, VARIANTS)
     if benchmark not in SETTINGS:
         raise UserError(f"--config: unknown setting '{benchmark}'{did_you_mean(benchmark, SETTINGS)}")
+    if benchmark not in settings_of(variant := setting.partition(",")[2]):
+        raise UserError(
+            f"--config: expected a setting that has the variant '{variant}', {', '.join(settings_of(variant))}, got "
+            f"'{benchmark}'"
+        )
     domains = ("source", "labelled_target", "target") if with_source else ("labelled_target", "target")
     experiment = benchmarks.with_labels(benchmarks.get(benchmark, label, domains), count)
     published = networks.published(benchmark)

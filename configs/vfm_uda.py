@@ -99,6 +99,11 @@ def get_config(setting: str = "streets") -> ConfigDict:
     plus = row.plus
     if benchmark not in SETTINGS:
         raise UserError(f"--config: unknown setting '{benchmark}'{did_you_mean(benchmark, SETTINGS)}")
+    if benchmark not in settings_of(variant := setting.partition(",")[2]):
+        raise UserError(
+            f"--config: expected a setting that has the variant '{variant}', {', '.join(settings_of(variant))}, got "
+            f"'{benchmark}'"
+        )
     experiment = benchmarks.get(benchmark, row.label, ("source", "target"), further=FURTHER)
     fields = {"source_augmentation": strong(), "distance": FrozenFeatures(weight=0.1)} if plus else {}
     size = SIZES.get(benchmark, "l") if plus else SIZE
