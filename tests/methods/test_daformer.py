@@ -41,7 +41,9 @@ def test_golden_iteration(file):
     valid[:, size[1] - int(golden["ignore_bottom"]) :] = 0
     distrust = 1.0 - valid.astype(np.float32)
     batch = {"target": {"image": nhwc(golden["target_image"]), "distrust": distrust}}
-    target = jax.jit(functools.partial(labelled_target, method, trust=method.mixing))(batch, nhwc(golden["teacher_logits"]))
+    target = jax.jit(functools.partial(labelled_target, method, trust=method.mixing))(
+        batch, nhwc(golden["teacher_logits"])
+    )
     np.testing.assert_array_equal(target.label, golden["pseudo_label"])
     np.testing.assert_allclose(target.weight, golden["pseudo_weight"], rtol=0, atol=1e-6)
     quality = MIXING.target_weights(jnp.max(jax.nn.softmax(nhwc(golden["teacher_logits"])), axis=-1))
