@@ -99,6 +99,8 @@ ROWS = {
         "source_plus_labelled": "source_only:streets,both",
         "ass": "ass:streets",
         "ass_10": "ass:streets,10",
+        "few_labels": "few_labels:streets",
+        "few_labels/alone": "few_labels:streets,alone",
         "plca": "plca:streets",
         "dacs": "dacs:streets",
         "dacs_plca": "dacs_plca:streets",

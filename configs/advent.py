@@ -7,6 +7,7 @@ Settings: streets, smoke, streets_camvid, streets_idd, camvid_day2dusk, folder, 
 synscapes_cityscapes. Those to Cityscapes hold the released code's values: one GPU of 11 GB, published 43.8 (AdvEnt) and
 42.3 (MinEnt) mIoU on GTA5 -> Cityscapes, 40.8 and 38.1 on SYNTHIA, and need the ImageNet weights that its authors start
 from, as weights/DeepLab_resnet_pretrained_imagenet.pth. `,pretrained` has the network on ImageNet's EfficientNet-Lite0.
+`,mic` is AdvEnt with MIC's masked images, for which it keeps an average of the network.
 
 On SYNTHIA the network has one head, as in the only code that its authors released for it, DADA's; `,two_heads` and
 `,minent_two_heads` have two, as on GTA5. `,vgg16` and `,minent_vgg16` are rows on the papers' other network (GTA5: 36.1
@@ -23,13 +24,15 @@ from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks, networks, pretrained
 
 from uda_jax.config import Experiment, with_method
+from uda_jax.configs import mic
 from uda_jax.errors import UserError
 from uda_jax.methods.advent import Advent
 from uda_jax.methods.base import Segmenter
+from uda_jax.methods.parts.masking import Masking
 
 
 class Row(NamedTuple):
-    """One row: its name, objective, share of hard pixels, weight of the prior, and what its network differs in."""
+    """One row: name, objective, share of hard pixels, weight of the prior, its network, and whether it masks images."""
 
     label: str
     objective: str = "adversarial"
@@ -37,6 +40,7 @@ class Row(NamedTuple):
     prior_weight: float = 0.0
     two_heads: bool = False
     vgg: bool = False
+    masked: bool = False
 
 
 # Of the class-ratio prior; not found in the paper, and as large as those of the other losses on the target.
@@ -47,6 +51,7 @@ VARIANTS = pretrained.added(
         "": Row("advent"),
         "minent": Row("minent", "entropy"),
         "minent_er": Row("minent_er", "entropy", hard_fraction=0.3),
+        "mic": Row("advent/mic", masked=True),
         "two_heads": Row("advent/two_heads", two_heads=True),
         "minent_two_heads": Row("minent/two_heads", "entropy", two_heads=True),
         "vgg16": Row("advent/vgg16", vgg=True),
@@ -85,6 +90,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
         discriminator=networks.discriminator(benchmark),
         hard_fraction=row.hard_fraction,
         prior_weight=row.prior_weight,
+        masking=Masking(weight=1.0 if row.masked else 0.0, block=mic.BLOCKS.get(benchmark, 32)),
     )
     if not networks.published(benchmark):
         weight = SCRATCH_ENTROPY_WEIGHT if row.objective == "entropy" else networks.SCRATCH_ADVERSARIAL_WEIGHT

@@ -10,7 +10,8 @@ Cityscapes and 70.4 and 60.2 on the test servers of the others; `gta5_cityscapes
 network is HRDA's on DeepLab-v2, from weights/resnet101_v1c.pth.
 
 The other settings are MIC on DAFormer, with blocks of about a twelfth to a sixteenth of the shorter side. Masks are for
-other methods, too: `--config.method.masking.weight=1 --config.method.masking.block=8` with dacs or corda.
+other methods, too: `advent:streets,mic` and `vfm_uda:streets,mic`, and with dacs or corda
+`--config.method.masking.weight=1 --config.method.masking.block=8`.
 """
 
 import dataclasses
@@ -31,8 +32,8 @@ VARIANTS = {
 }
 SETTINGS, settings_of = transformers.SETTINGS, transformers.settings_of
 
-# Sides of the hidden squares, in pixels; of frames of 96x192 up.
-BLOCKS = {"streets": 8, "smoke": 8, "camvid_day2dusk": 16, "folder": 16}
+# Sides of the hidden squares, in pixels; of frames of 96x128 up. Other hosts than this config's take them, too.
+BLOCKS = {"streets": 8, "smoke": 8, "streets_camvid": 8, "streets_idd": 8, "camvid_day2dusk": 16, "folder": 16}
 
 
 def get_config(setting: str = "streets") -> ConfigDict:

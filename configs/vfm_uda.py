@@ -3,10 +3,14 @@
     uda train --config vfm_uda:streets --workdir runs/vfm_uda
     uda train --config vfm_uda:gta5_cityscapes --workdir runs/vfm_uda_gta5
 
-Settings: streets, smoke, folder, gta5_cityscapes, synthia_cityscapes, cityscapes_acdc, cityscapes_dark_zurich; each
-with `,plus` for VFM-UDA++. Published for GTA5: 77.1 (DINOv2-B, the network here) and 78.4 (L); with plus 79.8 (L, as
-here); for SYNTHIA with plus 69.7 (B), for Dark Zurich with plus 68.7 (L). They need DINOv2's weights, as
-weights/dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth and, with plus, dinov2_vitl14_reg4_pretrain.pth.
+Settings: streets, smoke, folder, gta5_cityscapes, synthia_cityscapes, cityscapes_acdc, cityscapes_dark_zurich and
+synthetic_real, from GTA5, SYNTHIA, Synscapes and UrbanSyn to Cityscapes, BDD100K and Mapillary; each with `,plus` for
+VFM-UDA++. On the first three and on gta5_cityscapes, `,soma` and `,rein` freeze the encoder and train adapters, at half
+of the head's rate as SoMA's code does, and `,mic` has MIC's masked images. Published for GTA5: 77.1 (DINOv2-B, the
+network here) and 78.4 (L); with plus 79.8 (L, as here); for SYNTHIA with plus 69.7 (B), for Dark Zurich with plus 68.7
+(L), from all synthetic to all real sets with plus 82.2 (L; which sets these are is not known). They need DINOv2's
+weights, as weights/dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth and, with plus,
+dinov2_vitl14_reg4_pretrain.pth.
 
 Three differences from the released code: it draws the factor of a frame's size from [0.9, 1.1] where here the short
 side is a whole number of pixels; scores are made of labels at their own size; and with plus the adapter starts at
@@ -19,28 +23,49 @@ with --config.init_from.segmenter.path.
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 from uda_jax.configs.common import benchmarks, networks
 
 from uda_jax.config import Experiment, InitFrom, with_method
+from uda_jax.configs import mic
+from uda_jax.data.pipeline.domains import Domain
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
 from uda_jax.errors import UserError
 from uda_jax.inference.options import Inference
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.parts.augmentation import Augmentation, strong
 from uda_jax.methods.parts.frozen_features import ENCODER, FrozenEncoder, FrozenFeatures
+from uda_jax.methods.parts.masking import Masking
 from uda_jax.methods.parts.teacher import MeanTeacher
 from uda_jax.methods.vfm_uda import VfmUda
+from uda_jax.networks.encoder_adapters import Adapters
 from uda_jax.schema import did_you_mean
 from uda_jax.training.optimisers import Optimiser, adamw
 from uda_jax.training.schedules import Schedule
 
-FURTHER = ("cityscapes_acdc", "cityscapes_dark_zurich")
+FURTHER = ("cityscapes_acdc", "cityscapes_dark_zurich", "synthetic_real")
 SETTINGS = ("streets", "smoke", "folder", "gta5_cityscapes", "synthia_cityscapes", *FURTHER)
-# Row name and whether it is VFM-UDA++.
-VARIANTS = {"": ("vfm_uda", False), "plus": ("vfm_uda_plusplus", True)}
+
+
+class Row(NamedTuple):
+    """One row: its name, whether it is VFM-UDA++, what of the encoder learns, and whether masks are MIC's."""
+
+    label: str
+    plus: bool = False
+    adapters: Adapters = Adapters()
+    masked: bool = False
+
+
+VARIANTS = {
+    "": Row("vfm_uda"),
+    "plus": Row("vfm_uda_plusplus", plus=True),
+    "soma": Row("vfm_uda/soma", adapters=Adapters("soma")),
+    "rein": Row("vfm_uda/rein", adapters=Adapters("rein")),
+    "mic": Row("vfm_uda/mic", masked=True),
+}
 
 STEPS, WARMUP, BATCH = 40_000, 1500, 8
 CROP = (1024, 1024)
@@ -55,21 +80,31 @@ OTHER_SHORT_SIDES = (922, 1126)
 SIZE, SIZES = "b", {"gta5_cityscapes": "l", "synthia_cityscapes": "b"}
 # Before it is multiplied by the root of the batch; that of the encoder is a tenth, its layers' decays with plus.
 RATE, RATES, ENCODER_SHARE, LAYER_DECAY = 5e-5, {"gta5_cityscapes": 1e-5}, 0.1, 0.9
+# What learns within a frozen encoder has half of the head's rate, as in SoMA's code.
+ADAPTERS_SHARE = 0.5
 
 # From scratch, on frames of 96x192 pixels: 13 x 27 patches of twice their size.
 SMALL = {"width": 96, "depth": 8, "heads": 3, "table": 16, "input_scale": 2.0}
 TINY = {"width": 8, "depth": 4, "heads": 2, "table": 4}
 SMALLEST = TINY | {"depth": 1}
+# Half of its width.
+SMALLEST_RANK = 4
 SCRATCH_OPTIMISER = adamw(learning_rate=3e-4, head_multiplier=1.0)
 SCRATCH_TEACHER = MeanTeacher(alpha=0.99, first_update=1)
 
 
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
-    benchmark, (label, plus) = benchmarks.parse(setting, VARIANTS)
+    benchmark, row = benchmarks.parse(setting, VARIANTS)
+    plus = row.plus
     if benchmark not in SETTINGS:
         raise UserError(f"--config: unknown setting '{benchmark}'{did_you_mean(benchmark, SETTINGS)}")
-    experiment = benchmarks.get(benchmark, label, ("source", "target"), further=FURTHER)
+    if benchmark not in settings_of(variant := setting.partition(",")[2]):
+        raise UserError(
+            f"--config: expected a setting that has the variant '{variant}', {', '.join(settings_of(variant))}, got "
+            f"'{benchmark}'"
+        )
+    experiment = benchmarks.get(benchmark, row.label, ("source", "target"), further=FURTHER)
     fields = {"source_augmentation": strong(), "distance": FrozenFeatures(weight=0.1)} if plus else {}
     size = SIZES.get(benchmark, "l") if plus else SIZE
     if networks.published(benchmark):
@@ -77,24 +112,41 @@ def get_config(setting: str = "streets") -> ConfigDict:
     else:
         experiment, fields = _own(experiment, plus), fields | _scratch(benchmark, experiment.train.steps, plus)
         size = "s"
+    if row.masked:
+        fields |= {"masked_weight": 0.0, "masking": Masking(block=mic.BLOCKS.get(benchmark, 64))}
+    if row.adapters.name != "none" and benchmark not in ("streets", "smoke"):
+        fields["optimiser"] = optimiser(RATE, BATCH, 1.0, ADAPTERS_SHARE)
     segmenter = Segmenter(
         name=f"{'pyramid' if plus else 'light'}_dinov2_vit{size}14",
         input_norm="imagenet_rgb",
         align_corners=False,
+        adapters=_smaller(row.adapters) if benchmark == "smoke" else row.adapters,
         **{"streets": SMALL, "smoke": TINY if plus else SMALLEST}.get(benchmark, {}),
     )
     return with_method(experiment, "vfm_uda", VfmUda(segmenter=segmenter, **fields))
 
 
-def optimiser(rate: float, batch: int, layer_decay: float) -> Optimiser:
+def settings_of(variant: str) -> Collection[str]:
+    """Returns the settings that a variant has; those of no paper are on one benchmark of the papers alone."""
+    if variant in ("", "plus"):
+        return SETTINGS
+    return [name for name in SETTINGS if name == "gta5_cityscapes" or not networks.published(name)]
+
+
+def optimiser(rate: float, batch: int, layer_decay: float, share: float = ENCODER_SHARE) -> Optimiser:
     """Returns the published optimiser: all but the encoder at `rate` times the root of the batch.
 
-    The encoder's last block has a tenth of that and every layer below `layer_decay` times the one above. Here the heads
-    are the layer above the last block.
+    The encoder's last block has a `share` of that and every layer below `layer_decay` times the one above. Here the
+    heads are the layer above the last block.
     """
-    last = ENCODER_SHARE * rate * math.sqrt(batch)
-    multiple = layer_decay / ENCODER_SHARE
+    last = share * rate * math.sqrt(batch)
+    multiple = layer_decay / share
     return adamw(learning_rate=last / layer_decay, head_multiplier=multiple, layer_decay=layer_decay)
+
+
+def _smaller(adapters: Adapters) -> Adapters:
+    """Returns adapters of a rank that the smallest network has."""
+    return adapters if adapters.name == "none" else dataclasses.replace(adapters, rank=SMALLEST_RANK)
 
 
 def _recipe(benchmark: str, plus: bool) -> dict[str, Any]:
@@ -111,10 +163,7 @@ def _published(found: Experiment, size: str, plus: bool) -> Experiment:
         ("source", {"rare_classes": RARE_CLASSES, "crop_max_share": 0.75}),
         ("target", {"distrust": MARGINS, "fields": ("image", "distrust")}),
     ):
-        sides = SHORT_SIDES.get(data[name].dataset, OTHER_SHORT_SIDES)
-        # A head of 19 classes, three of which SYNTHIA does not have; 16 are scored.
-        shared = {"size": None, "image_resampling": "bilinear", "label_space": "19", "flip": True}
-        data[name] = dataclasses.replace(data[name], short_side=sides, crop=CROP, **shared, **own)
+        data[name] = _cropped(data[name], own)
     whole = (1080, 1920) if final.dataset in ("acdc", "dark_zurich") else (1024, 2048)
     final = dataclasses.replace(final, size=whole, image_resampling="bilinear", label_space="19")
     inference = Inference(window=CROP, stride=(512, 512), average="probabilities")
@@ -125,6 +174,15 @@ def _published(found: Experiment, size: str, plus: bool) -> Experiment:
     train = dataclasses.replace(found.train, steps=STEPS, batch_size=BATCH, precision="bf16", checkpoint_every=4000)
     evaluation = dataclasses.replace(found.evaluation, final=final, inference=inference)
     return dataclasses.replace(found, data=data, train=train, evaluation=evaluation, init_from=weights)
+
+
+def _cropped(domain: Domain, own: dict[str, Any]) -> Domain:
+    """Returns a domain, and each part of a mixture, with the published geometry and fields of its own."""
+    sides = SHORT_SIDES.get(domain.dataset, OTHER_SHORT_SIDES)
+    # A head of 19 classes, three of which SYNTHIA does not have; on that benchmark 16 are scored.
+    shared = {"size": None, "image_resampling": "bilinear", "label_space": "19", "flip": True}
+    mix = domain.mix and {name: _cropped(member, own) for name, member in domain.mix.items()}
+    return dataclasses.replace(domain, short_side=sides, crop=CROP, mix=mix, **shared, **own)
 
 
 def _own(found: Experiment, plus: bool) -> Experiment:

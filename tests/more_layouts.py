@@ -88,6 +88,9 @@ def in_files() -> dict[str, Layout]:
             "synscapes", "train", {"image": "Synscapes/img/rgb/{}.png", "label": "Synscapes/img/class/{}.png"},
             numbered("{}"),
         ),
+        "urbansyn": Layout(
+            "urbansyn", "train", {"image": "rgb/rgb_{}.png", "label": "ss/ss_{}.png"}, numbered("{:04}"), ids=18,
+        ),
         "acdc": Layout(
             "acdc",
             "train",

@@ -14,6 +14,7 @@ import pytest
 from tests.runs.test_initial_weights import random_variables
 from uda_jax import config, weights
 from uda_jax.config import settings
+from uda_jax.methods.parts import adapted
 from uda_jax.runs import initial_weights, stages
 from uda_jax.weights import files
 
@@ -73,10 +74,11 @@ def small(method):
         motion = dataclasses.replace(method.motion, width=NARROW, motion_width=2)
         return dataclasses.replace(method, disparity=disparity, motion=motion)
     if "dinov2" in method.segmenter.name:
-        distance = method.distance
-        if distance.weight:
-            distance = dataclasses.replace(distance, encoder=dataclasses.replace(distance.encoder, **VIT))
-        return dataclasses.replace(method, segmenter=dataclasses.replace(method.segmenter, **VIT), distance=distance)
+        fields = {"segmenter": dataclasses.replace(method.segmenter, **VIT)}
+        if hasattr(method, "distance") and method.distance.weight:
+            encoder = dataclasses.replace(method.distance.encoder, **VIT)
+            fields["distance"] = dataclasses.replace(method.distance, encoder=encoder)
+        return dataclasses.replace(method, **fields)
     name = method.segmenter.name.replace("resnet101", "resnet14")
     fields = {} if name in ("lenet", "dtn") else {"width": NARROW}
     fields |= OPTIONS["mit"] if "mit_b5" in name else {}
@@ -131,7 +133,8 @@ def test_it_starts(reference, folder, monkeypatch):
         state = initial_weights.start(first_state(stage), stage)
         for network in state.params.keys() & stage.init_from.keys() - stage.start_from.keys():
             if stage.init_from[network].path:
-                encoder = state.params[network]["encoder"]
+                variables = {"params": state.params[network], **state.model_state.get(network, {})}
+                encoder = adapted.joined(variables)["params"]["encoder"]
                 assert any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(encoder))
         check_step(stage)
 

@@ -208,6 +208,33 @@ def cityscapes_dark_zurich() -> Experiment:
     return _from_cityscapes("cityscapes_dark_zurich", target, "train_night")
 
 
+def synthetic_real() -> Experiment:
+    """All rendered street scenes with the 19 classes -> three cities' cameras, scored on Cityscapes (VFM-UDA++).
+
+    Frames are drawn as if those of all sources, and of all targets, were one set.
+    """
+    shared = {"label_space": "19", "size": (512, 1024)}
+    rendered = {
+        "synthia": Domain(dataset="synthia", root="data/synthia", weight=9400, **shared),
+        "synscapes": Domain(dataset="synscapes", root="data/synscapes", weight=25_000, **shared),
+        "urbansyn": Domain(dataset="urbansyn", root="data/urbansyn", weight=7539, **shared),
+    }
+    real = {
+        "bdd100k": Domain(dataset="bdd100k", root="data/bdd100k", fields=IMAGE_ONLY, weight=7000, **shared),
+        "mapillary": Domain(dataset="mapillary", root="data/mapillary", fields=IMAGE_ONLY, weight=18_000, **shared),
+    }
+    city = {"dataset": "cityscapes", "root": "data/cityscapes", **shared}
+    return Experiment(
+        benchmark="synthetic_real",
+        data={
+            "source": Domain(dataset="gta5", root="data/gta5", weight=24_966, mix=rendered, **shared),
+            "target": Domain(split="train", fields=IMAGE_ONLY, weight=2975, mix=real, **city),
+        },
+        train=Train(steps=40_000, batch_size=2, log_every=100, checkpoint_every=4000, workers=4),
+        evaluation=Evaluation(final=Domain(split="val", resize_label=False, **city), batch_size=1),
+    )
+
+
 def _from_cityscapes(name: str, target: dict[str, Any], split: str) -> Experiment:
     target = {**target, "size": (540, 960)}
     return Experiment(
@@ -254,6 +281,7 @@ FURTHER_SETTINGS: dict[str, Callable[[], Experiment]] = {
     "virtual_kitti_kitti": virtual_kitti_kitti,
     "cityscapes_acdc": cityscapes_acdc,
     "cityscapes_dark_zurich": cityscapes_dark_zurich,
+    "synthetic_real": synthetic_real,
 }
 
 

@@ -12,6 +12,7 @@ from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.advent import Advent
 from uda_jax.methods.parts.alignment import Discriminator, accuracy, domain_loss
+from uda_jax.methods.parts.masking import Masking
 from uda_jax.schema import from_mapping
 from uda_jax.training import optimisers
 from uda_jax.training.schedules import Schedule
@@ -206,3 +207,16 @@ def test_fields_that_contradict_each_other(fields, message):
     with pytest.raises(UserError, match=message) as caught:
         from_mapping(Advent, fields, "method")
     assert "\n" not in str(caught.value)
+
+
+def test_masked_images_are_one_more_loss(batch):
+    """By one field (MIC): the segmenter's average labels the target; without a weight there is neither."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    found = {}
+    for weight in (0.0, 1.0):
+        method = make("adversarial", masking=Masking(weight=weight, block=8))
+        state = jax.eval_shape(method.init, jax.random.key(0), shapes)
+        after, metrics = jax.eval_shape(method.train_step, state, shapes)
+        assert after == state and (state.teacher is None) == (weight == 0.0)
+        found[weight] = set(metrics)
+    assert found[1.0] == found[0.0] | {"loss/masked"}

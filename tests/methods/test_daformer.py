@@ -41,7 +41,9 @@ def test_golden_iteration(file):
     valid[:, size[1] - int(golden["ignore_bottom"]) :] = 0
     distrust = 1.0 - valid.astype(np.float32)
     batch = {"target": {"image": nhwc(golden["target_image"]), "distrust": distrust}}
-    target = jax.jit(functools.partial(labelled_target, method))(batch, nhwc(golden["teacher_logits"]))
+    target = jax.jit(functools.partial(labelled_target, method, trust=method.mixing))(
+        batch, nhwc(golden["teacher_logits"])
+    )
     np.testing.assert_array_equal(target.label, golden["pseudo_label"])
     np.testing.assert_allclose(target.weight, golden["pseudo_weight"], rtol=0, atol=1e-6)
     quality = MIXING.target_weights(jnp.max(jax.nn.softmax(nhwc(golden["teacher_logits"])), axis=-1))
@@ -178,7 +180,7 @@ def test_steps(stepped, same):
 def test_distrusted_labels_have_no_weight(stepped):
     """All others have one, the share of confident ones among all of them."""
     logits = jax.random.normal(jax.random.key(0), (2, 4, 8, 3))
-    target = labelled_target(METHOD, stepped[0], logits)
+    target = labelled_target(METHOD, stepped[0], logits, METHOD.mixing)
     confident = jax.nn.softmax(METHOD.segmenter.upsample(logits, (32, 64))).max(-1) >= 0.4
     assert not np.any(target.weight[:, :8])
     np.testing.assert_allclose(target.weight[:, 8:], float(confident.mean()), rtol=1e-6)

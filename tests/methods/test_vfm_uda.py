@@ -17,6 +17,7 @@ from uda_jax.methods.base import Segmenter
 from uda_jax.methods.parts.augmentation import Augmentation
 from uda_jax.methods.parts.forward import forward
 from uda_jax.methods.parts.frozen_features import HEAD, FrozenEncoder, FrozenFeatures
+from uda_jax.methods.parts.masking import Masking
 from uda_jax.methods.parts.teacher import MeanTeacher
 from uda_jax.methods.parts.updates import initial_state
 from uda_jax.methods.vfm_uda import VfmUda
@@ -241,3 +242,22 @@ def test_masked_share():
     assert method.network.mask_grid((1024, 1024)) == (80, 80)
     pyramid = networks.build("pyramid_dinov2_vits14", 3, **TINY)
     assert pyramid.mask_grid((1024, 1024)) == (18, 18)
+
+
+def test_masks_of_mic_take_the_place_of_hidden_patches(monkeypatch):
+    """By one field, as on DACS: blocks of the image are hidden, with the same labels and weights."""
+    with pytest.raises(UserError, match="m.masked_weight: expected 0 with a weight of masking, .* got 1.0"):
+        VfmUda(segmenter=SEGMENTER, masking=Masking()).check("m")
+    method = VfmUda(num_classes=5, segmenter=SEGMENTER, masking=Masking(block=16), masked_weight=0.0)
+    monkeypatch.delattr(VfmUda, "forward_masked")
+    state = jax.eval_shape(method.init, jax.random.key(0), BATCH)
+    after, metrics = jax.eval_shape(method.train_step, state, BATCH)
+    assert after == state and {name for name in metrics if name.startswith("loss/")} == {
+        "loss/segmentation",
+        "loss/mixed",
+        "loss/masked",
+        "loss/total",
+    }
+    config = configs.get_config("gta5_cityscapes,mic").method
+    assert (config.masking.weight, config.masking.block, config.masked_weight) == (1.0, 64, 0.0)
+    assert configs.get_config("gta5_cityscapes").method.masking.weight == 0.0

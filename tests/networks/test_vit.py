@@ -8,7 +8,7 @@ import pytest
 from uda_jax import networks
 from uda_jax.errors import UserError
 from uda_jax.networks.positions import resize_table, rotary_table, rotate
-from uda_jax.networks.vit import hidden_width
+from uda_jax.networks.vit_blocks import hidden_width
 
 TINY = {"width": 16, "depth": 2, "heads": 2}
 IMAGES = jax.random.normal(jax.random.key(0), (2, 28, 112, 3))

@@ -11,6 +11,7 @@ from uda_jax import losses, ops
 from uda_jax.errors import UserError
 from uda_jax.inference import scores
 from uda_jax.inference.options import Inference
+from uda_jax.methods.parts import adapted
 from uda_jax.training.precision import at_precision
 
 
@@ -67,7 +68,9 @@ def encoder_maps(method: Any, state: Any, image: np.ndarray, names: Sequence[str
     params, model_state = state.params["segmenter"], state.model_state["segmenter"]
     collect = None if names is None else tuple(names)
     encode = at_precision(method, _encode)
-    found = encode({"params": params, **model_state}, _batch(image), module, method.segmenter.input_norm, collect)
+    found = encode(
+        adapted.joined({"params": params, **model_state}), _batch(image), module, method.segmenter.input_norm, collect
+    )
     return {name: np.asarray(found[name][0], np.float32) for name in names or _outwards(found)}
 
 

@@ -12,9 +12,14 @@ where P is the softmax map at the image's size, I = -P log2 P / log2 C its weigh
 the mean over pixels of I summed over classes. With a multi-level segmenter both act on two heads, each with
 its own weight and, in AdvEnt, its own discriminator. Two additions of the paper work with either objective or with
 MinEnt alone: the class-ratio prior (section 3.3, "CP") and the entropy range of MinEnt ("ER").
+
+With a weight of `masking` (MIC, arXiv 2212.01322) the segmenter also learns the labels that its average gives target
+images, of which it sees a part.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +38,9 @@ from uda_jax.methods.parts.alignment import (
     probabilities,
 )
 from uda_jax.methods.parts.forward import segmentation_losses
+from uda_jax.methods.parts.masking import Masking, masked_parts
+from uda_jax.methods.parts.mixing import Trust
+from uda_jax.methods.parts.teacher import MeanTeacher
 from uda_jax.methods.parts.updates import GeneratorLosses, Previous, initial_state, two_player_step
 from uda_jax.schema import config_field
 from uda_jax.training.optimisers import Optimiser, sgd
@@ -56,6 +64,9 @@ class Advent(base.SegmentationMethod):
     prior_relaxation: float = config_field(
         0.5, "Share mu of the source's class ratio that is asked for.", low=0, high=1
     )
+    masking: Masking = config_field(Masking(weight=0.0), "Masked target images (MIC) as one more loss.")
+    teacher: MeanTeacher = config_field(MeanTeacher(alpha=0.999), "The average that labels masked images.")
+    trust: Trust = config_field(Trust(), "How far its labels count.")
 
     def check(self, path: str) -> None:
         """Raises a UserError for fields that contradict each other."""
@@ -72,7 +83,8 @@ class Advent(base.SegmentationMethod):
             variables = {"segmenter": self.initial_segmenter(key, example_batch)}
         generators, discriminators = adversarial_players(self, variables)
         extra = {"class_shares": jnp.zeros(self.num_classes)} if self.prior_weight else {}
-        return initial_state(key, variables, {**generators, **discriminators}, extra=extra)
+        state = initial_state(key, variables, {**generators, **discriminators}, extra=extra)
+        return self.teacher.init(state) if self.masking.weight else state
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration of the paper's training."""
@@ -82,6 +94,7 @@ class Advent(base.SegmentationMethod):
         if self.prior_weight:
             shares = state.extra["class_shares"] + _class_shares(source["label"], self.num_classes)
             state = state.replace(extra=state.extra | {"class_shares": shares})
+        teacher, masked = self.masked_images(state, batch)
 
         def source_loss(params) -> GeneratorLosses:
             model_state = state.model_state["segmenter"]
@@ -114,9 +127,22 @@ class Advent(base.SegmentationMethod):
             return GeneratorLosses(terms, inputs, {"segmenter": model_state})
 
         generators, others = adversarial_players(self, state.params)
-        return two_player_step(
-            state, generators, others, (source_loss, target_loss), discriminators.discriminator_losses
-        )
+        parts = (source_loss, target_loss, *masked)
+        state, metrics = two_player_step(state, generators, others, parts, discriminators.discriminator_losses)
+        return (self.teacher.update(teacher, state, self.accumulation) if masked else state), metrics
+
+    def masked_images(self, state: base.TrainState, batch: base.Batch) -> tuple[Any, tuple[Callable, ...]]:
+        """Returns the teacher's entry after it has labelled the target, and a part of the loss; or neither."""
+        if not self.masking.weight:
+            return None, ()
+        outputs, teacher = self.teacher.forward(self, state, batch["target"]["image"])
+        (part,) = masked_parts(self, state, batch, outputs["logits"], trust=self.trust)
+
+        def masked_loss(params, before: Previous) -> GeneratorLosses:
+            terms, model_state = part(params, Previous((None, before.found.model_state), before.gradients))
+            return before.found._replace(losses=terms, model_state=model_state)
+
+        return teacher, (masked_loss,)
 
     def _entropy(self, probabilities: jax.Array) -> jax.Array:
         if self.hard_fraction == 1:

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from uda_jax import networks, ops
 from uda_jax.losses import semantic_adversarial, semantic_adversarial_map
 from uda_jax.methods import base
+from uda_jax.methods.parts import adapted
 from uda_jax.methods.parts.alignment import (
     SOURCE,
     TARGET,
@@ -122,7 +123,7 @@ class ASS(base.SegmentationMethod):
         """Returns the first state: segmenter, one discriminator per head, semantic discriminator."""
         variables = initial_networks(self, key, example_batch)
         images = jnp.zeros(example_batch["source"]["image"].shape)
-        outputs = jax.eval_shape(lambda: self.network.apply(variables["segmenter"], images))
+        outputs = jax.eval_shape(lambda: self.network.apply(adapted.joined(variables["segmenter"]), images))
         size = self.num_classes if self.semantic.source == "probabilities" else outputs["features"].shape[-1]
         variables[SEMANTIC] = self.semantic_network.init(jax.random.fold_in(key, len(variables) + 1), jnp.zeros(size))
         generators, discriminators = self.players(variables)

@@ -9,6 +9,7 @@ import jax
 
 from uda_jax import ops
 from uda_jax.errors import UserError
+from uda_jax.methods.parts import adapted
 from uda_jax.methods.parts.forward import forward, segmenter_scores
 from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.methods.parts.state import Batch, Metrics, Pairs, TrainState
@@ -122,8 +123,8 @@ class SegmentationMethod:
         return {"scores": segmenter_scores(self.network, self.segmenter, state, images, size)}
 
     def initial_segmenter(self, key: jax.Array, example_batch: Batch) -> dict[str, Any]:
-        """Returns the fresh Flax variables of the segmenter; any domain of the batch gives the image's shape."""
+        """Returns the segmenter's fresh variables, what is frozen apart; any domain of the batch gives the shape."""
         images = ops.normalise(next(iter(example_batch.values()))["image"][:1], self.segmenter.input_norm)
         variables = self.network.init(jax.random.fold_in(key, 0), images, train=False)
         self.segmenter.check_frozen(variables["params"])
-        return variables
+        return adapted.separated(variables, self.segmenter.options.learns)

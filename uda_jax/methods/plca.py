@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from uda_jax import losses, ops
 from uda_jax.errors import UserError
 from uda_jax.methods import base
+from uda_jax.methods.parts import adapted
 from uda_jax.methods.parts.association import Association
 from uda_jax.methods.parts.forward import dropout_key
 from uda_jax.methods.parts.state import ILLUSTRATED_IMAGES
@@ -163,7 +164,7 @@ class PLCA(base.SegmentationMethod):
         They are logits, interpolated once by pixel centres, or with `test_aggregation` log-probabilities.
         """
         inputs = ops.normalise(images, self.segmenter.input_norm)
-        variables = {"params": state.params["segmenter"], **state.model_state["segmenter"]}
+        variables = adapted.joined({"params": state.params["segmenter"], **state.model_state["segmenter"]})
         outputs = self.network.apply(variables, inputs, train=False)
         if self.test_aggregation:
             return {"scores": self.aggregated_scores(variables, outputs["features"], size)}

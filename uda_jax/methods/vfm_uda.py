@@ -16,7 +16,8 @@ and keeps the projected features h(f) of both domains near those of a frozen, la
 
                     + lambda sum over domains of the distance of h(f(weak(x))) and F_0(x)
 
-The source's cross entropy is a mean over its labelled pixels, the other two over all pixels.
+The source's cross entropy is a mean over its labelled pixels, the other two over all pixels. With a weight of `masking`
+the hidden parts are MIC's (arXiv 2212.01322): blocks of the image in place of patches.
 """
 
 import dataclasses
@@ -33,6 +34,7 @@ from uda_jax.methods.parts.augmentation import Augmentation, weak
 from uda_jax.methods.parts.forward import dropout_key, forward, segmentation_losses
 from uda_jax.methods.parts.frozen_features import HEAD, FrozenFeatures
 from uda_jax.methods.parts.labelled import Labelled, weighted_cross_entropy
+from uda_jax.methods.parts.masking import Masking
 from uda_jax.methods.parts.mixing import as_picture, check_sizes
 from uda_jax.methods.parts.pseudo_labels import PseudoLabels, flip_averaged
 from uda_jax.methods.parts.teacher import MeanTeacher, predict_with_teacher
@@ -64,18 +66,27 @@ class VfmUda(base.SegmentationMethod):
     mask_ratio: float = config_field(
         0.7, "Share of a masked image's patches, or of its blocks with a pyramid, that are hidden.", low=0.0, high=1.0
     )
+    masking: Masking = config_field(
+        Masking(weight=0.0), "Masked images as MIC has them; with a weight, masked_weight has to be 0."
+    )
     distance: FrozenFeatures = config_field(FrozenFeatures(), "The distance to a frozen encoder's features.")
     predict_with: str = config_field("student", "Network that predicts.", choices=("student", "teacher"))
 
     predict = predict_with_teacher
 
     def check(self, path: str) -> None:
-        """Raises a UserError for a network that cannot hide patches."""
+        """Raises a UserError for a network that cannot hide patches, and for parts that exclude each other."""
         if not isinstance(self.segmenter.options, InputOptions):
             raise UserError(
                 f"{path}.segmenter.name: expected a network on a foundation encoder, such as light_dinov2_vitb14, got "
                 f"'{self.segmenter.name}'"
             )
+        if self.masked_weight and self.masking.weight:
+            raise UserError(
+                f"{path}.masked_weight: expected 0 with a weight of masking, whose masked images take the place of "
+                f"these, got {self.masked_weight}"
+            )
+        self.distance.check_student(self.segmenter, path)
 
     def init(self, key: jax.Array, example_batch: base.Batch) -> base.TrainState:
         """Returns the first state; with a distance, the projection and the frozen encoder, too."""
@@ -85,7 +96,7 @@ class VfmUda(base.SegmentationMethod):
         further, frozen = self.distance.init(self, key, segmenter, image)
         variables = {"segmenter": segmenter, **further}
         state = initial_state(key, variables, {"segmenter": self.student(variables)}, frozen=frozen)
-        return self.teacher.init(state)
+        return self.teacher.init(self.distance.with_start(state))
 
     def student(self, networks: Any) -> Player:
         """Returns who learns: the segmenter and, if it is among the networks, the projection of its features."""
@@ -95,11 +106,10 @@ class VfmUda(base.SegmentationMethod):
 
     def train_step(self, state: base.TrainState, batch: base.Batch) -> tuple[base.TrainState, base.Metrics]:
         """One iteration: the teacher labels the target, the student learns, the teacher is updated."""
-        source, target = batch["source"], batch["target"]
+        source, target, state = batch["source"], batch["target"], self.distance.with_start(state)
         keys = dict(zip(_DRAWS, jax.random.split(jax.random.fold_in(state.key, state.step), len(_DRAWS)), strict=True))
         labels, teacher = self.pseudo_labels(state, target)
         pasted, mixed = self.mixed(keys, batch, labels)
-        masked = Labelled(self.augmentation.apply(keys["masked"], target["image"]), labels.label, labels.weight)
         seen = self.source_augmentation.apply(keys["source"], source["image"])
 
         def source_loss(params):
@@ -113,15 +123,8 @@ class VfmUda(base.SegmentationMethod):
             loss = self.mixed_weight * weighted_cross_entropy(self.segmenter, outputs["logits"], mixed)
             return {"mixed": loss}, {"segmenter": model_state}
 
-        def masked_loss(params, before: Previous):
-            images, model_state = before.then(masked.image), before.found[1]["segmenter"]
-            outputs, model_state = self.forward_masked(
-                params["segmenter"], model_state, images, keys["mask"], dropout_key(state, 2)
-            )
-            loss = self.masked_weight * weighted_cross_entropy(self.segmenter, outputs["logits"], masked)
-            return {"masked": loss}, {"segmenter": model_state}
-
-        parts = [source_loss, mixed_loss, masked_loss, *self.feature_losses(state, batch, keys)]
+        masked = self.masked_losses(state, target["image"], labels, keys)
+        parts = [source_loss, mixed_loss, *masked, *self.feature_losses(state, batch, keys)]
         state, metrics = single_player_step(state, self.student(state.params), *parts)
         metrics["teacher/confident_share"] = (labels.confidence >= self.threshold).mean()
         metrics["mixing/source_share"] = pasted.mean()
@@ -151,6 +154,24 @@ class VfmUda(base.SegmentationMethod):
         images = ops.mix(pasted, source["image"].astype(jnp.float32), weakly)
         return pasted, self.augmentation.apply(keys["mixed"], images)
 
+    def masked_losses(
+        self, state: base.TrainState, images: jax.Array, labels: PseudoLabels, keys: dict[str, jax.Array]
+    ) -> list[Callable]:
+        """Returns the part of the loss that masked images are: of hidden patches, or of MIC's hidden blocks."""
+        if self.masking.weight:
+            return [self.masking.part(self, state, Labelled(images, labels.label, labels.weight))]
+        masked = Labelled(self.augmentation.apply(keys["masked"], images), labels.label, labels.weight)
+
+        def masked_loss(params, before: Previous):
+            images, model_state = before.then(masked.image), before.found[1]["segmenter"]
+            outputs, model_state = self.forward_masked(
+                params["segmenter"], model_state, images, keys["mask"], dropout_key(state, 2)
+            )
+            loss = self.masked_weight * weighted_cross_entropy(self.segmenter, outputs["logits"], masked)
+            return {"masked": loss}, {"segmenter": model_state}
+
+        return [masked_loss]
+
     def forward_masked(
         self, params: Any, model_state: Any, images: jax.Array, key: jax.Array, dropout: jax.Array
     ) -> tuple[dict[str, jax.Array], Any]:
@@ -166,7 +187,7 @@ class VfmUda(base.SegmentationMethod):
 
         def part(domain: str, number: int) -> Callable:
             images = batch[domain]["image"]
-            reference = self.distance.reference(self, state.frozen, images)
+            reference = self.distance.reference(self, state, images)
             weakly = self.weak.apply(keys[f"features_{domain}"], images)
 
             def feature_loss(params, before: Previous):

@@ -18,7 +18,7 @@ from uda_jax.networks.convolution import FLOAT32, Conv, depthwise_convolve
 from uda_jax.networks.deformable import DeformableAttention, Size, centres
 from uda_jax.networks.kernels import max_pool, relu
 from uda_jax.networks.upscaling import PatchUpscale
-from uda_jax.networks.vit import Linear, layer_norm
+from uda_jax.networks.vit_blocks import Linear, layer_norm
 from uda_jax.ops.resize import resize_bilinear
 
 EPSILON = 1e-5

@@ -29,6 +29,11 @@ class Options:
         """Patterns of the parameters that the network has and does not use: no optimiser may touch them."""
         return ()
 
+    def learns(self, path: str) -> bool:
+        """Whether a parameter, by its path such as "encoder/conv1/kernel", may learn; the others are kept once."""
+        del path
+        return True
+
 
 # What an encoder's field `remat` may hold; runs of earlier versions have False or True, for none or all.
 Remat = tuple[str | bool, ...] | str | bool

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from uda_jax.networks import initialisers
-from uda_jax.networks.vit import Linear
+from uda_jax.networks.vit_blocks import Linear
 
 Size = tuple[int, int]
 

@@ -33,8 +33,13 @@ class DINOv2Options(ViTOptions):
     table: int = config_field(37, "Rows and columns of the table of positions.", low=1)
 
 
-def build(options: DINOv2Options, *, maskable: bool = True) -> VisionTransformer:
-    """Returns an encoder, named by the attribute that it is assigned to; `maskable` as `VisionTransformer` has it."""
+def build(options: DINOv2Options, **decided: Any) -> VisionTransformer:
+    """Returns an encoder, named by the attribute that it is assigned to.
+
+    Args:
+      options: its own.
+      **decided: attributes of `VisionTransformer` that a segmenter decides, `maskable` and `adapters`.
+    """
     o = options
     return VisionTransformer(
         "dinov2",
@@ -48,9 +53,9 @@ def build(options: DINOv2Options, *, maskable: bool = True) -> VisionTransformer
         scale=1.0,
         registers=o.registers,
         table=o.table,
-        maskable=maskable,
         remat=o.remat,
         dtype=o.dtype,
+        **decided,
     )
 
 

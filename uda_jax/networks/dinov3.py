@@ -29,8 +29,13 @@ class DINOv3Options(ViTOptions):
     """Options of DINOv3's encoders."""
 
 
-def build(options: DINOv3Options, *, maskable: bool = True) -> VisionTransformer:
-    """Returns an encoder, named by the attribute that it is assigned to; `maskable` as `VisionTransformer` has it."""
+def build(options: DINOv3Options, **decided: Any) -> VisionTransformer:
+    """Returns an encoder, named by the attribute that it is assigned to.
+
+    Args:
+      options: its own.
+      **decided: attributes of `VisionTransformer` that a segmenter decides, `maskable` and `adapters`.
+    """
     o = options
     return VisionTransformer(
         "dinov3",
@@ -44,9 +49,9 @@ def build(options: DINOv3Options, *, maskable: bool = True) -> VisionTransformer
         scale=1e-5,
         keyless=True,
         registers=REGISTERS,
-        maskable=maskable,
         remat=o.remat,
         dtype=o.dtype,
+        **decided,
     )
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks.convolution import FLOAT32, Conv
-from uda_jax.networks.vit import layer_norm
+from uda_jax.networks.vit_blocks import layer_norm
 
 EPSILON = 1e-6
 

@@ -12,9 +12,11 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from uda_jax.errors import UserError
 from uda_jax.networks import dinov2, dinov3, vit
 from uda_jax.networks.base import Entry, Options
 from uda_jax.networks.dinov2 import DINOv2Options
+from uda_jax.networks.encoder_adapters import Adapters
 from uda_jax.networks.vit import VisionTransformer, ViTOptions
 from uda_jax.ops.resize import resize_bilinear
 from uda_jax.schema import config_field
@@ -22,7 +24,7 @@ from uda_jax.schema import config_field
 
 @dataclasses.dataclass(frozen=True)
 class InputOptions(Options):
-    """What a segmenter does to images before its encoder."""
+    """What a segmenter does to images before its encoder, and what of the encoder learns."""
 
     input_scale: float = config_field(
         1.0,
@@ -30,6 +32,11 @@ class InputOptions(Options):
         "patches of 14 pixels: 1.1).",
         low=0.1,
     )
+    adapters: Adapters = config_field(Adapters(), "What learns in place of the whole encoder.")
+
+    def learns(self, path: str) -> bool:
+        """Whether a parameter of the segmenter, by its path, learns; the others are frozen."""
+        return self.adapters.learns(path, self.depth)
 
 
 def fitting(size: tuple[int, int], multiple: int, scale: float) -> tuple[int, int]:
@@ -57,9 +64,20 @@ def _family(options: ViTOptions) -> ModuleType:
     return dinov2 if isinstance(options, DINOv2Options) else dinov3
 
 
-def build_encoder(options: ViTOptions, *, maskable: bool = True) -> VisionTransformer:
-    """Returns the encoder that some options belong to."""
-    return _family(options).build(options, maskable=maskable)
+def build_encoder(options: Any, *, maskable: bool = True) -> VisionTransformer:
+    """Returns the encoder that the options of a segmenter belong to.
+
+    Raises:
+      UserError: adapters that do not fit the encoder.
+    """
+    adapters, depth, width = options.adapters, options.depth, options.width
+    if adapters.name == "soma" and adapters.first_of(depth) >= depth:
+        raise UserError(
+            f"network.adapters.first_block: expected a block below depth = {depth}, got {adapters.first_block}"
+        )
+    if adapters.name == "soma" and adapters.rank > width:
+        raise UserError(f"network.adapters.rank: expected at most width = {width}, got {adapters.rank}")
+    return _family(options).build(options, maskable=maskable, adapters=adapters)
 
 
 class PatchSegmenter(nn.Module):

@@ -15,7 +15,7 @@ from uda_jax.networks import initialisers
 from uda_jax.networks.convolution import FLOAT32, Conv
 from uda_jax.networks.foundation import InputOptions, PatchSegmenter, build_encoder, segmenters
 from uda_jax.networks.upscaling import PatchUpscale
-from uda_jax.networks.vit import layer_norm
+from uda_jax.networks.vit_blocks import layer_norm
 
 EPSILON = 1e-6
 CLASSIFIER_INIT = initialisers.normal(0.1)

@@ -116,8 +116,8 @@ class PyramidSegmenter(nn.Module):
         size = self.options.depth // INTERACTIONS
 
         def group(first: int, tokens: jax.Array) -> jax.Array:
-            for block in self.encoder.blocks[first : first + size]:
-                tokens = block(tokens, rotation)
+            for i in range(first, first + size):
+                tokens = self.encoder.block(i, tokens, rotation)
             return tokens
 
         groups = [lambda tokens, first=i * size: group(first, tokens) for i in range(INTERACTIONS)]

@@ -13,12 +13,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.errors import UserError
-from uda_jax.networks import initialisers
 from uda_jax.networks.base import Options, Remat, collected, patterns, remat_field, rematted
 from uda_jax.networks.convolution import ConvParameters
-from uda_jax.networks.initialisers import Initialiser
-from uda_jax.networks.positions import resize_table, rotary_table, rotate
-from uda_jax.ops.attention import attention
+from uda_jax.networks.encoder_adapters import TOKENS, Adapters, Tokens
+from uda_jax.networks.positions import resize_table, rotary_table
+from uda_jax.networks.vit_blocks import DRAWN, Block, layer_norm
 from uda_jax.schema import config_field
 
 # Names of the blocks' maps; no published network has more.
@@ -26,8 +25,6 @@ BLOCKS = tuple(f"block{i}" for i in range(40))
 # For layer-wise decay every block is a layer; the final norm goes with the stem, as in VFM-UDA's code.
 STEM = "(patch_embed/|pos_embed|cls_token|register_tokens|mask_token|norm/)"
 LAYERS = (STEM, *(f"blocks_{i}/" for i in range(len(BLOCKS))))
-# The published networks start from their weights. Where they do not, matrices and tokens are drawn from N(0, 0.02^2).
-DRAWN = initialisers.normal(0.02)
 MLPS = ("gelu", "swiglu")
 
 
@@ -53,137 +50,6 @@ class ViTOptions(Options):
         absent = [name for name in rematted(self.remat, BLOCKS[self.depth :]) if name in self.remat]
         if absent and isinstance(self.remat, (tuple, list)):
             raise UserError(f"{path}.remat: expected blocks below depth = {self.depth}, got '{absent[0]}'")
-
-
-def hidden_width(width: int, ratio: int) -> int:
-    """Returns the hidden channels of SwiGLU: two thirds of `ratio` times the width, up to a multiple of 8."""
-    return -(-(2 * ratio * width // 3) // 8) * 8
-
-
-class Linear(nn.Module):
-    """A linear layer `x @ kernel + bias`.
-
-    Attributes:
-      features: output channels.
-      dtype: type of the computation and of the result.
-      keyless: whether the middle third of the bias, that of the keys, counts as 0 whatever it is.
-      kernel_init, bias_init: where the parameters start.
-    """
-
-    features: int
-    dtype: Any
-    keyless: bool = False
-    kernel_init: Initialiser = DRAWN
-    bias_init: Initialiser = nn.initializers.zeros
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `[..., features]` for `x` `[..., C]`."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        if self.keyless:
-            third = jnp.arange(self.features) // (self.features // 3)
-            bias = jnp.where(third == 1, 0.0, bias)
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
-
-
-class Attention(nn.Module):
-    """Attention of all tokens to all tokens.
-
-    Attributes:
-      heads: see `ViTOptions`.
-      keyless: whether keys have no bias.
-      dtype: type of the computation.
-    """
-
-    heads: int
-    keyless: bool
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, rotation: tuple[jax.Array, jax.Array] | None) -> jax.Array:
-        """Returns `[B, T, D]` for tokens `[B, T, D]`; `rotation` as `rotate` takes it, or None."""
-        batch, tokens, width = x.shape
-        qkv = Linear(3 * width, self.dtype, self.keyless, name="qkv")(x)
-        queries, keys, values = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, -1), 2, 0)
-        if rotation is not None:
-            queries, keys = rotate(queries, rotation), rotate(keys, rotation)
-        mixed = attention(queries, keys, values).reshape(batch, tokens, width)
-        return Linear(width, self.dtype, name="proj")(mixed)
-
-
-class Mlp(nn.Module):
-    """Two linear layers with GELU between them, or SwiGLU: w3(silu(w1 x) * w2 x).
-
-    Attributes:
-      kind: one of `MLPS`.
-      ratio: of the hidden channels to the width; SwiGLU has two thirds of that.
-      dtype: type of the computation.
-    """
-
-    kind: str
-    ratio: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `[B, T, D]` for tokens `[B, T, D]`."""
-        width = x.shape[-1]
-        if self.kind == "gelu":
-            hidden = nn.gelu(Linear(self.ratio * width, self.dtype, name="fc1")(x), approximate=False)
-            return Linear(width, self.dtype, name="fc2")(hidden)
-        hidden = hidden_width(width, self.ratio)
-        gate = nn.silu(Linear(hidden, self.dtype, name="w1")(x))
-        return Linear(width, self.dtype, name="w3")(gate * Linear(hidden, self.dtype, name="w2")(x))
-
-
-class Scale(nn.Module):
-    """LayerScale: `gamma` `[D]` times what a branch adds; it starts at `start`."""
-
-    start: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `x` `[B, T, D]` scaled, in float32."""
-        gamma = self.param("gamma", nn.initializers.constant(self.start), (x.shape[-1],), jnp.float32)
-        return x.astype(jnp.float32) * gamma
-
-
-class Block(nn.Module):
-    """t <- t + gamma_1 Attention(LN(t)); t <- t + gamma_2 MLP(LN(t)).
-
-    The sum stays float32, whatever the branches compute in.
-
-    Attributes:
-      heads, keyless: of the attention.
-      mlp, ratio: of the MLP.
-      epsilon: of the norms.
-      scale: start of LayerScale.
-      dtype: type of the branches.
-    """
-
-    heads: int
-    keyless: bool
-    mlp: str
-    ratio: int
-    epsilon: float
-    scale: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, rotation: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
-        """Returns `[B, T, D]` for tokens `[B, T, D]`, both float32."""
-        added = Attention(self.heads, self.keyless, self.dtype, name="attn")(
-            layer_norm(self.epsilon, "norm1")(x), rotation
-        )
-        x = x + Scale(self.scale, name="ls1")(added)
-        added = Mlp(self.mlp, self.ratio, self.dtype, name="mlp")(layer_norm(self.epsilon, "norm2")(x))
-        return x + Scale(self.scale, name="ls2")(added)
-
-
-def layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
-    """Returns a layer norm over the channels, whose statistics and result are float32."""
-    return nn.LayerNorm(epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
 class PatchEmbedding(nn.Module):
@@ -222,6 +88,7 @@ class VisionTransformer(nn.Module):
       table: sides of the table of positions; 0 = rotary positions instead.
       maskable: whether there is a `mask_token` that can stand for patches.
       remat: which of `BLOCKS` recompute their activations in the backward pass instead of keeping them.
+      adapters: what learns in place of the encoder.
       dtype: type of the computation; parameters, the sum of the blocks, norms and softmax stay float32.
     """
 
@@ -239,6 +106,7 @@ class VisionTransformer(nn.Module):
     table: int = 0
     maskable: bool = True
     remat: Remat = ()
+    adapters: Adapters = Adapters()
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -252,10 +120,14 @@ class VisionTransformer(nn.Module):
             self.pos_embed = self.param("pos_embed", DRAWN, (1, 1 + self.table**2, self.width), jnp.float32)
         if self.maskable:
             self.mask_token = self.param("mask_token", nn.initializers.zeros, (1, self.width), jnp.float32)
+        ranks = [self.adapters.low_rank(i, self.depth) for i in range(self.depth)]
         self.blocks = [
-            (nn.remat(Block) if name in again else Block)(self.heads, self.keyless, *options)
-            for name in BLOCKS[: self.depth]
+            (nn.remat(Block) if name in again else Block)(self.heads, self.keyless, *options, rank)
+            for name, rank in zip(BLOCKS, ranks, strict=False)
         ]
+        if self.adapters.name == "rein":
+            # Named by hand: the attribute of that name is the section.
+            self.tokens = Tokens(self.depth, self.adapters.tokens, self.adapters.rank, self.dtype, name=TOKENS)
         self.norm = layer_norm(self.epsilon)
 
     @property
@@ -292,6 +164,14 @@ class VisionTransformer(nn.Module):
         prefix = [jnp.broadcast_to(part, (len(images), *part.shape[1:])) for part in prefix]
         return jnp.concatenate([*prefix, patches.reshape(len(images), -1, self.width)], axis=1), rotation
 
+    def block(self, i: int, tokens: jax.Array, rotation: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+        """Returns the tokens `[B, T, D]` after one of the blocks, of those before it."""
+        tokens = self.blocks[i](tokens, rotation)
+        if self.adapters.name != "rein":
+            return tokens
+        patches = self.tokens(tokens[:, self.prefix :], i)
+        return jnp.concatenate([tokens[:, : self.prefix], patches], axis=1)
+
     def __call__(
         self,
         images: jax.Array,
@@ -319,8 +199,8 @@ class VisionTransformer(nn.Module):
         grid = self.grid(images)
         tokens, rotation = self.embed(images, mask)
         outputs = []
-        for block in self.blocks:
-            outputs.append(tokens := block(tokens, rotation))
+        for i in range(self.depth):
+            outputs.append(tokens := self.block(i, tokens, rotation))
 
         def patches(x: jax.Array) -> jax.Array:
             return x[:, self.prefix :].reshape(len(images), *grid, -1)

@@ -9,7 +9,7 @@ from uda_jax.ops.depth import NO_SUPERVISION, inverse_depth, relative_inverse_de
 from uda_jax.ops.entropy_ranking import entropy_score, rare_class_count, rare_class_normaliser, split_by_score
 from uda_jax.ops.image_pool import empty_pool, exchange_with_pool
 from uda_jax.ops.label_cells import majority_labels
-from uda_jax.ops.mix_masks import box_masks, cow_masks
+from uda_jax.ops.mix_masks import bounded_boxes, box_masks, cow_masks
 from uda_jax.ops.normalise import CONVENTIONS, denormalise, from_tanh, mean_colour, normalise, to_pixels
 from uda_jax.ops.paired_dropout import complementary_dropout, draw_complementary
 from uda_jax.ops.photometric import draw_photometric, grey, photometric_jitter
@@ -33,6 +33,7 @@ __all__ = [
     "block_grid",
     "block_mask",
     "blur_kernel_size",
+    "bounded_boxes",
     "box_masks",
     "camera_matrix",
     "choose_classes",

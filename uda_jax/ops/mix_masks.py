@@ -29,8 +29,40 @@ def box_masks(key: jax.Array, count: int, size: tuple[int, int]) -> jax.Array:
         high = jnp.minimum(jnp.round(height * width / 2 / wide).astype(jnp.int32), height)
         top = jax.random.randint(top_key, (), 0, height - high + 1)
         left = jax.random.randint(left_key, (), 0, width - wide + 1)
-        rows, columns = jnp.arange(height)[:, None], jnp.arange(width)
-        return ~((rows >= top) & (rows < top + high) & (columns >= left) & (columns < left + wide))
+        return ~_box(size, top, left, high, wide)
+
+    return jax.vmap(mask)(_keys(key, count))
+
+
+def bounded_boxes(
+    key: jax.Array, count: int, size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]
+) -> jax.Array:
+    """Draws a box for each image, of uniform area and aspect, anywhere in the image.
+
+    Source: the CutMix of UniMatch V2 (arXiv 2410.10777). That a box which is higher or wider than the image is cut to
+    it is a choice.
+
+    Args:
+      key: PRNG key; the draw of an image depends on its position in the batch.
+      count: number of images B.
+      size: (height, width) in pixels.
+      area: bounds of the box's share of the image.
+      aspect: bounds of its height by its width.
+
+    Returns:
+      bool `[B, *size]`, True in the box.
+    """
+    height, width = size
+
+    def mask(key: jax.Array) -> jax.Array:
+        area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
+        pixels = height * width * jax.random.uniform(area_key, minval=area[0], maxval=area[1])
+        ratio = jax.random.uniform(aspect_key, minval=aspect[0], maxval=aspect[1])
+        high = jnp.clip(jnp.round(jnp.sqrt(pixels * ratio)).astype(jnp.int32), 1, height)
+        wide = jnp.clip(jnp.round(jnp.sqrt(pixels / ratio)).astype(jnp.int32), 1, width)
+        top = jax.random.randint(top_key, (), 0, height - high + 1)
+        left = jax.random.randint(left_key, (), 0, width - wide + 1)
+        return _box(size, top, left, high, wide)
 
     return jax.vmap(mask)(_keys(key, count))
 
@@ -58,6 +90,12 @@ def cow_masks(key: jax.Array, count: int, size: tuple[int, int], sigmas: tuple[f
         return smooth > jnp.mean(smooth)
 
     return jax.vmap(mask)(_keys(key, count))
+
+
+def _box(size: tuple[int, int], top: jax.Array, left: jax.Array, high: jax.Array, wide: jax.Array) -> jax.Array:
+    """Returns bool `[*size]`, True in a box."""
+    rows, columns = jnp.arange(size[0])[:, None], jnp.arange(size[1])
+    return (rows >= top) & (rows < top + high) & (columns >= left) & (columns < left + wide)
 
 
 def _blurred(x: jax.Array, sigma: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from uda_jax.config import FORMAT, check_format
 from uda_jax.data.io import atomic, mirrors
 from uda_jax.errors import UserError
+from uda_jax.methods.parts import adapted
 from uda_jax.runs import checksums, separate_disks, stored_arrays
 from uda_jax.runs.checkpoint_errors import DELETE, disk_errors, unreadable_errors
 from uda_jax.runs.workdir import Identity, difference, longer
@@ -64,7 +65,7 @@ class Checkpoints:
 
         Args:
           step: its step within the stage.
-          state: the TrainState, whose frozen networks `save_frozen` has written.
+          state: the TrainState, of which `save_frozen` has written what is frozen.
           iterator: the training stream's iterator, whose position is stored.
           identity: of the run; with another one, nothing is read back.
           notes: small JSON values that the loop wants back, from `notes`.
@@ -73,7 +74,7 @@ class Checkpoints:
         Raises:
           UserError: the disk is full.
         """
-        learning, separate = state.replace(frozen={}), separate_disks.are_separate(self._files.path)
+        learning, separate = adapted.apart(state).replace(frozen={}), separate_disks.are_separate(self._files.path)
         about = {"format": FORMAT, "experiment": identity.experiment, "classes": list(identity.classes)}
         about |= {"stage": self._files.path.name, "step": step, "position": iterator.get_state()}
         # The first process writes the file, but arrays that are split over processes take all of them to be read.
@@ -95,9 +96,9 @@ class Checkpoints:
             self.wait()  # Sealed at once, it is on its way to the bucket while the training goes on.
 
     def save_frozen(self, state: Any) -> None:
-        """Writes the networks that never learn, if there are any; a state is restored with them."""
-        if state.frozen:
-            write_arrays(self._files.frozen, state.frozen, replace=True)
+        """Writes the networks that never learn, and frozen parts of others, if any; a state is restored with them."""
+        if frozen := adapted.apart(state).frozen:
+            write_arrays(self._files.frozen, frozen, replace=True)
 
     def all_steps(self) -> list[int]:
         """Returns the steps of the checkpoints that are kept, rising."""
@@ -150,6 +151,7 @@ class Checkpoints:
             another version wrote it.
         """
         folder, stored = self._folder / str(step), self._stored(step, identity)
+        target = adapted.apart(target)
         target, frozen = target.replace(frozen={}), target.frozen
         mirrors.fetch(folder)
         checksums.check_layout(target, stored["arrays"], str(folder))
@@ -167,18 +169,16 @@ class Checkpoints:
                     f"{stored['position']}; {DELETE}"
                 )
         checksums.check_files(folder, DELETE)
-        return state.replace(frozen=self.restore_frozen(frozen))
+        return adapted.together(state.replace(frozen=self.restore_frozen(frozen)))
 
     def restore_frozen(self, target: dict[str, Any]) -> dict[str, Any]:
-        """Reads networks that never learn into the shapes, types and shardings of `target`; all of them are checked."""
+        """Reads networks that never learn into the shapes, types and shardings of `target`; what is read is checked."""
         if not target:
             return target
         stored = _stored_table(self._files.frozen, _TRAIN_STAGE_ANEW)
         mirrors.fetch(self._files.frozen)
         checksums.check_layout(target, stored, str(self._files.frozen))
-        folder = self._files.frozen
-        with unreadable_errors(folder, _TRAIN_STAGE_ANEW), separate_disks.checkpointer(folder) as reader:
-            found = reader.restore(self._files.frozen.resolve(), target)
+        found = stored_arrays.part(self._files.frozen, target, _TRAIN_STAGE_ANEW)
         checksums.check(found, stored, str(self._files.frozen), _TRAIN_STAGE_ANEW)
         checksums.check_files(self._files.frozen, _TRAIN_STAGE_ANEW)
         return found
@@ -186,18 +186,18 @@ class Checkpoints:
     def restore_networks(
         self, step: int, target: dict[str, Any], *, identity: Identity | None = None
     ) -> dict[str, Any]:
-        """Reads parts of a state, such as {"params": {"segmenter": ...}}, as `restore` does the whole."""
+        """Reads parts of a state, such as {"params": {"segmenter": ...}}, as `restore` does the whole.
+
+        Parameters that are frozen are found where `save_frozen` has written them.
+        """
+        target, frozen = adapted.networks_apart(target)
         folder, stored = self._folder / str(step), self._stored(step, identity)
         checksums.check_layout(target, stored["arrays"], str(folder))
         mirrors.fetch(folder)
-        arguments = ocp.args.PyTreeRestore(
-            target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
-        )
-        with unreadable_errors(folder), separate_disks.tree_reader(folder) as reader:
-            found = reader.restore((folder / "state").resolve(), args=arguments)
+        found = stored_arrays.part(folder / "state", target, named=folder)
         checksums.check(found, stored["arrays"], str(folder), DELETE)
         checksums.check_files(folder, DELETE)
-        return found
+        return adapted.networks_together(found, self.restore_frozen(frozen))
 
     def notes(self, step: int) -> dict[str, Any]:
         """Returns the notes that were saved with a checkpoint; raises UserError if another version wrote it."""

@@ -38,13 +38,15 @@ def _sections(cls: type, title: str, seen: set[type]) -> Iterator[str]:
     seen.add(cls)
     yield f"## {title}\n\n{inspect.getdoc(cls).splitlines()[0]}\n"
     yield _table(cls, config_listing.DECIDED if "predict" in dir(cls) else ())
+    variants = [cls]
     if issubclass(cls, Named):
+        variants += map(cls.variant, cls.known_names())
         shared = tuple(field.name for field in dataclasses.fields(cls))
         for name in cls.known_names():
             if set(shared) < {field.name for field in dataclasses.fields(cls.variant(name))}:
                 yield f"Further fields of `{name}`:\n"
                 yield _table(cls.variant(name), shared)
-    for hint in typing.get_type_hints(cls).values():
+    for hint in (hint for variant in variants for hint in typing.get_type_hints(variant).values()):
         for found in _dataclasses(hint):
             if found not in seen:
                 yield from _sections(found, f"Section `{found.__name__}`", seen)

@@ -15,6 +15,8 @@ from uda_jax.data.pipeline import domains
 from uda_jax.errors import UserError, os_error_line
 from uda_jax.inference import model
 from uda_jax.inference.export import folder, forms, opening, writing
+from uda_jax.methods.parts import adapted
+from uda_jax.methods.parts.teacher import without_teacher
 from uda_jax.runs import states
 from uda_jax.runs.workdir import Workdir
 
@@ -52,6 +54,7 @@ def load(path: str | os.PathLike, step: str | int = "last") -> model.Model:
         workdir = Workdir(local)
         evaluation = workdir.experiment().evaluation
         method, state, space = states.restore(local, step=step)
+    method, state = adapted.merged(*without_teacher(method, state))
     domain = next(iter(evaluation.splits("final").values()))
     return model.Model.of(space, model.of_method(method, state, evaluation.inference, domain))
 

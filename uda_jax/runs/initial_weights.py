@@ -22,6 +22,7 @@ from uda_jax import networks, weights
 from uda_jax.config import InitFrom
 from uda_jax.data.io import atomic, mirrors, places
 from uda_jax.errors import UserError
+from uda_jax.methods.parts import adapted
 from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.runs import checkpoints, described_networks, run_weights
 from uda_jax.runs.workdir import check_path
@@ -261,9 +262,11 @@ def start(state: Any, stage: Any, log: Callable[[str], None] | None = None) -> A
         frozen = network not in state.params
         old = state.frozen[network]["params"] if frozen else state.params[network]
         collections = state.frozen[network]["model_state"] if frozen else state.model_state[network]
-        expected = {"params": old, **collections}
-        merged = jax.tree.map(_like, _read_for(stage.method, network, init, expected, where, log), expected)
-        params, model_state = merged["params"], {k: v for k, v in merged.items() if k != "params"}
+        variables = {"params": old, **collections}
+        expected = adapted.loadable(variables)
+        found = jax.tree.map(_like, _read_for(stage.method, network, init, expected, where, log), expected)
+        model_state = adapted.loaded(variables, found)
+        params = model_state.pop("params")
         if frozen:
             state = state.replace(frozen={**state.frozen, network: {"params": params, "model_state": model_state}})
         else:
@@ -292,7 +295,8 @@ def _read_for(
         found = read(path, branches=settings.get("aspp_branches"), heads=heads, asked=asked, **choices)
         _check_facts(found, settings, where, heads=heads)
         variables = weights.for_several_images(found.variables, expected)
-        merged, report = weights.fit(variables, expected, fresh=init.fresh, where=f"{where}: {path}")
+        fresh = (*init.fresh, *adapted.fresh_parts(expected, variables))
+        merged, report = weights.fit(variables, expected, fresh=fresh, where=f"{where}: {path}")
     if log:
         log(f"{where}: {init.path} ({found.dialect or 'run'}){weights.terms(found.dialect)}\n{report}")
     return merged

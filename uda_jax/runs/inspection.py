@@ -23,6 +23,7 @@ import numpy as np
 from uda_jax import schema
 from uda_jax.data.io.images import read_image, read_label
 from uda_jax.errors import UserError
+from uda_jax.methods.parts import adapted
 from uda_jax.report import pictures
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.workdir import Workdir
@@ -97,8 +98,11 @@ class Snapshot:
         paths = (f"params/{name}", f"model_state/{name}")
         if which == "teacher" or name not in self.networks:
             paths = (f"{entry}/params", f"{entry}/model_state")
-        found = self._read(*filter(self.has, paths))
-        return {"params": found[paths[0]], **found.get(paths[1], {})}
+        # Of a network that learns in part the rest is there, too.
+        kept = f"frozen/{name}/params" if name in self.networks else ""
+        found = self._read(*filter(self.has, filter(None, (*paths, kept))))
+        variables = {"params": found[paths[0]], **found.get(paths[1], {})}
+        return adapted.joined(variables | {adapted.FROZEN: found[kept]}) if kept in found else variables
 
     def _at(self, path: str) -> Any:
         """Returns the shapes at a path; raises a UserError if there are none."""

@@ -16,6 +16,7 @@ from uda_jax.data.pipeline import expected
 from uda_jax.data.pipeline.domains import open_domain
 from uda_jax.data.pipeline.examples import Shapes
 from uda_jax.errors import UserError
+from uda_jax.methods.parts import adapted
 from uda_jax.runs import memory, states
 from uda_jax.runs.instruments import TrainStep, parameter_counts
 from uda_jax.runs.stages import Stage, needs_workdir
@@ -98,7 +99,7 @@ def of_stage(stage: Stage, batch: Any, mesh: Any, platform: str | None = None) -
         parameters=parameter_counts(state.params),
         state_bytes=programs.tree_bytes(state),
         device_state_bytes=sharding.bytes_per_device(state),
-        checkpoint_bytes=programs.tree_bytes(state.replace(frozen={})),
+        checkpoint_bytes=programs.tree_bytes(adapted.apart(state).replace(frozen={})),
         gradient_bytes=programs.tree_bytes(state.params),
         process_bytes=memory.process_peak(costs.memory.peak, len(mesh.local_devices)) if on_cpu else None,
         costs=costs,

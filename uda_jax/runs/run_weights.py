@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from uda_jax.errors import UserError
+from uda_jax.methods.parts import adapted
 from uda_jax.runs import stages
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.workdir import Workdir
@@ -47,7 +48,7 @@ def classes(folder: Path) -> tuple[str, ...]:
 
 
 def read(folder: Path, network: str = "segmenter", *, which: str = "student", step: str | int = "last") -> RunNetwork:
-    """Reads a network from a checkpoint of the last stage of a run that trains.
+    """Reads a network from a checkpoint of the last stage of a run that trains; low-rank parts are merged.
 
     Args:
       folder: the workdir.
@@ -70,7 +71,8 @@ def read(folder: Path, network: str = "segmenter", *, which: str = "student", st
     if network not in state.params:
         raise UserError(f"{folder}: the run trained no network '{network}', only {sorted(state.params)}")
     if which == "teacher":
-        wanted = {"teacher": state.teacher}
+        frozen = adapted.frozen_of(state.model_state[network])
+        wanted = {"teacher": state.teacher} | ({"model_state": {network: frozen}} if frozen else {})
     else:
         wanted = {"params": {network: state.params[network]}, "model_state": {network: state.model_state[network]}}
     target = sharding.abstract(wanted, sharding.replicated(sharding.data_mesh()))
@@ -83,6 +85,8 @@ def read(folder: Path, network: str = "segmenter", *, which: str = "student", st
         checkpoints.close()
     if which == "teacher":
         params, model_state = parts["teacher"]["params"], parts["teacher"]["model_state"]
+        model_state = model_state | parts.get("model_state", {}).get(network, {})
     else:
         params, model_state = parts["params"][network], parts["model_state"][network]
-    return RunNetwork({"params": params, **model_state}, stage.method, names)
+    variables = jax.tree.map(np.asarray, adapted.whole({"params": params, **model_state}))
+    return RunNetwork(variables, adapted.without_adapters(stage.method), names)

@@ -16,6 +16,7 @@ from uda_jax import config
 from uda_jax.data.io import mirrors
 from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.errors import UserError
+from uda_jax.methods.parts import adapted
 from uda_jax.runs import initial_weights, stages
 from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.stages import Stage, StartFrom
@@ -49,7 +50,7 @@ def initial(
         like, place = _network(state, network), placement(stage, mesh)
         found = _stored_network(workdir, start_from, like, place, identity)
         state = _with_network(state, network, found)
-    return state
+    return state if "segmenter" in stage.start_from else adapted.decomposed(stage.method, state)
 
 
 def check_initial(recipe: Sequence[Stage]) -> None:

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from uda_jax.data.io import mirrors
 from uda_jax.runs import checksums, separate_disks
-from uda_jax.runs.checkpoint_errors import unreadable_errors
+from uda_jax.runs.checkpoint_errors import DELETE, unreadable_errors
 
 
 def shapes(folder: Path, remedy: str, *, named: Path | None = None) -> dict[str, Any]:
@@ -53,3 +53,21 @@ def read(
         found = reader.restore(folder.resolve(), args=arguments)
     checksums.check(found, stored, str(named or folder), remedy)
     return found
+
+
+def part(folder: Path, target: Any, remedy: str = DELETE, *, named: Path | None = None) -> Any:
+    """Returns a part of the tree that a folder holds, with the types and places of a target; nothing else is read.
+
+    Args:
+      folder: that was written by Orbax.
+      target: the part: shapes, types and shardings.
+      remedy, named: for messages, as in `shapes`.
+
+    Raises:
+      UserError: the folder cannot be read.
+    """
+    arguments = ocp.args.PyTreeRestore(
+        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+    )
+    with unreadable_errors(named or folder, remedy), separate_disks.tree_reader(folder) as reader:
+        return reader.restore(folder.resolve(), args=arguments)

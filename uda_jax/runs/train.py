@@ -20,6 +20,7 @@ from uda_jax.data.io import atomic, mirrors
 from uda_jax.data.pipeline import domains, streams
 from uda_jax.inference import label_check
 from uda_jax.inference.evaluate import protocols
+from uda_jax.methods.parts import adapted
 from uda_jax.runs import (
     admission,
     announcement,
@@ -205,7 +206,7 @@ class StageRun:
         log = (lambda text: print(text, file=sys.stderr)) if self.context.first_process else None
         seed, identity = self.context.experiment.seed, self.context.identity
         state = states.initial(self.stage, workdir, seed, self.context.mesh, log, identity)
-        check_space(self.files.path, tree_bytes(state.frozen))
+        check_space(self.files.path, tree_bytes(adapted.apart(state).frozen))
         self.checkpoints.save_frozen(state)
         self.first_row["parameters/total"] = sum(instruments.parameter_counts(state.params).values())
         if log:

@@ -184,6 +184,7 @@ _RAW_TO_TRAIN19 = {
     "streets": _TRAIN_IDS,
     "synscapes": _CITYSCAPES_IDS,
     "synthia": _named(row[1] for row in label_tables.SYNTHIA),
+    "urbansyn": _TRAIN_IDS,
     "virtual_kitti": _named(row[1] for row in label_tables.VIRTUAL_KITTI),
 }
 _DADA = _named((row[4] for row in label_tables.MAPILLARY), CATEGORIES)
@@ -204,6 +205,8 @@ _KNOWN = {
     "idd_lite": frozenset(range(len(label_tables.IDD_LITE))) | {IGNORE},
     **dict.fromkeys(("mapillary", "mapillary_strict", "mapillary_mseg"), frozenset(range(len(label_tables.MAPILLARY)))),
     "synthia": frozenset(range(len(label_tables.SYNTHIA))),
+    # 19 is what has no class.
+    "urbansyn": frozenset(range(20)) | {IGNORE},
     "virtual_kitti": frozenset(range(len(label_tables.VIRTUAL_KITTI))),
 }
 

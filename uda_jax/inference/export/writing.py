@@ -17,6 +17,7 @@ from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.inference import model
 from uda_jax.inference.export import folder, forms, onnx, parity, stablehlo, tensors
+from uda_jax.methods.parts import adapted
 from uda_jax.methods.parts.teacher import without_teacher
 
 # Packages that a description and a slip name, as far as they are installed.
@@ -50,7 +51,7 @@ def write(
       UserError: the folder exists; a form that is impossible; or what writes the format is not installed.
     """
     require_new(path)
-    method, state = without_teacher(source.method, source.state)
+    method, state = adapted.merged(*without_teacher(source.method, source.state))
     source = dataclasses.replace(source, method=method, state=state)
     if kind != "safetensors":
         forms.check(form, source)

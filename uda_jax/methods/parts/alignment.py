@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from uda_jax import networks, ops
 from uda_jax.losses import adversarial
+from uda_jax.methods.parts import adapted
 from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.methods.parts.state import Batch, Metrics, TrainState
 from uda_jax.methods.parts.updates import DiscriminatorLosses, Players, initial_state
@@ -76,7 +77,7 @@ class OutputDiscriminators(NamedTuple):
           images: shape of its input [B, H, W, 3].
           channels: of the maps that the discriminators read.
         """
-        heads = jax.eval_shape(lambda: network.apply(variables, jnp.zeros(images)))
+        heads = jax.eval_shape(lambda: network.apply(adapted.joined(variables), jnp.zeros(images)))
         numbered = [(i, head) for i, head in enumerate(DISCRIMINATOR_OF, start=1) if head in heads]
         maps = jnp.zeros((1, *images[1:3], channels))
         return {DISCRIMINATOR_OF[head]: self.module.init(jax.random.fold_in(key, i), maps) for i, head in numbered}

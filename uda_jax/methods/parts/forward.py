@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from uda_jax import ops
 from uda_jax.losses import cross_entropy
+from uda_jax.methods.parts import adapted
 from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.methods.parts.state import TrainState
 
@@ -36,11 +37,14 @@ def forward(
     Returns:
       The dict of maps at the network's stride, and the model state to hand to the next forward.
     """
+    variables = adapted.joined({"params": params, **model_state})
     with jax.named_scope("segmenter"):
         if not train:
-            return module.apply({"params": params, **model_state}, inputs, train=False, **options), model_state
-        options |= {"mutable": list(model_state), "rngs": None if key is None else {"dropout": key}}
-        return module.apply({"params": params, **model_state}, inputs, train=True, **options)
+            return module.apply(variables, inputs, train=False, **options), model_state
+        changing = [name for name in variables if name != "params"]
+        options |= {"mutable": changing, "rngs": None if key is None else {"dropout": key}}
+        outputs, changed = module.apply(variables, inputs, train=True, **options)
+        return outputs, {**changed, **adapted.frozen_of(model_state)}
 
 
 def dropout_key(state: TrainState, forward: int) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from uda_jax.losses import cross_entropy
 from uda_jax.methods.parts.forward import dropout_key
-from uda_jax.methods.parts.mixing import pseudo_labels
+from uda_jax.methods.parts.mixing import Trust, pseudo_labels
 from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.methods.parts.state import Batch, TrainState
 from uda_jax.methods.parts.updates import Losses, Previous
@@ -89,14 +89,15 @@ def weighted_cross_entropy(segmenter: Segmenter, logits: jax.Array, labelled: La
     return cross_entropy(logits, labelled.label, pixel_weights=labelled.weight)
 
 
-def labelled_target(method: Any, batch: Batch, logits: jax.Array) -> Labelled:
+def labelled_target(method: Any, batch: Batch, logits: jax.Array, trust: Trust) -> Labelled:
     """Returns target images with the labels that a teacher's logits `[B, h, w, C]` give them.
 
     Args:
-      method: its `mixing` says how far they count, its `segmenter` how maps are interpolated.
+      method: its `segmenter` says how maps are interpolated.
       batch: holds the images, and perhaps where labels are to be distrusted.
       logits: the teacher's.
+      trust: how far labels count.
     """
     target = batch["target"]
     labels, confidence = pseudo_labels(method.segmenter, logits, target["image"].shape[1:3])
-    return Labelled(target["image"], labels, method.mixing.target_weights(confidence, target.get("distrust")))
+    return Labelled(target["image"], labels, trust.target_weights(confidence, target.get("distrust")))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from uda_jax import ops
 from uda_jax.methods.parts.forward import dropout_key
 from uda_jax.methods.parts.labelled import Labelled, Learn, labelled_target, learn
-from uda_jax.methods.parts.mixing import StrongAugmentation
+from uda_jax.methods.parts.mixing import StrongAugmentation, Trust
 from uda_jax.methods.parts.state import Batch, TrainState
 from uda_jax.methods.parts.updates import Losses, Previous
 from uda_jax.schema import config_field
@@ -87,19 +87,26 @@ class Masking:
 
 
 def masked_parts(
-    method: Any, state: TrainState, batch: Batch, logits: jax.Array, *, learn: Learn = learn
+    method: Any,
+    state: TrainState,
+    batch: Batch,
+    logits: jax.Array,
+    *,
+    learn: Learn = learn,
+    trust: Trust | None = None,
 ) -> tuple[Callable, ...]:
     """Returns the part of a step's loss that a method's `masking` adds, behind the others; none without a weight.
 
     Args:
-      method: its `mixing` says how far the teacher's labels count.
+      method: gives `masking`, and what `Masking.part` needs.
       state: gives the random numbers of the step.
       batch: source and target.
       logits: the teacher's on the whole target images `[B, h, w, C]`.
       learn: how the method's student learns labels.
+      trust: how far the teacher's labels count; None = as the method's `mixing` says.
     """
     if not method.masking.weight:
         return ()
     source = Labelled.of(batch["source"]["image"], batch["source"]["label"])
-    labelled = method.masking.selected(source, labelled_target(method, batch, logits))
+    labelled = method.masking.selected(source, labelled_target(method, batch, logits, trust or method.mixing))
     return (method.masking.part(method, state, labelled, learn=learn),)

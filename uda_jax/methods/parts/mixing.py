@@ -87,8 +87,8 @@ class Mixed(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixing:
-    """Section: how images are mixed and how far pseudo-labels are trusted."""
+class Trust:
+    """Section: how far pseudo-labels are trusted."""
 
     threshold: float = config_field(0.968, "Confidence at which a pseudo-label is trusted.", low=0.0, high=1.0)
     pixel_weight: str = config_field(
@@ -97,6 +97,25 @@ class Mixing:
         "trusted, for all; threshold: 1 where trusted, 0 elsewhere; none: 1.",
         choices=("threshold_uniform", "threshold", "none"),
     )
+
+    def target_weights(self, confidence: jax.Array, distrust: jax.Array | None = None) -> jax.Array:
+        """Returns how far pseudo-labels count, `[B, H, W]`: by their confidence, and nothing in distrusted pixels.
+
+        Distrusted pixels count towards the share of confident ones all the same, as in DAFormer's code.
+
+        Args:
+          confidence: the probabilities of the labels `[B, H, W]`.
+          distrust: the map of that name, 1 where a label is to be left out, 0 elsewhere; None = nowhere.
+        """
+        trusted = (confidence >= self.threshold).astype(jnp.float32)
+        weights = {"threshold_uniform": jnp.mean(trusted), "threshold": trusted, "none": 1.0}[self.pixel_weight]
+        return jnp.broadcast_to(weights if distrust is None else weights * (1.0 - distrust), confidence.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing(Trust):
+    """Section: how images are mixed and how far pseudo-labels are trusted."""
+
     masks: str = config_field(
         "classes",
         "Which part is pasted. classes: half of the classes (ClassMix); box: all but a box of half the area (CutMix); "
@@ -181,19 +200,6 @@ class Mixing:
     def pixel_weights(self, mask: jax.Array, confidence: jax.Array, distrust: jax.Array | None = None) -> jax.Array:
         """Returns w `[B, H, W]`: 1 where M, elsewhere by `target_weights`."""
         return jnp.where(mask, 1.0, self.target_weights(confidence, distrust))
-
-    def target_weights(self, confidence: jax.Array, distrust: jax.Array | None = None) -> jax.Array:
-        """Returns how far pseudo-labels count, `[B, H, W]`: by their confidence, and nothing in distrusted pixels.
-
-        Distrusted pixels count towards the share of confident ones all the same, as in DAFormer's code.
-
-        Args:
-          confidence: the probabilities of the labels `[B, H, W]`.
-          distrust: the map of that name, 1 where a label is to be left out, 0 elsewhere; None = nowhere.
-        """
-        trusted = (confidence >= self.threshold).astype(jnp.float32)
-        weights = {"threshold_uniform": jnp.mean(trusted), "threshold": trusted, "none": 1.0}[self.pixel_weight]
-        return jnp.broadcast_to(weights if distrust is None else weights * (1.0 - distrust), confidence.shape)
 
     def label_and_mix(
         self, segmenter: Segmenter, state: TrainState, batch: Batch, logits: jax.Array, *, pasted: str = "source"

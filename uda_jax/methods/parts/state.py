@@ -17,7 +17,8 @@ class TrainState:
     Attributes:
       step: int32 scalar, counted within the stage.
       params: network name -> parameters, one entry per network of the method.
-      model_state: network name -> the other collections, such as {"batch_stats": ...}.
+      model_state: network name -> the other collections, such as {"batch_stats": ...}, and what is "frozen" of a
+        network that learns in part, see `adapted`; checkpoints have that in `frozen`.
       opt_state: player name -> optimiser state; a player may train several networks.
       teacher: {"params", "model_state"} of an averaged network, or None.
       frozen: network name -> {"params", "model_state"} of networks that never learn; in no optimiser, and written once

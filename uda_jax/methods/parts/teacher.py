@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from uda_jax.methods.parts.forward import segmenter_scores
+from uda_jax import ops
+from uda_jax.methods.parts import adapted
+from uda_jax.methods.parts.forward import forward, segmenter_scores
 from uda_jax.methods.parts.mixing import check_sizes
 from uda_jax.methods.parts.state import Batch, TrainState
 from uda_jax.methods.parts.updates import initial_state
@@ -17,7 +19,9 @@ from uda_jax.schema import config_field
 class MeanTeacher:
     """Section: the teacher, whose entry of the state is {"params", "model_state"}.
 
-    Only parameters are averaged. Its forwards run in training mode and write its own model state, as in DACS' code.
+    Only parameters are averaged, and its forwards run in training mode and write its own model state, as in DACS' code,
+    unless `statistics` says otherwise.
+    Parameters that are frozen are the student's: the entry lacks them.
     """
 
     alpha: float = config_field(
@@ -32,6 +36,13 @@ class MeanTeacher:
         0, "t of the update after the first step: with 0 the teacher is the student then, with 1 half of it.", low=0
     )
 
+    statistics: str = config_field(
+        "own",
+        "Batch norm of the teacher's forwards. own: in training mode, each writes its own running statistics (DACS); "
+        "averaged: in evaluation mode, with statistics that are averaged as the parameters are (UniMatch V2).",
+        choices=("own", "averaged"),
+    )
+
     def init(self, state: TrainState) -> TrainState:
         """Returns the first state with a teacher that equals the student, in memory of its own: a step donates both."""
         return state.replace(teacher=jax.tree.map(jnp.copy, _student(state)))
@@ -39,10 +50,12 @@ class MeanTeacher:
     def current(self, state: TrainState) -> dict[str, Any]:
         """Returns the teacher's entry; at step 0 the student's, whatever its weights come from."""
         first = state.step == 0
-        return jax.tree.map(lambda s, t: jnp.where(first, s, t), _student(state), state.teacher)
+        entry = jax.tree.map(lambda s, t: jnp.where(first, s, t), _student(state), state.teacher)
+        frozen = adapted.frozen_of(state.model_state["segmenter"])
+        return entry | {"model_state": entry["model_state"] | frozen}
 
     def forward(self, method: Any, state: TrainState, images: jax.Array) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-        """Forwards images [B, H, W, 3] through the teacher in training mode.
+        """Forwards images [B, H, W, 3] through the teacher.
 
         Args:
           method: whose `forward` runs the network.
@@ -53,6 +66,10 @@ class MeanTeacher:
           The outputs at the network's stride, and the teacher's entry with its next statistics.
         """
         teacher = self.current(state)
+        if self.statistics == "averaged":
+            inputs = ops.normalise(images, method.segmenter.input_norm)
+            outputs, _ = forward(method.network, teacher["params"], teacher["model_state"], inputs, train=False)
+            return outputs, teacher
         outputs, model_state = method.forward(teacher["params"], teacher["model_state"], images)
         return outputs, teacher | {"model_state": model_state}
 
@@ -64,12 +81,15 @@ class MeanTeacher:
           state: the state after the student's step.
           accumulation: batches per update.
         """
-        updates, before = (state.step - 1) // accumulation + self.first_update, teacher["params"]
-        moved = exponential_moving_average(before, state.params["segmenter"], updates, self.alpha)
+        updates = (state.step - 1) // accumulation + self.first_update
+        before = teacher | {"model_state": adapted.without_frozen(teacher["model_state"])}
+        averaged = ("params", "model_state") if self.statistics == "averaged" else ("params",)
+        old, student = ({name: entry[name] for name in averaged} for entry in (before, _student(state)))
+        moved = exponential_moving_average(old, student, updates, self.alpha)
         if accumulation > 1:
             updated = state.step % accumulation == 0
-            moved = jax.tree.map(lambda old, new: jnp.where(updated, new, old), before, moved)
-        return state.replace(teacher=teacher | {"params": moved})
+            moved = jax.tree.map(lambda old, new: jnp.where(updated, new, old), old, moved)
+        return state.replace(teacher=before | moved)
 
 
 def init_with_teacher(method: Any, key: jax.Array, example_batch: Batch) -> TrainState:
@@ -118,4 +138,5 @@ def exponential_moving_average(teacher: Any, student: Any, step: jax.Array, alph
 
 
 def _student(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params["segmenter"], "model_state": state.model_state["segmenter"]}
+    model_state = adapted.without_frozen(state.model_state["segmenter"])
+    return {"params": state.params["segmenter"], "model_state": model_state}
