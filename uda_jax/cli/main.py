@@ -24,6 +24,7 @@ from uda_jax.cli import (
     new,
     outcome,
     plan,
+    select,
     sweep,
     training,
     weights,
@@ -115,6 +116,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 
-    for group in (new, training, sweep, plan, inference, export, weights, data, configs, inspection):
+    for group in (new, training, sweep, plan, inference, select, export, weights, data, configs, inspection):
         group.add(command)
     return parser
