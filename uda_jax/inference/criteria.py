@@ -36,10 +36,10 @@ CRITERIA: dict[str, Criterion] = {
     "entropy": Criterion(False, "entropy", "mean normalised entropy (Grandvalet and Bengio 2004; ADVENT)"),
     "information": Criterion(False, "inform.", "mean entropy minus entropy of the mean prediction (RIM, SHOT)"),
     "neighbourhood_density": Criterion(True, "density", "soft neighbourhood density (Saito et al. 2021)"),
-    "flip_agreement": Criterion(True, "flip", "share of pixels of one class in the mirrored image, too"),
-    "scale_agreement": Criterion(True, "scale", "share of pixels of one class in the smaller image, too"),
-    "mask_agreement": Criterion(True, "mask", "share of pixels of one class in the masked image, too (MIC's masks)"),
-    "teacher_agreement": Criterion(True, "teacher", "share of pixels that student and teacher agree on", "teacher"),
+    "flip_agreement": Criterion(True, "flip", "kappa of the predictions on the image and on the mirrored one"),
+    "scale_agreement": Criterion(True, "scale", "kappa of the predictions on the image and on a smaller one"),
+    "mask_agreement": Criterion(True, "mask", "kappa of the predictions on the image and under MIC's masks"),
+    "teacher_agreement": Criterion(True, "teacher", "kappa of student and teacher", "teacher"),
     "prior_distance": Criterion(
         False, "prior", "Jensen-Shannon divergence of predicted class shares and the source's labels", "source"
     ),

@@ -5,6 +5,7 @@ scaled images in the mean: what averages over views agrees with them anyway.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -92,8 +93,9 @@ def measuring_step(
       whole_images: whether classes are those of whole images.
 
     Returns:
-      step(state, {"image", "index"}) -> replicated float32 arrays with a value for each frame `[B]`: "entropy",
-      "neighbourhood_density" and the agreements among `names`; and "mean" and "shares" `[B, C]`.
+      step(state, {"image", "index"}) -> replicated arrays of each frame: "entropy" and, if it is among `names`,
+      "neighbourhood_density", float32 `[B]`; "mean" and "shares", float32 `[B, C]`; and of the agreements among
+      `names` the counts of pixels by both classes, int32 `[B, C, C]`.
     """
     alone = dataclasses.replace(section.inference, flip=False, scales=(1.0,))
 
@@ -116,12 +118,13 @@ def measuring_step(
             "scale_agreement": lambda: classes(scores.scaled(predict, (SCALE,))(images, size)),
             "mask_agreement": lambda: classes(predict(masked(images, numbers, method), size)),
         }
+        pairs = jax.vmap(functools.partial(ops.confusion_matrix, num_classes=probabilities.shape[-1]))
         for name in (name for name in views if name in names):
-            found[name] = ops.agreement(labels, views[name]())
+            found[name] = pairs(labels, views[name]())
         if "teacher_agreement" in names:
             pair = [dataclasses.replace(method, predict_with=network) for network in ("student", "teacher")]
             both = [classes(scores.compose(each, state, alone)(images, size)) for each in pair]
-            found["teacher_agreement"] = ops.agreement(*both)
+            found["teacher_agreement"] = pairs(*both)
         return found
 
     return sharding.Compiled(step, mesh)
@@ -238,8 +241,10 @@ class Measurer:
         return self._step(state, sharding.to_global(maps, self._batch_sharding))
 
     def _summary(self, found: Mapping[str, np.ndarray], confusion: np.ndarray | None) -> Measured:
-        """Returns the figures of all frames' values `[N]` and `[N, C]`, and of a confusion matrix on the source."""
-        values = {name: float(array.mean()) for name, array in found.items() if name in CRITERIA}
+        """Returns the figures of what the step found of all frames, and of a confusion matrix on the source."""
+        means = {name: float(array.mean()) for name, array in found.items() if array.ndim == 1}
+        pairs = {name: metrics.kappa(array.sum(axis=0)) for name, array in found.items() if array.ndim == 3}
+        values: dict[str, float | None] = means | pairs
         shares, prior = found["shares"].mean(axis=0), None
         values["information"] = float(ops.information(values["entropy"], found["mean"].mean(axis=0)))
         if self._whole and len(found["mean"]) > 1:

@@ -10,7 +10,6 @@ from uda_jax.ops.entropy_ranking import entropy_score, rare_class_count, rare_cl
 from uda_jax.ops.image_pool import empty_pool, exchange_with_pool
 from uda_jax.ops.label_cells import majority_labels
 from uda_jax.ops.label_free import (
-    agreement,
     class_shares,
     information,
     jensen_shannon,
@@ -37,7 +36,6 @@ from uda_jax.ops.view_synthesis import (
 __all__ = [
     "CONVENTIONS",
     "NO_SUPERVISION",
-    "agreement",
     "back_project",
     "block_grid",
     "block_mask",

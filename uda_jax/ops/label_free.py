@@ -1,6 +1,7 @@
 """What can be said of predictions without labels: the functions behind the criteria of model selection.
 
-Each is pure and of one frame or of sums over frames; `inference.criteria` lists the criteria that are made of them.
+Each is pure and of one frame or of means over frames; `inference.criteria` lists the criteria that are made of them,
+`training.metrics.kappa` is that of agreement.
 Probabilities are softmax outputs, p(x, c) of pixel x and class c, C classes.
 """
 
@@ -35,8 +36,8 @@ def mean_prediction(probabilities: jax.Array) -> jax.Array:
 def information(entropy: jax.Array, mean: jax.Array) -> jax.Array:
     r"""Mean entropy minus entropy of the mean prediction, :math:`\overline{H(p)} - H(\bar p)`; lower is better.
 
-    It is minus the mutual information of pixels and classes, over log C: low where predictions are sure and yet differ, 0
-    where all of them are one class. RIM (Krause et al., NeurIPS 2010) and SHOT (Liang et al., ICML 2020) train with it.
+    It is minus the mutual information of pixels and classes, over log C: low where predictions are sure and yet differ,
+    0 where all are one class. RIM (Krause et al., NeurIPS 2010) and SHOT (Liang et al., ICML 2020) train with it.
 
     Args:
       entropy: mean normalised entropy of all pixels, from `mean_entropy`.
@@ -71,22 +72,6 @@ def neighbourhood_density(probabilities: jax.Array, *, temperature: float = TEMP
     logs = jax.nn.log_softmax(jnp.where(itself, -jnp.inf, similar), axis=-1)
     logs = jnp.where(itself, 0.0, logs)
     return -jnp.mean(jnp.sum(jnp.where(itself, 0.0, jnp.exp(logs) * logs), axis=-1), axis=-1)
-
-
-def agreement(one: jax.Array, other: jax.Array) -> jax.Array:
-    r"""Share of the pixels that two predictions give one class, :math:`\frac{1}{|x|} \sum_x [\hat y(x) = \hat y'(x)]`.
-
-    That two networks, or two views, agree as often as they are right is measured by Jiang et al. (ICLR 2022) and Baek
-    et al. (NeurIPS 2022). SAC (Araslanov and Roth, CVPR 2021) learns from flipped and scaled views of the target, MIC
-    (Hoyer et al., CVPR 2023) from masked ones, mean teachers (Tarvainen and Valpola, NeurIPS 2017) from an average.
-
-    Args:
-      one, other: integer classes `[..., h, w]`.
-
-    Returns:
-      float32 `[...]` in [0, 1].
-    """
-    return jnp.mean((one == other).astype(jnp.float32), axis=(-2, -1))
 
 
 def class_shares(labels: jax.Array, num_classes: int) -> jax.Array:

@@ -18,8 +18,8 @@ COUNTED_SHARE, GONE = 0.005, 0.01
 # A candidate is set aside whose source score is below this part of the best one, or that has lost this part more of the
 # source's classes than the candidate that has lost fewest.
 KEPT_SOURCE, LOST = 0.5, 0.5
-# Predictions of a lower normalised entropy than this that agree on fewer pixels than this under changes of the image.
-SURE, STEADY = 0.1, 0.7
+# Predictions of a lower normalised entropy than this whose agreement under changes of the image (kappa) is below this.
+SURE, STEADY = 0.1, 0.6
 _AGREEMENTS = ("flip_agreement", "scale_agreement", "mask_agreement", "teacher_agreement")
 
 
@@ -108,8 +108,6 @@ def set_aside(measured: Sequence[Measured]) -> dict[int, str]:
             found[k] = f"its source score {score:.3f} is below half of the best one, {best:.3f}"
         elif lost[k] - min(lost) > LOST * counted:
             found[k] = f"{lost[k]} of the source's {counted} classes have vanished from its predictions"
-        elif (steady := unsteady(each)) is not None:
-            found[k] = f"its entropy is {each.values['entropy']:.3f}, and yet its views agree on {steady:.2f} alone"
     return found if len(found) < len(measured) else {}
 
 
@@ -152,8 +150,8 @@ def warnings(measured: Measured, classes: Sequence[str]) -> list[str]:
         found.append(f"it predicts next to no {names} on the target, which the source has; look at its pictures")
     if (steady := unsteady(measured)) is not None:
         found.append(
-            f"it is sure of its predictions (entropy {measured.values['entropy']:.3f}), but {1 - steady:.0%} of the "
-            "pixels change their class with the view"
+            f"it is sure of its predictions (entropy {measured.values['entropy']:.3f}), but they change with the view "
+            f"(kappa {steady:.2f})"
         )
     largest = max(measured.shares)
     if not found and largest > 0.95 and not (measured.prior and max(measured.prior) > 0.9):
