@@ -21,6 +21,8 @@ CRITERIA = (
     "prior_distance",
     "source_score",
 )
+# As `runs.target_frames.COUNT`.
+FRAMES = 64
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -29,8 +31,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     select.add_argument("workdirs", nargs="+", type=place, metavar="RUN", help="run folders of one target")
     text = "measure every kept checkpoint of each run's last stage, not only that of its result"
     select.add_argument("--checkpoints", action="store_true", help=text)
-    text = "how many target frames to measure on, chosen by a fixed seed (64)"
-    select.add_argument("--frames", type=at_least(1), default=64, metavar="COUNT", help=text)
+    text = f"how many target frames to measure on, chosen by a fixed seed ({FRAMES})"
+    select.add_argument("--frames", type=at_least(1), default=FRAMES, metavar="COUNT", help=text)
     text = "choose by one criterion in place of the mean rank of several"
     select.add_argument("--by", choices=CRITERIA, help=text)
     select.add_argument("--json", action="store_true", help="print JSON instead of the table")

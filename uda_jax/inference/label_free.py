@@ -142,10 +142,12 @@ def sampled(probabilities: jax.Array, numbers: jax.Array) -> jax.Array:
     """
     total = probabilities.shape[1] * probabilities.shape[2]
     count = min(PIXELS, total)
-    uniform = _drawn(numbers, 0, (count,))
-    places = jnp.floor((jnp.arange(count) + uniform) * (total / count)).astype(jnp.int32)
+    starts = (np.arange(count + 1) * total // count).astype(np.int32)
+    lengths = np.diff(starts)
+    within = jnp.floor(_drawn(numbers, 0, (count,)) * lengths).astype(jnp.int32)
+    places = starts[:-1] + jnp.minimum(within, lengths - 1)
     flat = probabilities.reshape(len(probabilities), total, -1)
-    return jnp.take_along_axis(flat, jnp.minimum(places, total - 1)[..., None], axis=1)
+    return jnp.take_along_axis(flat, places[..., None], axis=1)
 
 
 def masked(images: jax.Array, numbers: jax.Array, method: Any) -> jax.Array:
