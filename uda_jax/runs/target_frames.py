@@ -16,6 +16,8 @@ from uda_jax.runs.stages import Stage, needs_workdir
 
 # How many frames a run is measured on unless something else is asked for.
 COUNT = 64
+# Options of data sets that change how frames look for training's random crops: digits get black borders.
+_FOR_CROPS = ("margin",)
 
 
 class Streams(NamedTuple):
@@ -95,7 +97,8 @@ def _first(recipe: Sequence[Stage], kind: str, fields: tuple[str, ...]) -> Frame
             if needs_workdir(domain) or not set(fields) <= set(domain.fields):
                 continue
             path = f"config.data.{name}" if len(recipe) == 1 else f"stage {stage.name}: {name}"
-            return Frames(dataclasses.replace(domain, fields=fields), path)
+            options = {key: value for key, value in (domain.options or {}).items() if key not in _FOR_CROPS}
+            return Frames(dataclasses.replace(domain, fields=fields, options=options or None), path)
     return None
 
 
