@@ -15,10 +15,9 @@ from uda_jax.errors import UserError
 from uda_jax.inference.label_free import Measurer
 from uda_jax.methods.parts.updates import initial_state
 from uda_jax.report import tables
-from uda_jax.runs import results, stages, train
+from uda_jax.runs import results, stages, target_frames, train
 from uda_jax.runs.announcement import result_line
 from uda_jax.runs.checkpoints import Checkpoints
-from uda_jax.runs.target_frames import as_scored, target
 from uda_jax.runs.workdir import Workdir
 from uda_jax.schema import config_field
 from uda_jax.training.logging import read_metrics
@@ -116,7 +115,7 @@ def test_the_table_the_choice_and_what_is_kept(copied, capsys, monkeypatch):
     assert selected(capsys, *words)[0] == out
 
 
-def test_json_and_one_criterion(copied, capsys):
+def test_json_and_one_criterion(copied, capsys, monkeypatch):
     out, _ = selected(capsys, copied / "fast", copied / "still", "--json", "--by", "source_score", "--frames", 4)
     found = json.loads(out)
     assert found["choice"] == {"run": str(copied / "still"), "step": 4} and found["by"] == "source_score"
@@ -124,6 +123,15 @@ def test_json_and_one_criterion(copied, capsys):
     fast, still = found["candidates"]
     assert still["values"]["source_score"] > 0.9 > fast["values"]["source_score"]
     assert still["values"]["teacher_agreement"] is None and sum(still["shares"]) == pytest.approx(1)
+
+    def gone(*words):
+        raise UserError("source: it is not there")
+
+    monkeypatch.setattr(target_frames, "as_trained", gone)
+    out, err = selected(capsys, copied / "still", "--json", "--frames", 4)
+    assert "note: measured without the source: source: it is not there" in err
+    (alone,) = json.loads(out)["candidates"]
+    assert alone["prior"] is None is alone["values"]["source_score"] and alone["values"]["entropy"] > 0
 
 
 def test_runs_of_other_targets_are_refused_in_one_line(copied, capsys):
@@ -153,7 +161,9 @@ def test_nothing_to_choose_from_is_an_error(tmp_path, capsys):
 
 
 def test_target_frames_are_prepared_as_the_scored_ones(tiny_experiment):
-    frames = as_scored(target(stages.recipe(tiny_experiment, 3)), tiny_experiment.evaluation, 5)
+    frames = target_frames.as_scored(
+        target_frames.target(stages.recipe(tiny_experiment, 3)), tiny_experiment.evaluation, 5
+    )
     assert frames.path == "config.data.target" and frames.domain.count == 5 and frames.domain.fields == ("image",)
     assert not frames.domain.flip and frames.domain.size == tiny_experiment.evaluation.final.size
 

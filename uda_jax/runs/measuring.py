@@ -49,8 +49,9 @@ def measurer(stage: Stage, context: Context) -> Measurer:
     if stage.name not in context.measurers:
         section = context.experiment.evaluation
         recipe = stages.recipe(context.experiment, len(context.space.names))
-        streams = target_frames.streams(recipe, section, target_frames.target(recipe), section.criteria_frames)
-        options = {"tell": _told if context.first_process else _silent, "names": section.measured}
+        target, tell = target_frames.target(recipe), _told if context.first_process else _silent
+        streams = target_frames.streams(recipe, section, target, section.criteria_frames, tell)
+        options = {"tell": tell, "names": section.measured}
         found = measurer_of(stage, section, streams, context.space, context.mesh, **options)
         if section.best_by not in (None, *found.applicable):
             raise UserError(

@@ -163,7 +163,7 @@ def common_target(runs: Sequence[Run]) -> tuple[Frames, str]:
 def _measured(run: Run, target: Frames, count: int, tell: Tell) -> list[Candidate]:
     """Returns a run's candidates, of which only those are computed that nothing is stored of."""
     section, mesh, last = run.experiment.evaluation, sharding.data_mesh(), run.recipe[-1]
-    streams = target_frames.streams(run.recipe, section, target, count)
+    streams = target_frames.streams(run.recipe, section, target, count, tell)
     with _checkpoints(run.workdir, run.recipe) as kept:
         keys = {step: _key(run, streams, kept.checksum(step)) for step in run.steps}
     stored, measurer, found = _stored(run.workdir), None, []

@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from uda_jax.config import Evaluation
 from uda_jax.data.base import Dataset
 from uda_jax.data.pipeline import domains
 from uda_jax.data.pipeline.domains import Domain
+from uda_jax.errors import UserError
 from uda_jax.inference.label_free import Frames
 from uda_jax.runs import fingerprints
 from uda_jax.runs.stages import Stage, needs_workdir
@@ -32,17 +33,26 @@ class Streams(NamedTuple):
     source: Frames | None
 
 
-def streams(recipe: Sequence[Stage], section: Evaluation, found: Frames, count: int) -> Streams:
-    """Returns what the states of a run are measured on.
+def streams(
+    recipe: Sequence[Stage], section: Evaluation, found: Frames, count: int, tell: Callable[[str], None]
+) -> Streams:
+    """Returns what the states of a run are measured on; a source that is not there any more is told and left out.
 
     Args:
       recipe: its stages.
       section: how it is scored.
       found: the target, its own or another run's.
       count: how many frames of each domain.
+      tell: called with a line if the source cannot be read.
     """
-    labelled = source(recipe)
-    return Streams(as_scored(found, section, count), None if labelled is None else as_trained(labelled, count))
+    labelled, scored = source(recipe), as_scored(found, section, count)
+    if labelled is None:
+        return Streams(scored, None)
+    try:
+        return Streams(scored, as_trained(labelled, count))
+    except UserError as error:
+        tell(f"note: measured without the source: {error}")
+        return Streams(scored, None)
 
 
 def target(recipe: Sequence[Stage]) -> Frames | None:
