@@ -88,7 +88,7 @@ def text(found: Mapping[str, Any]) -> str:
 
 def parameters(snapshot: Snapshot) -> str:
     """Returns a table of every parameter of the networks that learn, from metadata."""
-    return instruments.parameteraligned(snapshot.shapes["params"])
+    return instruments.parameter_table(snapshot.shapes["params"])
 
 
 def _reference(workdir: Workdir, notes: list[str]) -> str | None:
