@@ -196,8 +196,8 @@ class Diverging(Counting):
 def test_what_the_last_update_made_infinite_is_neither_scored_nor_saved(experiment, workdir, part, monkeypatch):
     (stage,) = stages.recipe(experiment, num_classes=3)
     stage = dataclasses.replace(stage, method=Diverging(part=part))
-    scored, score_dev = [], scoring.score_dev
-    monkeypatch.setattr(scoring, "score_dev", lambda *words: scored.append(1) or score_dev(*words))
+    scored, score = [], scoring.score
+    monkeypatch.setattr(scoring, "score", lambda *words: scored.append(1) or score(*words))
     for _ in range(2):  # the same command again says the same, and is not stuck on what was saved
         with pytest.raises(NonFiniteLoss, match=f"step 6: {part}/segmenter\\S* is -?inf; .* in another workdir"):
             train.train_stage(stage, workdir, context(experiment))

@@ -49,7 +49,7 @@ def test_every_field_but_the_free_ones_has_to_stay(field):
 @pytest.mark.parametrize("field", leaves(RECIPE), ids=".".join)
 def test_until_there_is_a_result_how_a_run_is_scored_may_change(field):
     found = difference(RECIPE, changed(RECIPE, field), scoring_may_change=True)
-    scoring = field[0] == "evaluation" and field[1] not in ("dev", "headline", "selection")
+    scoring = field[0] == "evaluation" and field[1] not in ("dev", "headline", "selection", "best_by")
     assert (found is None) == (field in FREE or scoring)
 
 
@@ -57,8 +57,16 @@ def test_until_there_is_a_result_how_a_run_is_scored_may_change(field):
 def test_what_chooses_the_checkpoint_that_is_reported_may_not_change(field):
     best = changed(RECIPE, ("evaluation", "selection"))
     found = difference(best, changed(best, field) if field[1] != "selection" else RECIPE, scoring_may_change=True)
-    fixed = ("dev", "final", "headline", "inference", "protocol", "selection")
+    fixed = ("best_by", "dev", "final", "headline", "inference", "protocol", "selection")
     assert (found is not None) == (field[1] in fixed)
+
+
+def test_frames_that_choose_the_checkpoint_may_not_change():
+    frames = ("evaluation", "criteria_frames")
+    by_criterion = changed(RECIPE, ("evaluation", "best_by"))
+    assert difference(RECIPE, changed(RECIPE, frames), scoring_may_change=True) is None
+    found = difference(by_criterion, changed(by_criterion, frames), scoring_may_change=True)
+    assert found[0] == "config.evaluation.criteria_frames"
 
 
 def test_of_a_stage_only_its_own_fields_are_compared():

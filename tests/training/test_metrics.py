@@ -87,3 +87,12 @@ def test_what_is_better():
     assert metrics.metric("delta1", "config").higher_is_better
     with pytest.raises(UserError, match="config.headline: unknown metric 'rms'; did you mean 'rmse'"):
         metrics.metric("rms", "config.headline")
+
+
+def test_kappa_by_hand():
+    assert metrics.kappa([[2, 0], [0, 2]]) == 1.0
+    assert metrics.kappa([[1, 1], [1, 1]]) == 0.0
+    # p_o = 0.7, p_e = 0.5 * 0.6 + 0.5 * 0.4
+    assert metrics.kappa([[20, 5], [10, 15]]) == pytest.approx(0.4)
+    # All of one class, or nothing at all: no agreement beyond chance.
+    assert metrics.kappa([[9, 0], [0, 0]]) == 0.0 == metrics.kappa([[0, 0], [0, 0]])

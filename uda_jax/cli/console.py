@@ -30,9 +30,15 @@ def show(text: object) -> None:
 def show_modules(package: str, names: Iterable[str], width: int) -> None:
     """Prints what the modules of a package are, and when to take which, as the heads of their own pages say."""
     for name in names:
-        summary, _, rest = inspect.getdoc(importlib.import_module(f"{package}.{name}")).partition("\n\n")
-        take = next((paragraph for paragraph in rest.split("\n\n") if paragraph.startswith(TAKE)), "")
-        show(f"  {name:{width}} {summary}" + (f"\n  {'':{width}} {' '.join(take.split())}" if take else ""))
+        summary, take = summary_of(f"{package}.{name}")
+        show(f"  {name:{width}} {summary}" + (f"\n  {'':{width}} {take}" if take else ""))
+
+
+def summary_of(module: str) -> tuple[str, str]:
+    """Returns what a module is, and the line that says when to take it, "" if it has none."""
+    summary, _, rest = inspect.getdoc(importlib.import_module(module)).partition("\n\n")
+    take = next((paragraph for paragraph in rest.split("\n\n") if paragraph.startswith(TAKE)), "")
+    return summary, " ".join(take.split())
 
 
 def report(text: str) -> None:

@@ -91,7 +91,7 @@ def _methods(options: argparse.Namespace) -> int:
     from uda_jax import methods
     from uda_jax.config import files
 
-    show("methods:")
+    show("methods (docs/choosing.md has the same lines beside what each was measured to gain):")
     show_modules("uda_jax.methods", methods.names(), 16)
     show("configs:")
     show_modules("uda_jax.configs", files.names(), 16)

@@ -26,6 +26,7 @@ from uda_jax.cli import (
     new,
     outcome,
     plan,
+    select,
     sweep,
     training,
     weights,
@@ -117,6 +118,20 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 
-    for group in (demo, new, training, sweep, plan, inference, export, depth, weights, data, configs, inspection):
+    for group in (
+        demo,
+        new,
+        training,
+        sweep,
+        plan,
+        inference,
+        select,
+        export,
+        depth,
+        weights,
+        data,
+        configs,
+        inspection,
+    ):
         group.add(command)
     return parser

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
+from uda_jax.inference.criteria import CRITERIA
 from uda_jax.schema import config_field
 from uda_jax.training.metrics import metric
 
@@ -62,8 +63,20 @@ class Evaluation:
         "last",
         "Checkpoint that the result row is of, and that later stages start from unless they name one: the last, or, as "
         "the released codes of ADVENT, IntraDA and DADA report, the best on labels of the target's validation set: "
-        "those of dev, or without dev those of final itself.",
-        choices=("last", "best_on_target_val"),
+        "those of dev, or without dev those of final itself; or the best by best_by, for which no label is read.",
+        choices=("last", "best_on_target_val", "best_without_labels"),
+    )
+    criteria: tuple[str, ...] = config_field(
+        (),
+        "Criteria without labels that are measured on target frames whenever a state is scored, and logged as "
+        "unlabelled/<name>.",
+        choices=tuple(CRITERIA),
+    )
+    criteria_frames: int = config_field(64, "Target frames that they are measured on, chosen by a fixed seed.", low=1)
+    best_by: str | None = config_field(
+        None,
+        "Criterion without labels by which the best checkpoint is kept; None = the headline on dev.",
+        choices=(None, *CRITERIA),
     )
     batch_size: int = config_field(
         8, "Global batch size; with 1, frames of any size are scored, each at its own.", low=1
@@ -96,7 +109,12 @@ class Evaluation:
     @property
     def chosen_on_final(self) -> bool:
         """Whether checkpoints are chosen on the final splits themselves."""
-        return self.dev is None and self.selection != "last"
+        return self.dev is None and self.selection == "best_on_target_val"
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The criteria without labels that are measured while a run is trained."""
+        return tuple(name for name in CRITERIA if name in self.criteria or name == self.best_by)
 
     def splits(self, which: str) -> dict[str, Domain]:
         """Returns the splits of "final" or of "dev", in the order of their names.
@@ -119,6 +137,13 @@ class Evaluation:
     def check(self, path: str) -> None:
         """Raises a UserError for an unknown headline, a split's name that is not unique, or one split as several."""
         metric(self.headline, f"{path}.headline")
+        if self.selection == "best_without_labels" and self.best_by is None:
+            raise UserError(f"{path}.best_by: expected a criterion, by which '{path}.selection' chooses, got None")
+        if self.selection == "best_on_target_val" and self.best_by is not None:
+            raise UserError(
+                f"{path}.best_by: expected None, since '{path}.selection' chooses by labels, got {self.best_by!r}; set "
+                "selection=best_without_labels, or leave it out"
+            )
         for which, other in (("final", self.dev), ("dev", self.final)):
             splits, others = getattr(self, which), set(other) if isinstance(other, Mapping) else set()
             if isinstance(splits, Mapping) and (taken := {"final", "dev", JOINT, *others} & set(splits)):

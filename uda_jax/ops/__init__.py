@@ -9,6 +9,14 @@ from uda_jax.ops.depth import NO_SUPERVISION, inverse_depth, relative_inverse_de
 from uda_jax.ops.entropy_ranking import entropy_score, rare_class_count, rare_class_normaliser, split_by_score
 from uda_jax.ops.image_pool import empty_pool, exchange_with_pool
 from uda_jax.ops.label_cells import majority_labels
+from uda_jax.ops.label_free import (
+    class_shares,
+    information,
+    jensen_shannon,
+    mean_entropy,
+    mean_prediction,
+    neighbourhood_density,
+)
 from uda_jax.ops.mix_masks import bounded_boxes, box_masks, cow_masks
 from uda_jax.ops.normalise import CONVENTIONS, denormalise, from_tanh, mean_colour, normalise, to_pixels
 from uda_jax.ops.paired_dropout import complementary_dropout, draw_complementary
@@ -38,6 +46,7 @@ __all__ = [
     "camera_matrix",
     "choose_classes",
     "class_means",
+    "class_shares",
     "classmix_mask",
     "colour_jitter",
     "complementary_dropout",
@@ -55,10 +64,15 @@ __all__ = [
     "gaussian_blur",
     "grey",
     "in_view",
+    "information",
     "inverse_depth",
+    "jensen_shannon",
     "majority_labels",
     "mean_colour",
+    "mean_entropy",
+    "mean_prediction",
     "mix",
+    "neighbourhood_density",
     "normalise",
     "photometric_jitter",
     "project",

@@ -40,10 +40,12 @@ KEYS: dict[str, Key] = {
     ),
     "selection": Key(
         (str,),
-        "How the scored step was chosen, best_on_target_val: by target labels; without it the last.",
+        "How the scored step was chosen, best_on_target_val: by target labels, best_without_labels: by a criterion "
+        "that needs none; without it the last.",
         required=False,
     ),
     "selected_on": Key((str,), "Data sets and splits whose labels chose the step.", required=False),
+    "selected_by": Key((str,), "The criterion without labels that chose the step.", required=False),
     "selected_step": Key((int,), "The step of the last stage that was chosen.", required=False),
     "headline": Key((str,), "Metric that heads the row in place of the protocol's mean IoU.", required=False),
     "metrics": Key(

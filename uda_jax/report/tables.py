@@ -161,8 +161,9 @@ def groups(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
 
 
 def selection_note(row: Mapping[str, Any]) -> str:
-    """Returns what follows a row's label if labels of the target chose its step."""
-    return f" (best on labels of {row.get('selected_on', 'the target')})" if "selection" in row else ""
+    """Returns what follows a row's label if labels of the target, or a criterion without any, chose its step."""
+    by, on = row.get("selected_by"), row.get("selected_on", "the target")
+    return f" (best {f'by {by}, without labels' if by else f'on labels of {on}'})" if "selection" in row else ""
 
 
 def comparable(one: Group, other: Group) -> bool:

@@ -46,7 +46,10 @@ def result_line(row: Mapping[str, Any]) -> str:
     """Returns the line that ends a run, for each of its rows."""
     column = tables.headline_column(row)
     measure = column if "headline" in row or column == "accuracy" else "mIoU"
-    chosen = f", step {row['selected_step']} chosen on labels of {row['selected_on']}" if "selection" in row else ""
+    chosen = ""
+    if "selection" in row:
+        how = f"by {row['selected_by']}" if "selected_by" in row else f"on labels of {row['selected_on']}"
+        chosen = f", step {row['selected_step']} chosen {how}"
     length = f"{row['steps']} steps{chosen}, {row['seconds']:.0f} s"
     return f"{row['label']}: {measure} {_number(column, tables.figure(row, column))} on {row['split']} after {length}"
 

@@ -42,11 +42,11 @@ class Checkpoints:
 
     def __init__(self, files: StageFiles, *, keep_latest: int = 2, folder: Path | None = None):
         self._files, self._folder = files, files.checkpoints if folder is None else folder
-        latest = preservation_policy.LatestN(keep_latest)
-        best = preservation_policy.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+        latest, score = preservation_policy.LatestN(keep_latest), lambda metrics: metrics["score"]
+        best = preservation_policy.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy([latest, best]),
-            best_fn=_score,  # With it the scores are written beside the states.
+            best_fn=score,  # With it the scores are written beside the states.
             enable_async_checkpointing=True,
             **separate_disks.manager_options(self._folder),
         )
@@ -203,6 +203,10 @@ class Checkpoints:
         """Returns the notes that were saved with a checkpoint; raises UserError if another version wrote it."""
         return self._stored(step)["notes"]
 
+    def checksum(self, step: int) -> int:
+        """Returns the checksum of all that a checkpoint stores, arrays included; raises as `notes`."""
+        return self._stored(step)["checksum"]
+
     def shapes(self, step: int) -> dict[str, Any]:
         """Returns the tree of a stored state, frozen networks included, with the shape and the type of each array."""
         folder = self._folder / str(step)
@@ -343,7 +347,3 @@ def _stored_table(folder: Path, remedy: str) -> Mapping[str, list]:
     if not checksums.is_sealed(stored):
         raise UserError(f"{file}: damaged: its own checksum differs; {remedy}")
     return stored["arrays"]
-
-
-def _score(metrics: dict[str, float]) -> float:
-    return metrics["score"]

@@ -30,13 +30,14 @@ def of_domains(recipe: Iterable[Stage]) -> dict[str, dict[str, Any]]:
             digest = next((digest for other, digest in known if other == domain), None)
             if digest is None:
                 parts = domains.members(domain).values()
-                digest = _of([domains.open_domain(member, where) for where, member in parts], domain.fields)
+                digest = of_datasets([domains.open_domain(member, where) for where, member in parts], domain.fields)
                 known.append((domain, digest))
             found[f"{stage.name}.{name}"] = digest
     return found
 
 
-def _of(datasets: Iterable[Dataset], fields: Collection[str]) -> dict[str, Any]:
+def of_datasets(datasets: Iterable[Dataset], fields: Collection[str]) -> dict[str, Any]:
+    """Returns {"frames", "digest"} of opened data sets, as `of_domains` says."""
     frames, content = 0, hashlib.sha256()
     for dataset in datasets:
         frames += len(dataset)

@@ -232,18 +232,18 @@ def _checkpoint_lines(found: Mapping[str, Any]) -> list[str]:
         (name, f"{entry['parameters']:,}", f"{entry['bytes']:,}", _number(entry["norm"]))
         for name, entry in networks.items()
     ]
-    lines += ["", *_table(("network", "parameters", "bytes", "norm"), rows, right={1, 2, 3})]
+    lines += ["", *aligned(("network", "parameters", "bytes", "norm"), rows, right={1, 2, 3})]
     rows = [_player_row(name, entry, found["step"]) for name, entry in found["players"].items()]
     if rows:
         headings = ("player", "optimiser", "bytes", "learning rate", "norms of moments")
-        lines += ["", *_table(headings, rows, right={2})]
+        lines += ["", *aligned(headings, rows, right={2})]
     rows = [
         (f"{name} {kind}", *map(_number, entry.values()))
         for name, network in networks.items()
         for kind, entry in network["statistics"]["ranges"].items()
     ]
     if rows:
-        lines += ["", *_table(("running statistics", "least", "most"), rows, right={1, 2})]
+        lines += ["", *aligned(("running statistics", "least", "most"), rows, right={1, 2})]
     if found["teacher"] is not None:
         apart = found["teacher"]["distance"]
         share = "" if apart["relative"] is None else f", {100 * apart['relative']:.3g} % of the student's norm"
@@ -261,7 +261,7 @@ def _player_row(name: str, entry: Mapping[str, Any], step: int) -> tuple[str, ..
     return name, entry["optimiser"] or "–", f"{entry['bytes']:,}", logged, moments or "–"
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int]) -> list[str]:
+def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int]) -> list[str]:
     """Returns lines of columns two spaces apart, those of `right` aligned to the right."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     return [

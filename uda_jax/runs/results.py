@@ -77,7 +77,7 @@ def row(experiment: Experiment, split: str, summary: Mapping[str, Any], about: A
         **({} if by_miou else {"headline": section.headline}),
         "split": _names(section, "final", split),
         **({"domain": split} if isinstance(section.final, Mapping) else {}),
-        **_selection(section, about.scored_step),
+        **_selection(section, about),
         "miou": summary["miou"],
         "best_miou": best if by_miou else None,
         **({} if by_miou else {"best": best}),
@@ -96,11 +96,14 @@ def _names(section: Evaluation, which: str, name: str = JOINT) -> str:
     )
 
 
-def _selection(section: Evaluation, step: int) -> dict[str, Any]:
+def _selection(section: Evaluation, about: About) -> dict[str, Any]:
     """Returns what a row says of its checkpoint unless that is the last one."""
     if section.selection == "last":
         return {}
-    return {"selection": section.selection, "selected_on": _names(section, "dev"), "selected_step": step}
+    found = {"selection": section.selection, "selected_step": about.scored_step}
+    if section.selection == "best_without_labels":
+        return found | {"selected_by": section.best_by}
+    return found | {"selected_on": _names(section, "dev")}
 
 
 def commit() -> str:

@@ -11,28 +11,31 @@ import numpy as np
 from uda_jax.config import Experiment
 from uda_jax.data.io import atomic
 from uda_jax.errors import UserError
+from uda_jax.inference.criteria import CRITERIA
 from uda_jax.inference.evaluate import Evaluator, evaluation_step
 from uda_jax.inference.figures import headline
 from uda_jax.inference.joint import joint_summary
 from uda_jax.inference.options import JOINT
 from uda_jax.report import confusion, pictures
-from uda_jax.runs import results, states
+from uda_jax.runs import measuring, results, states
 from uda_jax.runs.stages import Context, Stage
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training.metrics import METRICS
 
 
 @dataclasses.dataclass(frozen=True)
-class DevScore:
-    """What a state is worth on the dev splits.
+class Score:
+    """What a state is worth on the dev splits, and on target frames without labels.
 
     Attributes:
-      value: the headline, of several splits their mean.
+      dev: the headline, of several splits their mean; None without such a split.
+      best: what is higher for a better state, by the headline or by `evaluation.best_by`; None if nothing is compared.
       scalars: for the log.
       images: for the log, uint8 RGB [H, W, 3] by name.
     """
 
-    value: float
+    dev: float | None
+    best: float | None
     scalars: dict[str, float]
     images: dict[str, np.ndarray]
 
@@ -98,7 +101,11 @@ def check_references(stage: Stage, context: Context) -> list[str]:
 
 
 def check_selection(recipe: Sequence[Stage], experiment: Experiment) -> None:
-    """Raises a UserError if the best checkpoint is to count, but stages are scored at their last step alone."""
+    """Raises a UserError if the best checkpoint is to count, but stages are scored at their last step alone.
+
+    So it does if criteria without labels are to be measured that a stage has not what it takes for.
+    """
+    measuring.check(recipe, experiment.evaluation)
     for stage in recipe if experiment.evaluation.selection != "last" else ():
         if stage.kind.TRAINS and not stage.train.evaluate_every:
             own = bool(experiment.stages) and experiment.stages[stage.name].train is not None
@@ -109,14 +116,40 @@ def check_selection(recipe: Sequence[Stage], experiment: Experiment) -> None:
             )
 
 
+def is_scored(stage: Stage, context: Context) -> bool:
+    """Whether states are scored while a stage is trained, with labels or without."""
+    return bool(evaluators(stage, "dev", context)) or bool(context.experiment.evaluation.measured)
+
+
 def check(stage: Stage, state: Any, context: Context) -> None:
     """Scores one batch of each split, so that a mistake shows before the first step and not after hours."""
+    if context.experiment.evaluation.measured:
+        measuring.measurer(stage, context).check(state)
     for evaluator in (evaluators(stage, "dev", context) or evaluators(stage, "final", context)).values():
         evaluator.check(state)
 
 
-def score_dev(stage: Stage, state: Any, context: Context) -> DevScore:
-    """Scores a state on the dev splits and draws a few of their frames; every process has to call it."""
+def score(stage: Stage, state: Any, context: Context) -> Score:
+    """Scores a state on the dev splits, if there are any, and without labels; every process has to call it."""
+    section, dev, best, scalars, images = context.experiment.evaluation, None, None, {}, {}
+    if evaluators(stage, "dev", context):
+        dev, scalars, images = score_dev(stage, state, context)
+        best = dev if METRICS[section.headline].higher_is_better else -dev
+    if section.measured:
+        values = measuring.measurer(stage, context).measure(state, context.leave_if_asked).values
+        scalars |= {f"unlabelled/{name}": value for name, value in values.items() if value is not None}
+        if section.best_by is not None:
+            value = values[section.best_by]
+            best = value if CRITERIA[section.best_by].higher_is_better else -value
+    return Score(dev, best, scalars, images)
+
+
+def score_dev(stage: Stage, state: Any, context: Context) -> tuple[float, dict[str, float], dict[str, np.ndarray]]:
+    """Scores a state on the dev splits and draws a few of their frames; every process has to call it.
+
+    Returns:
+      `dev`, `scalars` and `images` of a `Score`.
+    """
     section, values, scalars, images = context.experiment.evaluation, [], {}, {}
     splits = evaluators(stage, "dev", context)
     for name, evaluator in splits.items():
@@ -132,7 +165,7 @@ def score_dev(stage: Stage, state: Any, context: Context) -> DevScore:
         logged |= {
             f"evaluation/{name}/{metric}": v for name, figures in scalars.items() for metric, v in figures.items()
         }
-    return DevScore(statistics.fmean(values), logged, images)
+    return statistics.fmean(values), logged, images
 
 
 def score_final(

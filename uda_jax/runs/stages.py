@@ -48,6 +48,7 @@ class Context:
       stop: whether the run was asked to stop, asked after every step: a `signals.Stop`, or any function.
       evaluators: by stage and field, "final" or "dev", those of its splits by name; opened once.
       evaluation_steps: by stage, the compiled function that its evaluators share.
+      measurers: by stage, what measures its states without labels.
       trained: the last state of the stage that ran last, by the stage's name, if it trained in this process.
       steps: by stage, the batch that its step was compiled for, and the step, until the stage takes it.
       ignore_memory: whether steps start all the same that take more memory than there is.
@@ -59,6 +60,7 @@ class Context:
     stop: Callable[[], bool]
     evaluators: dict[tuple[str, str], dict[str, Any]] = dataclasses.field(default_factory=dict)
     evaluation_steps: dict[str, Callable] = dataclasses.field(default_factory=dict)
+    measurers: dict[str, Any] = dataclasses.field(default_factory=dict)
     trained: dict[str, Any] = dataclasses.field(default_factory=dict)
     steps: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     ignore_memory: bool = False
@@ -205,7 +207,7 @@ def _start_from(text: str, network: str, earlier: Sequence[Stage], path: str, se
         raise UserError(f"{path}.{network}: expected an earlier stage that trains, of {list(trained)}, got {text!r}")
     if at and not (step in ("last", "best") or step.isdecimal()):
         raise UserError(f"{path}.{network}: expected last, best or a step after '@', got {text!r}")
-    if step == "best" and not section.splits("dev"):
+    if step == "best" and section.best_by is None and not section.splits("dev"):
         raise UserError(
             f"{path}.{network}: the best checkpoint is chosen on config.evaluation.dev, which is None; set it"
         )

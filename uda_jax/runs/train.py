@@ -224,7 +224,7 @@ class StageRun:
         self.stop.saved = functools.partial(saved_line, self.files)
         first_look.print_lines([announcement.start_line(name, self.start)], self.context)
         scoring.check(self.stage, self.state, self.context)
-        has_dev = bool(scoring.evaluators(self.stage, "dev", self.context))
+        is_scored = scoring.is_scored(self.stage, self.context)
         if self.to_score:
             self._score_again()
         for step in range(self.start + 1, train_config.steps + 1):
@@ -242,7 +242,7 @@ class StageRun:
             self.guard.add(step, metrics, {domain: maps["index"] for domain, maps in batch.items()})
             last = step == train_config.steps
             stopping = self._stopping(step)
-            evaluating = has_dev and (last or _due(step, train_config.evaluate_every))
+            evaluating = is_scored and (last or _due(step, train_config.evaluate_every))
             saving = last or stopping or evaluating or _due(step, train_config.checkpoint_every)
             if saving or _due(step, train_config.log_every):
                 self._log(step)
@@ -316,14 +316,15 @@ class StageRun:
         alone = self.stop.shared or jax.process_count() == 1
         return self.context.stop() or (not alone and self.checkpoints.reached_preemption(step))
 
-    def evaluate(self, step: int) -> float:
-        """Scores the state on dev, logs it with a few pictures, and returns what is higher for a better state."""
-        found = scoring.score_dev(self.stage, self.state, self.context)
+    def evaluate(self, step: int) -> float | None:
+        """Scores the state, logs it with a few pictures, and returns what is higher for a better state, if anything."""
+        found = scoring.score(self.stage, self.state, self.context)
         self.writer.write_scalars(step, found.scalars)
         self.writer.write_images(step, found.images)
-        self.best = found.value if self.best is None else self.headline.better(self.best, found.value)
-        self.progress.score = announcement.dev_score(self.context.experiment.evaluation.headline, found.value)
-        return found.value if self.headline.higher_is_better else -found.value
+        if found.dev is not None:
+            self.best = found.dev if self.best is None else self.headline.better(self.best, found.dev)
+            self.progress.score = announcement.dev_score(self.context.experiment.evaluation.headline, found.dev)
+        return found.best
 
     def save(self, step: int, score: float | None) -> None:
         """Starts writing a checkpoint, unless the disk is too full for one."""

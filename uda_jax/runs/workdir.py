@@ -35,7 +35,7 @@ FREE_FIELDS = frozenset(
 )
 # Fields of `evaluation` that decide which checkpoint is the best, and so belong to the training; and those that do
 # where the best one is what the run reports.
-_CHOOSING_FIELDS = ("dev", "headline", "selection")
+_CHOOSING_FIELDS = ("dev", "headline", "selection", "best_by")
 _REPORTING_FIELDS = ("final", "protocol", "inference")
 
 # What a run is called by, which no stage depends on.
@@ -215,6 +215,9 @@ def difference(
     before, after = (_flat(plain if stage is None else _of_stage(plain, stage)) for plain in (old, new))
     chosen = {plain.get(("evaluation", "selection"), "last") for plain in (before, after)} != {"last"}
     choosing = (*_CHOOSING_FIELDS, *(_REPORTING_FIELDS if chosen else ()))
+    # Of runs of before these fields, there is none.
+    if any(plain.get(("evaluation", "best_by")) for plain in (before, after)):
+        choosing = (*choosing, "criteria_frames")
     for field in sorted(set(before) | set(after)):
         if scoring_may_change and field[0] == "evaluation" and field[1] not in choosing:
             continue

@@ -59,6 +59,7 @@ class RunFiles:
       confusion: the confusion matrix of each final split that has labels, see `report.confusion`.
       result: the result row, once everything is done.
       pictures: folder of predictions on the evaluation split.
+      unlabelled: what `uda select` measured of its checkpoints without labels.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -69,6 +70,7 @@ class RunFiles:
         self.confusion = self.path / "confusion.json"
         self.result = self.path / "result.json"
         self.pictures = self.path / "pictures"
+        self.unlabelled = self.path / "unlabelled.json"
 
     def stage(self, name: str) -> StageFiles:
         """Returns the files of a stage."""

@@ -117,6 +117,25 @@ def pixel_accuracy(confusion: Counts) -> float:
     return float(_ratio(correct.sum(), labelled.sum()))
 
 
+def kappa(confusion: Counts) -> float:
+    r"""Returns Cohen's kappa of two predictions, :math:`(p_o - p_e) / (1 - p_e)`, their agreement beyond chance.
+
+    p_o is the share of pixels that both give one class, :math:`p_e = \sum_c p(c) q(c)` what two predictions of the same
+    class shares would have by chance (Cohen, 1960). Two that give all pixels one class agree on nothing else: 0.
+
+    That two networks or views agree as often as they are right is measured by Jiang et al. (ICLR 2022) and Baek et al.
+    (NeurIPS 2022). SAC (Araslanov and Roth, CVPR 2021) learns from mirrored and scaled views of the target, MIC (Hoyer
+    et al., CVPR 2023) from masked ones, a mean teacher (Tarvainen and Valpola, NeurIPS 2017) gives a second network.
+
+    Args:
+      confusion: counts `[C, C]`, rows = one prediction, columns = the other.
+    """
+    correct, rows, columns = _marginals(confusion)
+    total = max(rows.sum(), 1.0)
+    by_chance = float((rows / total) @ (columns / total))
+    return 0.0 if by_chance >= 1 else float((correct.sum() / total - by_chance) / (1 - by_chance))
+
+
 def _marginals(confusion: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counts = np.asarray(confusion, np.float64)
     return np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
