@@ -26,6 +26,7 @@ from uda_jax.cli import (
     plan,
     sweep,
     training,
+    verification,
     weights,
 )
 from uda_jax.errors import UserError
@@ -115,6 +116,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 
-    for group in (new, training, sweep, plan, inference, export, weights, data, configs, inspection):
+    for group in (new, training, sweep, plan, inference, export, weights, data, configs, inspection, verification):
         group.add(command)
     return parser
