@@ -247,7 +247,9 @@ def _replayed(
     else:
         reasons = [*(f"{name} {receipt['hardware'].get(name)} then, {machine[name]} now" for name in others)]
         reasons += [] if same_versions else ["other versions"]
-        how = f"within {replay.TOLERANCE:g} ({'; '.join(reasons)}; largest difference {found.largest:.2g})"
+        how = f"within {replay.TOLERANCE:g} of each network's way and {replay.LOSS_TOLERANCE:g} of each loss"
+        reasons += [] if found.largest is None else [f"a network is {found.largest:.2g} of its way off"]
+        how += f" ({'; '.join(reasons)})"
     told = f"{stage.name}: {chosen.words}: "
     if found.difference is None:
         return Check(REPLAY, True, f"{told}{how} in {found.compared}")
@@ -275,5 +277,6 @@ def to_json(workdir: Workdir, verdict: Verdict) -> str:
     """Returns a verdict for programs."""
     first = verdict.first
     plain = {"run": str(workdir.path), "same": first is None, "first": first and dataclasses.asdict(first)}
-    plain |= {"tolerance": replay.TOLERANCE, "checks": [dataclasses.asdict(check) for check in verdict.checks]}
+    plain |= {"tolerance": {"way": replay.TOLERANCE, "loss": replay.LOSS_TOLERANCE}}
+    plain |= {"checks": [dataclasses.asdict(check) for check in verdict.checks]}
     return json.dumps(plain, indent=1)
