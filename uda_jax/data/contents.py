@@ -92,7 +92,7 @@ def first_change(recorded: Mapping[str, Any], dataset: Dataset, reader: Contents
     if names != recorded["names"]:
         pairs = zip(names, recorded["names"], strict=False)
         at = next((k for k, (now, then) in enumerate(pairs) if now != then), min(len(names), len(recorded["names"])))
-        now, then = (repr(each[at]) if at < len(each) else "no frame" for each in (names, recorded["names"]))
+        now, then = (repr(each[at]) if at < len(each) else "none" for each in (names, recorded["names"]))
         return Change(
             "order", f"frame {at} is {now}, was {then} ({len(recorded['names'])} frames then, {len(names)} now)"
         )
@@ -101,11 +101,15 @@ def first_change(recorded: Mapping[str, Any], dataset: Dataset, reader: Contents
     if found["meaning"] != recorded["meaning"]:
         return Change("meaning", "its classes, or the ids or colours that stand for them, are others")
     for field, entry in recorded["maps"].items():
-        now = found["maps"].get(field, {"files": [""] * len(names)})["files"]
-        changed = (k for k, (one, other) in enumerate(zip(now, entry["files"], strict=True)) if one != other)
-        if (at := next(changed, None)) is not None:
-            file = dataset.files(at).get(field)
-            return Change("file", f"{field} of frame {names[at]!r} is another one: {file or 'it is gone'}")
+        then, now = entry["files"], found["maps"].get(field, {"files": [""] * len(names)})["files"]
+        at = next((k for k, (one, other) in enumerate(zip(now, then, strict=True)) if one != other), None)
+        if at is None:
+            continue
+        if sorted(now) == sorted(then):
+            held = names[then.index(now[at])]
+            return Change("order", f"{field} of frame {names[at]!r} is what that of {held!r} was; files were exchanged")
+        file = dataset.files(at).get(field)
+        return Change("file", f"{field} of frame {names[at]!r} is another one: {file or 'it is gone'}")
     # Further files beside them are of other splits, or of nobody's concern.
     for name, then in recorded["records"].items():
         if (now := found["records"].get(name)) != then:
