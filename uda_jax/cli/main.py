@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from uda_jax import __version__
 from uda_jax.cli import (
+    budget,
     completion,
     configs,
     console,
@@ -116,6 +117,19 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 
-    for group in (new, training, sweep, plan, inference, export, weights, data, configs, inspection, verification):
+    for group in (
+        new,
+        training,
+        sweep,
+        budget,
+        plan,
+        inference,
+        export,
+        weights,
+        data,
+        configs,
+        inspection,
+        verification,
+    ):
         group.add(command)
     return parser
