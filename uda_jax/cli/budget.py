@@ -83,12 +83,14 @@ def _write(folder: Path, figures: list[Any], points: list[Any], chosen: list[str
     """Writes the figures and the page of the runs that are finished, and prints the table."""
     from uda_jax.data.io import atomic
     from uda_jax.report import budget_page, tables
+    from uda_jax.runs import budget
 
     if not figures:
         return
     rows = next(found for point in points if (found := point.run.rows()))
     column, command = tables.headline_column(rows[0]), f"uda {shlex.join(options.words)}"
+    how = budget.CRITERIA[options.criterion]
     plain = {"command": command, "headline": column, "criterion": options.criterion, "next": chosen, "points": figures}
     atomic.write(folder / "budget.json", json.dumps(plain, indent=1) + "\n")
-    atomic.write(folder / "budget.html", budget_page.page(figures, column, chosen, options.criterion, command))
+    atomic.write(folder / "budget.html", budget_page.page(figures, column, chosen, how, command))
     show(budget_page.markdown(figures, column))

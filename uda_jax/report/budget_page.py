@@ -16,7 +16,7 @@ def page(found: Sequence[Mapping[str, Any]], column: str, chosen: Sequence[str],
       found: from `runs.budget.curve`; may be empty.
       column: the headline's name.
       chosen: the frames to label next.
-      criterion: by which they were chosen.
+      criterion: how they were chosen, such as "by entropy".
       command: that makes it.
     """
     titles = list(dict.fromkeys(each["title"] for each in found))

@@ -40,8 +40,14 @@ LINES = {
     "both": ("source_only:{},both", "labels and source"),
     "ass": ("ass:{}", "ASS"),
 }
-CRITERIA = ("both", "entropy", "diversity", "random")
 RANDOM = "random"
+# How frames may be chosen: name -> in words.
+CRITERIA = {
+    "both": "by entropy and diversity",
+    "entropy": "by entropy",
+    "diversity": "by diversity",
+    RANDOM: "at random",
+}
 _LABELLED = "--config.data.labelled_target."
 
 
@@ -91,7 +97,7 @@ class Point:
     @property
     def title(self) -> str:
         """The name of its curve."""
-        return ZERO if self.line == ZERO else f"{LINES[self.line][1]}, {self.choice} frames"
+        return ZERO if self.line == ZERO else f"{LINES[self.line][1]}, frames {CRITERIA[self.choice]}"
 
 
 class Budget:
