@@ -24,8 +24,7 @@ from uda_jax.data.contents import Contents, file_digest
 from uda_jax.data.io import atomic
 from uda_jax.data.pipeline import domains
 from uda_jax.data.pipeline.domains import Domain
-from uda_jax.runs import checksums, results
-from uda_jax.runs.checkpoints import Checkpoints
+from uda_jax.runs import checksums, results, stored_arrays
 from uda_jax.runs.stages import Context, Stage
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training.layout import RunFiles, StageFiles
@@ -47,10 +46,11 @@ def write_stage(stage: Stage, workdir: Workdir, context: Context) -> None:
       context: the run's.
     """
     files = workdir.stage(stage.name)
-    made = _trained(files, context.trained[stage.name]) if stage.kind.TRAINS else None
+    if stage.kind.TRAINS:
+        made = _trained(files, context.trained[stage.name], first_process=context.first_process)
     if not context.first_process:
         return
-    if made is None:
+    if not stage.kind.TRAINS:
         made = {"files": {name: file_digest(path) for name, path in written_files(files).items()}}
     known = {path: found for path, found in workdir.fingerprints().items() if path.startswith(f"{stage.name}.")}
     read = {name: domain for name, domain in stage.domains_in(workdir).items() if name in domains_read(stage)}
@@ -149,15 +149,18 @@ def plain_digest(plain: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def _trained(files: StageFiles, state: Any) -> dict[str, Any]:
-    """Returns what a receipt says of a state, of the checkpoints that are kept and of the last losses."""
+def _trained(files: StageFiles, state: Any, *, first_process: bool) -> dict[str, Any]:
+    """Returns what a receipt says of a state, of the checkpoints that are kept and of the last losses.
+
+    Every process has to call it, since arrays may be split over them; only the first one gets anything.
+    """
     arrays = checksums.digests(state)
-    with contextlib.closing(Checkpoints(files)) as checkpoints:
-        kept = {str(step): checkpoints.stored(step)["arrays"] for step in checkpoints.all_steps()}
+    if not first_process:
+        return {}
     rows = [losses(row) | {"step": row["step"]} for row in read_metrics(files.metrics) if losses(row)]
     return {
         "state": {"step": int(state.step), "digest": checksums.digest_of_all(arrays), "arrays": arrays},
-        "checkpoints": kept,
+        "checkpoints": {str(step): table for step, table in stored_arrays.tables(files.checkpoints).items()},
         "losses": rows[-_ROWS:],
     }
 

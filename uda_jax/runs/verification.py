@@ -15,6 +15,7 @@ import jax
 
 from uda_jax.config import Experiment
 from uda_jax.data.contents import Contents, file_digest, first_change
+from uda_jax.data.io import mirrors
 from uda_jax.data.pipeline import domains
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError, os_error_line
@@ -118,6 +119,7 @@ def _checks(workdir: Workdir, found: Mapping[str, dict[str, Any]], replaying: Re
         if stage.kind.TRAINS:
             yield Check(WEIGHTS, *stored_weights.compare(files, found[stage.name]))
         else:
+            mirrors.fetch(files.path)
             paths = receipts.written_files(files)
             yield _same_files(FILES, f"{stage.name}: ", found[stage.name]["files"], paths)
     if "" in found:
