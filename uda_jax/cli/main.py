@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from uda_jax import __version__
 from uda_jax.cli import (
+    budget,
     completion,
     configs,
     console,
@@ -29,6 +30,7 @@ from uda_jax.cli import (
     select,
     sweep,
     training,
+    verification,
     weights,
 )
 from uda_jax.errors import UserError
@@ -123,9 +125,11 @@ def _parser() -> argparse.ArgumentParser:
         new,
         training,
         sweep,
+        budget,
         plan,
         inference,
         select,
+        verification,
         export,
         depth,
         weights,

@@ -59,6 +59,9 @@ uda predict --workdir runs/dacs --input my_frames --output my_labels
 uda report  runs/source_only runs/dacs --output runs/report.html
 ```
 
+`uda budget dacs:folder --labels 0,5,10` tells what labels of the camera's frames are worth, and which to label next;
+`uda verify runs/dacs` whether a run is what its receipt says and comes to the same again.
+
 `uda config config.py` lists every field, `uda plan config.py` what a run takes. Without labelled frames of the camera
 add `--config.evaluation.final.split=train --config.evaluation.unlabelled=True`.
 """

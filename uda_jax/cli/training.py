@@ -4,7 +4,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from uda_jax.cli import outcome, plan

@@ -258,6 +258,12 @@ class Dataset(Sequence):
         del index
         return {}
 
+    def record_files(self) -> list[Path]:
+        """Returns the files that hold frames which have none of their own; by default all below `folder`."""
+        if self.folder is None:
+            return []
+        return sorted(path for path in self.folder.rglob("*") if path.is_file())
+
     def stored_size(self, index: int, field: str) -> tuple[int, int] | None:
         """Returns (height, width) of a raster of frame `index` without decoding it; None if that is not known.
 

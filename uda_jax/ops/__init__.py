@@ -7,6 +7,7 @@ from uda_jax.ops.classmix import choose_classes, classmix_mask, mix
 from uda_jax.ops.confusion import confusion_matrix
 from uda_jax.ops.depth import NO_SUPERVISION, inverse_depth, relative_inverse_depth
 from uda_jax.ops.entropy_ranking import entropy_score, rare_class_count, rare_class_normaliser, split_by_score
+from uda_jax.ops.frame_choice import k_centre_greedy, most_uncertain, uncertain_and_diverse
 from uda_jax.ops.image_pool import empty_pool, exchange_with_pool
 from uda_jax.ops.label_cells import majority_labels
 from uda_jax.ops.label_free import (
@@ -67,11 +68,13 @@ __all__ = [
     "information",
     "inverse_depth",
     "jensen_shannon",
+    "k_centre_greedy",
     "majority_labels",
     "mean_colour",
     "mean_entropy",
     "mean_prediction",
     "mix",
+    "most_uncertain",
     "neighbourhood_density",
     "normalise",
     "photometric_jitter",
@@ -87,4 +90,5 @@ __all__ = [
     "split_by_score",
     "synthesise_view",
     "to_pixels",
+    "uncertain_and_diverse",
 ]

@@ -64,12 +64,13 @@ class Stroke:
     dashed: bool
 
 
-def chart(title: str, lines: Sequence[Series]) -> Markup:
+def chart(title: str, lines: Sequence[Series], across: str = "step") -> Markup:
     """Draws values over steps: smoothed lines, the raw ones faint behind them.
 
     Args:
       title: written above the axes.
       lines: at least one Series; those without a finite value are left out.
+      across: what the steps are, written below their axis.
 
     Returns:
       An `<svg>` element, or nothing if there is nothing to draw.
@@ -96,7 +97,7 @@ def chart(title: str, lines: Sequence[Series]) -> Markup:
     paths += [
         (each.line.name, stroke(each.line.colour), False, _path(*position(each.steps, each.mean))) for each in drawn
     ]
-    grid, labels = _axes(x_ticks, y_ticks, position)
+    grid, labels = _axes(x_ticks, y_ticks, position, across)
     sizes = {"width": _WIDTH, "height": _HEIGHT, "left": _LEFT}
     return render("chart.svg", title=title, grid=grid, labels=labels, bands=bands, paths=paths, **sizes)
 
@@ -137,7 +138,9 @@ def ticks(low: float, high: float, count: int = 5) -> np.ndarray:
     return np.arange(first, last + 1) * distance
 
 
-def _axes(x_ticks: np.ndarray, y_ticks: np.ndarray, position: Callable) -> tuple[str, list[dict[str, str]]]:
+def _axes(
+    x_ticks: np.ndarray, y_ticks: np.ndarray, position: Callable, across: str
+) -> tuple[str, list[dict[str, str]]]:
     """The path of the grid, and anchor, position and text of the labels."""
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     grid, labels = [], []
@@ -147,7 +150,7 @@ def _axes(x_ticks: np.ndarray, y_ticks: np.ndarray, position: Callable) -> tuple
     for tick, y in zip(y_ticks, position(x_ticks[:1], y_ticks)[1], strict=True):
         grid.append(f"M{_LEFT} {y:.1f}H{right}")
         labels.append({"anchor": "end", "x": f"{_LEFT - 6}", "y": f"{y + 3.5:.1f}", "text": _number(tick)})
-    labels.append({"anchor": "end", "x": f"{right}", "y": f"{_HEIGHT - 6}", "text": "step"})
+    labels.append({"anchor": "end", "x": f"{right}", "y": f"{_HEIGHT - 6}", "text": across})
     return "".join(grid), labels
 
 

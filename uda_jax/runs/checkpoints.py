@@ -119,7 +119,7 @@ class Checkpoints:
 
     def scores(self) -> dict[int, float | None]:
         """Returns the score on dev of each checkpoint that is kept, None where it had none; raises as `best_step`."""
-        return {step: self._stored(step)["score"] for step in self.all_steps()}
+        return {step: self.stored(step)["score"] for step in self.all_steps()}
 
     def resolve(self, step: str | int) -> int:
         """Returns the step that "last", "best" or a number names; raises UserError if it is not kept."""
@@ -150,7 +150,7 @@ class Checkpoints:
           UserError: the checkpoint cannot be read, is damaged, is not finite, is of another run or another network, or
             another version wrote it.
         """
-        folder, stored = self._folder / str(step), self._stored(step, identity)
+        folder, stored = self._folder / str(step), self.stored(step, identity)
         target = adapted.apart(target)
         target, frozen = target.replace(frozen={}), target.frozen
         mirrors.fetch(folder)
@@ -191,7 +191,7 @@ class Checkpoints:
         Parameters that are frozen are found where `save_frozen` has written them.
         """
         target, frozen = adapted.networks_apart(target)
-        folder, stored = self._folder / str(step), self._stored(step, identity)
+        folder, stored = self._folder / str(step), self.stored(step, identity)
         checksums.check_layout(target, stored["arrays"], str(folder))
         mirrors.fetch(folder)
         found = stored_arrays.part(folder / "state", target, named=folder)
@@ -201,11 +201,11 @@ class Checkpoints:
 
     def notes(self, step: int) -> dict[str, Any]:
         """Returns the notes that were saved with a checkpoint; raises UserError if another version wrote it."""
-        return self._stored(step)["notes"]
+        return self.stored(step)["notes"]
 
     def checksum(self, step: int) -> int:
         """Returns the checksum of all that a checkpoint stores, arrays included; raises as `notes`."""
-        return self._stored(step)["checksum"]
+        return self.stored(step)["checksum"]
 
     def shapes(self, step: int) -> dict[str, Any]:
         """Returns the tree of a stored state, frozen networks included, with the shape and the type of each array."""
@@ -228,7 +228,7 @@ class Checkpoints:
           UserError: what is read is damaged or not finite, or another version wrote it.
         """
         folder, learning = self._folder / str(step), {k: v for k, v in wanted.items() if k != "frozen"}
-        stored = self._stored(step)["arrays"]
+        stored = self.stored(step)["arrays"]
         found = stored_arrays.read(folder / "state", learning, stored, DELETE, named=folder) if learning else {}
         if wanted.get("frozen"):
             table = _stored_table(self._files.frozen, _TRAIN_STAGE_ANEW)
@@ -254,7 +254,7 @@ class Checkpoints:
         with disk_errors(self._folder):
             self._manager.close()
 
-    def _stored(self, step: int, identity: Identity | None = None) -> dict[str, Any]:
+    def stored(self, step: int, identity: Identity | None = None) -> dict[str, Any]:
         """Returns what is stored beside a state; raises UserError if it is damaged, or another version wrote it."""
         folder = self._folder / str(step)
         with unreadable_errors(folder):

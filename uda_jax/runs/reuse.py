@@ -71,11 +71,12 @@ def begin(workdir: Workdir, recipe: Sequence[Stage], how: str) -> None:
       recipe: the stages of what is asked for.
       how: from `check`.
     """
+    last = workdir.stage(recipe[-1].name)
     gone = {
         SAME: (),
         ANEW: (*(files.path for files in workdir.stages()), workdir.data),
         # In this order: without a marker the stage goes on, whatever is still there.
-        LONGER: (workdir.result, workdir.stage(recipe[-1].name).finished),
+        LONGER: (workdir.receipt, workdir.result, last.receipt, last.finished),
     }
     for path in gone[how]:
         mirrors.remove(path)

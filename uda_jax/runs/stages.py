@@ -17,6 +17,7 @@ import numpy as np
 from uda_jax import config, methods
 from uda_jax.config import Evaluation, Experiment, InitFrom, StageConfig, Train
 from uda_jax.data.base import MAPS
+from uda_jax.data.contents import Contents
 from uda_jax.data.io import atomic, mirrors
 from uda_jax.data.labels.label_spaces import LabelSpace
 from uda_jax.data.pipeline import domains, streams
@@ -52,6 +53,7 @@ class Context:
       trained: the last state of the stage that ran last, by the stage's name, if it trained in this process.
       steps: by stage, the batch that its step was compiled for, and the step, until the stage takes it.
       ignore_memory: whether steps start all the same that take more memory than there is.
+      contents: reads the files of data for receipts, each once.
     """
 
     experiment: Experiment
@@ -64,6 +66,7 @@ class Context:
     trained: dict[str, Any] = dataclasses.field(default_factory=dict)
     steps: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     ignore_memory: bool = False
+    contents: Contents = dataclasses.field(default_factory=Contents)
 
     @property
     def palette(self) -> np.ndarray:
@@ -315,11 +318,12 @@ def _before_the_run(domain: Domain) -> Domain:
     return dataclasses.replace(domain, fields=fields, mix=mix, **dict.fromkeys(late))
 
 
-def run_recipe(recipe: Sequence[Stage], workdir: Workdir, context: Context) -> dict[str, dict[str, Any]]:
-    """Runs the stages that are not finished yet, in order.
+def run_recipe(
+    recipe: Sequence[Stage], workdir: Workdir, context: Context, ended: Callable[..., None] = lambda *_: None
+) -> dict[str, dict[str, Any]]:
+    """Runs the stages that are not finished yet, in order, and calls `ended` with each before its marker is written.
 
-    Returns:
-      What each stage's marker says, by the stage's name.
+    Returns what each stage's marker says, by the stage's name.
     """
     results: dict[str, dict[str, Any]] = {}
     for stage in recipe:
@@ -335,6 +339,7 @@ def run_recipe(recipe: Sequence[Stage], workdir: Workdir, context: Context) -> d
         results[stage.name] = stage.kind.run(stage, workdir, context)
         # What comes later reads what all processes have written.
         wait_for_all(f"{stage.name} is done", marker.parent, all_files=not stage.kind.TRAINS)
+        ended(stage, workdir, context)
         if context.first_process:
             atomic.write(marker, json.dumps(results[stage.name]) + "\n")
     return results

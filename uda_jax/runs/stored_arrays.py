@@ -3,6 +3,7 @@
 Unlike `checkpoints`, this needs neither the network that wrote the arrays nor devices like those that it lay on.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,14 @@ def part(folder: Path, target: Any, remedy: str = DELETE, *, named: Path | None 
     )
     with unreadable_errors(named or folder, remedy), separate_disks.tree_reader(folder) as reader:
         return reader.restore(folder.resolve(), args=arguments)
+
+
+def tables(folder: Path) -> dict[int, dict[str, list]]:
+    """Returns the checksums of the arrays of each checkpoint in a folder, by its step; see `checksums.table`.
+
+    Only the file beside the arrays is read, and by this process alone: no other has to call it.
+    """
+    files = {
+        int(file.parents[1].name): file for file in folder.glob("*/config/metadata") if file.parents[1].name.isdecimal()
+    }
+    return {step: json.loads(files[step].read_text())["arrays"] for step in sorted(files)}

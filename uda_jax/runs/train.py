@@ -24,10 +24,12 @@ from uda_jax.methods.parts import adapted
 from uda_jax.runs import (
     admission,
     announcement,
+    ending,
     fingerprints,
     first_look,
     initial_weights,
     instruments,
+    receipts,
     results,
     reuse,
     scoring,
@@ -122,10 +124,8 @@ def _run(
                 workdir.prepare(experiment, space, found)
             if how != reuse.SAME:
                 wait_for_all("the workdir is ready", workdir.path, all_files=False)
-            stage_results = stages.run_recipe(recipe, workdir, context)
-            if workdir.result.exists():
-                return first_look.stored_rows(workdir)
-            return scoring.score_final(recipe[-1], workdir, context, list(stage_results.values()), invocation)
+            stage_results = stages.run_recipe(recipe, workdir, context, receipts.write_stage)
+            return ending.rows(recipe[-1], workdir, context, stage_results, invocation)
 
 
 def train_stage(stage: Stage, workdir: Workdir, context: Context) -> dict[str, Any]:

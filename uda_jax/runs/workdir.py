@@ -98,7 +98,7 @@ class Workdir(RunFiles):
         Args:
           fingerprints: from `fingerprints.of_domains`.
         """
-        old = self._fingerprints()
+        old = self.fingerprints()
         for path, new in fingerprints.items():
             if (found := old.get(path, new)) != new:
                 before = found.get("frames") if isinstance(found, dict) else "no"
@@ -107,7 +107,7 @@ class Workdir(RunFiles):
                     f"then and {new['frames']} now; put them back, or use another workdir"
                 )
 
-    def _fingerprints(self) -> dict[str, Any]:
+    def fingerprints(self) -> dict[str, Any]:
         """Returns those of the run's training frames, as far as they are known."""
         if not self.data.exists():
             return {}
@@ -137,7 +137,7 @@ class Workdir(RunFiles):
         self.path.mkdir(parents=True, exist_ok=True)
         check_space(self.path, 0)
         if fingerprints is not None:
-            atomic.write(self.data, json.dumps({**self._fingerprints(), **fingerprints}, indent=1) + "\n")
+            atomic.write(self.data, json.dumps({**self.fingerprints(), **fingerprints}, indent=1) + "\n")
         atomic.write(self.label_space, json.dumps(space._asdict()))
         atomic.write(self.config, config.to_json(experiment))
 
@@ -212,7 +212,7 @@ def difference(
       stage: the only stage that is looked at, by what it depends on: its own settings, inherited ones included, and
         those of the whole run, but neither the run's name nor stages that follow; None = all fields.
     """
-    before, after = (_flat(plain if stage is None else _of_stage(plain, stage)) for plain in (old, new))
+    before, after = (flat(plain if stage is None else _of_stage(plain, stage)) for plain in (old, new))
     chosen = {plain.get(("evaluation", "selection"), "last") for plain in (before, after)} != {"last"}
     choosing = (*_CHOOSING_FIELDS, *(_REPORTING_FIELDS if chosen else ()))
     # Of runs of before these fields, there is none.
@@ -236,7 +236,7 @@ def longer(old: Mapping[str, Any], new: Mapping[str, Any], *, stage: str | None 
     path = steps_field(new)
     if path is None or path != steps_field(old) or stage not in (None, (new.get("recipe") or [stage])[-1]):
         return False
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     if not before.get(path, 0) < after.get(path, 0):
         return False
     # That of a whole recipe may be an earlier stage's, too.
@@ -282,8 +282,8 @@ def _nested(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     return found
 
 
-def _flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+def flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     """Returns {path of a leaf: leaf} of nested dicts."""
     if not isinstance(value, Mapping):
         return {path: value}
-    return {key: leaf for name, entry in value.items() for key, leaf in _flat(entry, (*path, name)).items()}
+    return {key: leaf for name, entry in value.items() for key, leaf in flat(entry, (*path, name)).items()}

@@ -14,6 +14,7 @@ class StageFiles:
       unscored: folder of the checkpoint of a run that was stopped while its state was being scored.
       frozen: folder of the networks that never learn, written once.
       finished: the marker of a stage that is done, and its results.
+      receipt: what the stage was made of and what came of it, for `uda verify`.
       metrics: rows of logged scalars; TensorBoard's events lie beside it.
       parameters: table of the parameters of every network.
       nonfinite: the frames of a batch with an infinite or NaN loss.
@@ -34,6 +35,7 @@ class StageFiles:
         self.unscored = self.path / "unscored"
         self.frozen = self.path / "frozen"
         self.finished = self.path / "finished.json"
+        self.receipt = self.path / "receipt.json"
         self.metrics = self.path / "metrics.jsonl"
         self.parameters = self.path / "parameters.txt"
         self.nonfinite = self.path / "nonfinite.json"
@@ -58,6 +60,7 @@ class RunFiles:
       data: what tells the frames of the training domains from others.
       confusion: the confusion matrix of each final split that has labels, see `report.confusion`.
       result: the result row, once everything is done.
+      receipt: what tells the finished run from any other, for `uda verify`.
       pictures: folder of predictions on the evaluation split.
       unlabelled: what `uda select` measured of its checkpoints without labels.
     """
@@ -69,6 +72,7 @@ class RunFiles:
         self.data = self.path / "data.json"
         self.confusion = self.path / "confusion.json"
         self.result = self.path / "result.json"
+        self.receipt = self.path / "receipt.json"
         self.pictures = self.path / "pictures"
         self.unlabelled = self.path / "unlabelled.json"
 

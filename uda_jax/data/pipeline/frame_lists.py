@@ -40,9 +40,14 @@ def random_positions(names: Sequence[str], count: int, seed: int) -> list[int]:
     """
     if count > len(names):
         raise UserError(f"count: expected at most the {len(names)} frames of the split, got {count}")
+    return sorted(shuffled_positions(names, seed)[:count])
+
+
+def shuffled_positions(names: Sequence[str], seed: int) -> list[int]:
+    """Returns the positions of all names in an order that the seed decides; see `random_positions`."""
     ordered = sorted(range(len(names)), key=lambda k: names[k])
     permutation = np.argsort(np.random.PCG64(seed).random_raw(len(names)), kind="stable")
-    return sorted(ordered[k] for k in permutation[:count])
+    return [ordered[k] for k in permutation]
 
 
 def listed_positions(path: str, names: Sequence[str]) -> list[int]:

@@ -58,6 +58,9 @@ class View(Dataset):
     def files(self, index: int) -> Mapping[str, File]:
         return self._dataset.files(self._position(index))
 
+    def record_files(self) -> list[Path]:
+        return self._dataset.record_files()
+
     def stored_size(self, index: int, field: str) -> tuple[int, int] | None:
         return self._dataset.stored_size(self._position(index), field)
 

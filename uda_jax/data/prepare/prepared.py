@@ -116,6 +116,10 @@ class Prepared(Dataset):
         without = self._missing.get(field, frozenset())
         return [name for name in self._names if name in without]
 
+    def record_files(self) -> list[Path]:
+        """Returns the shards of the split."""
+        return [self._folder / file for file, _ in self._shards]
+
     def read(self, index: int, fields: Collection[str]) -> dict[str, Any]:
         """Decodes frame `index`, of its maps only those named in `fields` and present.
 

@@ -110,7 +110,7 @@ class Rank(Kind):
             raise UserError(f"{where}: expected the frames to rank in stage {stage.name}, got no such domain")
         if stage.domains["target"].fit == "pad":
             raise UserError(f"{where}.fit: expected 'stretch', since padding would be ranked and labelled, got 'pad'")
-        dataset = streams.open_domain(_frames_only(stage.domains["target"]), where)
+        dataset = streams.open_domain(frames_only(stage.domains["target"]), where)
         # Labels are written under the names of frames, which anybody may have chosen.
         require_safe(dataset.names(), where)
         count = len(dataset)
@@ -150,7 +150,7 @@ class _Ranking:
         else:
             self.method, self.origin = stage.method, str(stage.init_from["segmenter"].path)
             self.state = states.initial(stage, workdir, context.experiment.seed, self.mesh, identity=identity)
-        self.domain = _frames_only(stage.domains_in(workdir)["target"])
+        self.domain = frames_only(stage.domains_in(workdir)["target"])
 
     def run(self) -> tuple[int, int]:
         """Ranks every frame, writes all files, and returns the numbers of easy and of hard frames."""
@@ -284,7 +284,7 @@ def _path(stage: Stage, context: Context) -> str:
     return f"config.stages.{stage.name}.data.target" if own else "config.data.target"
 
 
-def _frames_only(domain: streams.Domain) -> streams.Domain:
+def frames_only(domain: streams.Domain) -> streams.Domain:
     """Returns a training domain as one pass over its images sees it: without labels and chance."""
     changes = {"fields": ("image",), "labels_from": None, "disparity_from": None, "resize_label": True}
     return dataclasses.replace(domain, **changes, scale=None, short_side=None, crop=None, flip=False, rare_classes=None)
