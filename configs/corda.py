@@ -38,7 +38,7 @@ from uda_jax.methods.corda import CorDA
 from uda_jax.methods.parts.scene import DISPARITY
 from uda_jax.methods.parts.teacher import MeanTeacher
 from uda_jax.runs.kinds.export_depth import ExportDepth
-from uda_jax.runs.stages import WORKDIR
+from uda_jax.runs.late_files import WORKDIR
 from uda_jax.schema import did_you_mean
 from uda_jax.training.layout import RunFiles
 

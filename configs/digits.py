@@ -44,7 +44,7 @@ from uda_jax.methods.parts.translation import Translator
 from uda_jax.methods.source_only import SourceOnly
 from uda_jax.runs.kinds.rank import Rank
 from uda_jax.runs.kinds.translate import Translate
-from uda_jax.runs.stages import WORKDIR
+from uda_jax.runs.late_files import WORKDIR
 from uda_jax.schema import did_you_mean
 from uda_jax.training import optimisers
 from uda_jax.training.layout import RunFiles

@@ -46,7 +46,7 @@ from uda_jax.data.pipeline.domains import Domain
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.intrada import IntraDA
 from uda_jax.runs.kinds.rank import Rank
-from uda_jax.runs.stages import WORKDIR
+from uda_jax.runs.late_files import WORKDIR
 from uda_jax.schema import from_mapping
 from uda_jax.training.layout import RunFiles
 from uda_jax.training.optimisers import Optimiser

@@ -336,7 +336,7 @@ def test_the_step_of_a_run_is_chosen(run, source):
         assert_equal(state.params["segmenter"], initial_weights.read(folder).variables["params"])
     with pytest.raises(UserError, match="no checkpoint has step 7; ask for 'last' or one of the steps 1"):
         started(experiment, path=str(folder), step="7")
-    with pytest.raises(UserError, match="step: expected last, since .* is no run with several checkpoints, got 7"):
+    with pytest.raises(UserError, match="step: expected last, since .* is no run of several steps, got 7"):
         started(experiment, path=str(source[0]), step="7")
     word = "--config.init_from.segmenter.step=first"
     with pytest.raises(UserError, match="init_from.segmenter.step: expected last, best or a step, got 'first'"):

@@ -10,13 +10,13 @@ from uda_jax import config
 from uda_jax.config import StageConfig
 from uda_jax.data.labels import label_spaces
 from uda_jax.errors import UserError
-from uda_jax.runs import kinds, stages
+from uda_jax.runs import kinds, late_files, stages
 from uda_jax.runs.kinds.base import Kind
 from uda_jax.runs.kinds.rank import Rank
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training.layout import RunFiles
 
-RANK = RunFiles(stages.WORKDIR).stage("rank")
+RANK = RunFiles(late_files.WORKDIR).stage("rank")
 
 
 def with_stages(experiment, **found):
@@ -163,7 +163,7 @@ def test_later_stages_start_from_the_checkpoint_that_the_run_reports(tiny_experi
         (0.5, RANK.hard, ["source", "target"]),
         (1.0, RANK.easy, ["source", "target"]),
         # Another stage's list of the same name.
-        (1.0, RunFiles(stages.WORKDIR).stage("other").hard, ["source", "target"]),
+        (1.0, RunFiles(late_files.WORKDIR).stage("other").hard, ["source", "target"]),
     ],
 )
 def test_domains_of_lists_that_will_be_empty_are_left_out(tiny_experiment, fraction, file, left):
@@ -183,14 +183,14 @@ def test_files_of_earlier_stages_are_found_in_the_workdir(tiny_experiment, tmp_p
     )
     found, files = last.domains_in(Workdir(tmp_path))["source"], Workdir(tmp_path).stage("rank")
     assert (found.names_file, found.labels_from) == (str(files.easy), str(files.pseudo_labels))
-    assert found.images_from == str(files.translated) and stages.needs_workdir(easy)
+    assert found.images_from == str(files.translated) and late_files.needs_workdir(easy)
 
 
 def test_files_of_earlier_stages_are_found_in_every_part_of_a_mixture(tiny_experiment, tmp_path):
     part = dataclasses.replace(tiny_experiment.data["target"], names_file=str(RANK.hard))
-    other = dataclasses.replace(part, names_file=str(RunFiles(stages.WORKDIR).stage("first").hard))
+    other = dataclasses.replace(part, names_file=str(RunFiles(late_files.WORKDIR).stage("first").hard))
     mixed = dataclasses.replace(part, mix={"other": other})
-    assert stages.needs_workdir(mixed) and stages.needs_workdir(dataclasses.replace(mixed, names_file=None))
+    assert late_files.needs_workdir(mixed) and late_files.needs_workdir(dataclasses.replace(mixed, names_file=None))
     section = StageConfig(method={"name": "intrada"}, data=tiny_experiment.data | {"target": mixed})
     plain = with_stages(tiny_experiment, first=StageConfig(), rank=ranking(), last=section)
     found = stages.recipe(plain, num_classes=3)[-1].domains_in(Workdir(tmp_path))["target"]

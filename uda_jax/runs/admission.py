@@ -8,7 +8,8 @@ from uda_jax.errors import UserError
 from uda_jax.runs import memory, plan
 from uda_jax.runs.first_look import print_lines
 from uda_jax.runs.instruments import TrainStep
-from uda_jax.runs.stages import Context, Stage, needs_workdir
+from uda_jax.runs.late_files import needs_workdir
+from uda_jax.runs.stages import Context, Stage
 from uda_jax.runs.workdir import Workdir
 
 

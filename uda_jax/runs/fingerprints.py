@@ -8,7 +8,8 @@ from typing import Any
 
 from uda_jax.data.base import Dataset
 from uda_jax.data.pipeline import domains
-from uda_jax.runs.stages import Stage, needs_workdir
+from uda_jax.runs.late_files import needs_workdir
+from uda_jax.runs.stages import Stage
 
 # Asking a file system on a network for a size takes long, but many can be asked for at once.
 _THREADS = 16

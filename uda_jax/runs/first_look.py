@@ -9,7 +9,8 @@ from uda_jax.errors import UserError, printable
 from uda_jax.inference import label_check
 from uda_jax.report.rows import KEYS
 from uda_jax.runs import scoring
-from uda_jax.runs.stages import Context, Stage, needs_workdir
+from uda_jax.runs.late_files import needs_workdir
+from uda_jax.runs.stages import Context, Stage
 from uda_jax.runs.workdir import Workdir, read_json
 
 

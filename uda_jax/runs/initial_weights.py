@@ -108,9 +108,7 @@ def _read_folder(folder: Path) -> Pretrained:
         facts = weights.facts.of_settings({**network["options"], "input_norm": norm})
         return Pretrained(checkpoints.read_arrays(folder / _ARRAYS), manifest["dialect"], facts, network)
     except (KeyError, TypeError):
-        raise UserError(
-            f"{folder}: {MANIFEST} lacks entries that 'uda convert' writes; convert the file again"
-        ) from None
+        raise UserError(f"{folder}: {MANIFEST} lacks what 'uda convert' writes; convert the file again") from None
 
 
 def _read_run(folder: Path, network: str, which: str, step: str | int) -> Pretrained:
@@ -289,9 +287,7 @@ def _read_for(
             cure = run_weights.run_above(path) or _fitting(settings.get("name"))
             raise UserError(f"{where}.path: {path}: no such file; {cure}")
         if init.step != "last" and not run_weights.is_run(path):
-            raise UserError(
-                f"{where}.step: expected last, since {path} is no run with several checkpoints, got {init.step}"
-            )
+            raise UserError(f"{where}.step: expected last, since {path} is no run of several steps, got {init.step}")
         found = read(path, branches=settings.get("aspp_branches"), heads=heads, asked=asked, **choices)
         _check_facts(found, settings, where, heads=heads)
         variables = weights.for_several_images(found.variables, expected)

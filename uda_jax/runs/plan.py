@@ -19,7 +19,8 @@ from uda_jax.errors import UserError
 from uda_jax.methods.parts import adapted
 from uda_jax.runs import memory, states
 from uda_jax.runs.instruments import TrainStep, parameter_counts
-from uda_jax.runs.stages import Stage, needs_workdir
+from uda_jax.runs.late_files import needs_workdir
+from uda_jax.runs.stages import Stage
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training import precision, programs, sharding
 

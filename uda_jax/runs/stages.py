@@ -25,17 +25,11 @@ from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.runs import kinds
 from uda_jax.runs.kinds.base import Kind, wait_for_all
+from uda_jax.runs.late_files import WORKDIR, before_the_run, placed
 from uda_jax.runs.signals import Stop
 from uda_jax.runs.signals import Stopped as Stopped  # what stages raise
 from uda_jax.runs.workdir import Identity, Workdir, read_json
 from uda_jax.schema import from_mapping
-
-# In a domain of a stage, the folder of the run: what an earlier stage wrote is only found there.
-WORKDIR = "{workdir}"
-# The fields of a domain that may name such files.
-_WRITTEN_EARLIER = ("names_file", "labels_from", "images_from", "disparity_from")
-# What they hold of a frame; the frames themselves are there before.
-_MAP_OF = {"labels_from": "label", "disparity_from": "disparity"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +126,7 @@ class Stage:
 
     def domains_in(self, workdir: Workdir) -> dict[str, Domain]:
         """Returns the domains with the files of earlier stages found in a workdir."""
-        return {name: _placed(domain, str(workdir.path)) for name, domain in self.domains.items()}
+        return {name: placed(domain, str(workdir.path)) for name, domain in self.domains.items()}
 
     def stream(self, found: Mapping[str, Domain], seed: int) -> streams.TrainStream:
         """Returns the batches of this process, of the domains that `domains_in` has found."""
@@ -218,15 +212,6 @@ def _start_from(text: str, network: str, earlier: Sequence[Stage], path: str, se
     return StartFrom(trained[stage_name], other or network, step)
 
 
-def _placed(domain: Domain, folder: str) -> Domain:
-    """Returns a domain, and what is mixed into it, with the files of earlier stages found in the run's folder."""
-    found = {name: getattr(domain, name).replace(WORKDIR, folder) for name in _late_fields(domain)}
-    for path in found.values():
-        mirrors.fetch(Path(path))
-    mix = domain.mix and {name: _placed(member, folder) for name, member in domain.mix.items()}
-    return dataclasses.replace(domain, **found, mix=mix)
-
-
 def _domains_with_frames(data: Mapping[str, Domain], earlier: Sequence[Stage]) -> dict[str, Domain]:
     """Returns the domains less those whose frames an earlier stage is known to list in an empty file."""
     empty = {f"{WORKDIR}/{stage.name}/{file}" for stage in earlier for file in stage.kind.empty_lists()}
@@ -290,7 +275,7 @@ def label_space(experiment: Experiment) -> LabelSpace:
         if domain in opened:  # the stages of a recipe share their domains
             continue
         opened.append(domain)
-        found = domains.open_domain(_before_the_run(domain), f"config.data.{name}").label_space
+        found = domains.open_domain(before_the_run(domain), f"config.data.{name}").label_space
         space = space if space.names else found
         if "label" in domain.fields and found.names != space.names:
             raise UserError(
@@ -298,24 +283,6 @@ def label_space(experiment: Experiment) -> LabelSpace:
                 f"got {list(found.names)}; give both the same label_space"
             )
     return space
-
-
-def needs_workdir(domain: Domain) -> bool:
-    """Whether a domain, or what is mixed into it, names what earlier stages of the run are still to write."""
-    return any(_late_fields(part) for part in (domain, *(domain.mix or {}).values()))
-
-
-def _late_fields(domain: Domain) -> list[str]:
-    return [name for name in _WRITTEN_EARLIER if WORKDIR in (getattr(domain, name) or "")]
-
-
-def _before_the_run(domain: Domain) -> Domain:
-    """Returns a domain without the lists and the maps that earlier stages of the run are still to write."""
-    late = _late_fields(domain)
-    written = [_MAP_OF[name] for name in late if name in _MAP_OF]
-    fields = tuple(field for field in domain.fields if field not in written)
-    mix = domain.mix and {name: _before_the_run(member) for name, member in domain.mix.items()}
-    return dataclasses.replace(domain, fields=fields, mix=mix, **dict.fromkeys(late))
 
 
 def run_recipe(

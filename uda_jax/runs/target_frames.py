@@ -13,7 +13,8 @@ from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.inference.label_free import Frames
 from uda_jax.runs import fingerprints
-from uda_jax.runs.stages import Stage, needs_workdir
+from uda_jax.runs.late_files import needs_workdir
+from uda_jax.runs.stages import Stage
 
 # How many frames a run is measured on unless something else is asked for.
 COUNT = 64

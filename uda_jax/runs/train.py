@@ -40,8 +40,9 @@ from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.illustrations import Illustrator
 from uda_jax.runs.kinds.base import wait_for_all
 from uda_jax.runs.label_watch import LabelWatch
+from uda_jax.runs.late_files import needs_workdir
 from uda_jax.runs.signals import Stop, Stopped
-from uda_jax.runs.stages import Context, Stage, needs_workdir
+from uda_jax.runs.stages import Context, Stage
 from uda_jax.runs.unscored import Unscored, saved_line
 from uda_jax.runs.workdir import Workdir, check_space
 from uda_jax.training import sharding
@@ -173,8 +174,7 @@ class StageRun:
         checkpoint, unscored = self.checkpoints.latest_step() or 0, self.unscored.step() or 0
         self.to_score = unscored > checkpoint
         self.start = self.logged = self.saved = max(checkpoint, unscored)
-        self.seconds_before, self.best = 0.0, None
-        self.first_row: dict[str, float] | None = {}
+        self.seconds_before, self.best, self.first_row = 0.0, None, {}
         self.state = self._restored() if self.start else self._initial(workdir)
         first_look.print_lines(instruments.placement_lines(stage.name, self.state, train_config.sharding), context)
         self.train_step = admission.step_of(stage, workdir, context)
@@ -203,9 +203,9 @@ class StageRun:
 
     def _initial(self, workdir: Workdir) -> Any:
         """Returns the first state; writes its frozen networks and the table of its parameters."""
-        log = (lambda text: print(text, file=sys.stderr)) if self.context.first_process else None
-        seed, identity = self.context.experiment.seed, self.context.identity
-        state = states.initial(self.stage, workdir, seed, self.context.mesh, log, identity)
+        context = self.context
+        log = (lambda text: print(text, file=sys.stderr)) if context.first_process else None
+        state = states.initial(self.stage, workdir, context.experiment.seed, context.mesh, log, context.identity)
         check_space(self.files.path, tree_bytes(adapted.apart(state).frozen))
         self.checkpoints.save_frozen(state)
         self.first_row["parameters/total"] = sum(instruments.parameter_counts(state.params).values())
@@ -347,5 +347,4 @@ class StageRun:
 
 
 def _due(step: int, every: int) -> bool:
-    """Whether something happens after this step that happens every so many steps; never for 0."""
-    return bool(every) and step % every == 0
+    return bool(every) and step % every == 0  # never for 0
