@@ -29,7 +29,7 @@ def ranking(**fields):
 
 
 def test_kinds_are_found_by_file():
-    assert kinds.names() == ["rank", "train", "translate"]
+    assert kinds.names() == ["export_depth", "rank", "train", "translate"]
     assert kinds.get("rank", "config") is Rank and not Rank.TRAINS and kinds.get("train", "config").TRAINS
 
 
