@@ -17,6 +17,7 @@ from uda_jax.networks import initialisers
 from uda_jax.networks.base import Options, Remat, collected, patterns, remat_field, rematted
 from uda_jax.networks.convolution import ConvParameters
 from uda_jax.networks.initialisers import Initialiser
+from uda_jax.networks.parameters import parameter
 from uda_jax.networks.positions import resize_table, rotary_table, rotate
 from uda_jax.ops.attention import attention
 from uda_jax.schema import config_field
@@ -79,8 +80,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `[..., features]` for `x` `[..., C]`."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        kernel = parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = parameter(self, "bias", self.bias_init, (self.features,))
         if self.keyless:
             third = jnp.arange(self.features) // (self.features // 3)
             bias = jnp.where(third == 1, 0.0, bias)
@@ -145,7 +146,7 @@ class Scale(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `[B, T, D]` scaled, in float32."""
-        gamma = self.param("gamma", nn.initializers.constant(self.start), (x.shape[-1],), jnp.float32)
+        gamma = parameter(self, "gamma", nn.initializers.constant(self.start), (x.shape[-1],))
         return x.astype(jnp.float32) * gamma
 
 
@@ -245,13 +246,13 @@ class VisionTransformer(nn.Module):
         """Names the parts; each creates its parameters when first called."""
         again, options = rematted(self.remat, BLOCKS), (self.mlp, self.ratio, self.epsilon, self.scale, self.dtype)
         self.patch_embed = PatchEmbedding(self.width, self.patch, self.dtype)
-        self.cls_token = self.param("cls_token", DRAWN, (1, 1, self.width), jnp.float32)
+        self.cls_token = parameter(self, "cls_token", DRAWN, (1, 1, self.width))
         if self.registers:
-            self.register_tokens = self.param("register_tokens", DRAWN, (1, self.registers, self.width), jnp.float32)
+            self.register_tokens = parameter(self, "register_tokens", DRAWN, (1, self.registers, self.width))
         if self.table:
-            self.pos_embed = self.param("pos_embed", DRAWN, (1, 1 + self.table**2, self.width), jnp.float32)
+            self.pos_embed = parameter(self, "pos_embed", DRAWN, (1, 1 + self.table**2, self.width))
         if self.maskable:
-            self.mask_token = self.param("mask_token", nn.initializers.zeros, (1, self.width), jnp.float32)
+            self.mask_token = parameter(self, "mask_token", nn.initializers.zeros, (1, self.width))
         self.blocks = [
             (nn.remat(Block) if name in again else Block)(self.heads, self.keyless, *options)
             for name in BLOCKS[: self.depth]
