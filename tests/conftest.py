@@ -87,7 +87,7 @@ def get_config(setting="adversarial"):
     )
     method = Advent(
         objective=setting,
-        segmenter=Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb", multi_level=True),
+        segmenter=Segmenter(name="deeplab_v2_resnet14", width=4, input_norm="imagenet_rgb"),
         optimiser=sgd(learning_rate=0.01, head_multiplier=1.0, train_norm_affine=True),
         schedule=Schedule(horizon=6),
         discriminator=Discriminator(width=4),
@@ -98,7 +98,7 @@ def get_config(setting="adversarial"):
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory, tiny_folder) -> str:
-    """The path of a config file for runs of seconds: AdvEnt on two heads, settings "adversarial" and "entropy"."""
+    """The path of a config file for runs of seconds: AdvEnt on one head, settings "adversarial" and "entropy"."""
     path = tmp_path_factory.mktemp("config") / "tiny.py"
     path.write_text(TINY_CONFIG)
     os.environ["UDA_JAX_TEST_DATA"] = str(tiny_folder)

@@ -11,7 +11,7 @@ from uda_jax import config
 from uda_jax.cli import main
 from uda_jax.config import settings
 from uda_jax.data.pipeline import domains
-from uda_jax.runs import stages
+from uda_jax.runs import stages, states
 from uda_jax.runs.workdir import Workdir
 
 # The smoke setting of every variant of every packaged config.
@@ -41,17 +41,16 @@ def build(reference):
 
 
 def shapes(stage, network):
-    state = jax.eval_shape(stage.initialise, jax.random.key(0))
+    state = states.shapes(stage)
     leaves = jax.tree.leaves_with_path((state.params[network], state.model_state[network]))
     return {(jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves}
 
 
 def check_step(stage):
     """Traces a step: it returns a state like the one it gets, and scalars."""
-    key = jax.random.key(0)
-    step = lambda key: stage.method.train_step(stage.initialise(key), stage.example())  # noqa: E731
-    state, metrics = jax.eval_shape(step, key)
-    assert state == jax.eval_shape(stage.initialise, key)
+    first = states.shapes(stage)
+    state, metrics = jax.eval_shape(stage.method.train_step, first, stage.example())
+    assert state == first
     assert all(metric.shape == () for metric in metrics.values())
 
 

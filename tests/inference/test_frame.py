@@ -11,6 +11,7 @@ from uda_jax.inference.options import Inference
 from uda_jax.methods.adda import Adda
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.source_only import SourceOnly
+from uda_jax.training.initialisation import initialise
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
 
@@ -18,7 +19,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
 def build(cls, name, **options):
     method = cls(num_classes=3, segmenter=Segmenter(name=name, input_norm="imagenet_rgb", **options))
     batch = {"image": IMAGE[None], "label": np.zeros((1, 16, 24), np.uint8)}
-    return method, jax.jit(method.init)(jax.random.key(0), {"source": batch, "target": batch})
+    return method, initialise(lambda key: method.init(key, {"source": batch, "target": batch}), jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

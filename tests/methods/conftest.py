@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from uda_jax.training.initialisation import initialise
+
 
 def _flat(tree: Any) -> dict[str, np.ndarray]:
     leaves = jax.tree.leaves_with_path(jax.device_get(tree))
@@ -45,7 +47,7 @@ def check_one_trace() -> Callable[[Any, Mapping], None]:
     """A function that runs three donated steps of a method and checks that they were compiled once."""
 
     def check(method: Any, batch: Mapping) -> None:
-        state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+        state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
         step = jax.jit(method.train_step, donate_argnums=0)
         with jax.transfer_guard("disallow"):
             arrays = jax.device_put(batch)

@@ -14,6 +14,7 @@ from uda_jax.methods.adaptsegnet import AdaptSegNet
 from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.runs import stages
 from uda_jax.training import optimisers
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.schedules import Schedule
 
 RATE, JUDGE_RATE, DECAY = 0.1, 0.01, 0.02
@@ -43,7 +44,7 @@ def make(kind="bce", **fields):
 def played(batch):
     """The method, its jitted step, the first state, and what one step makes of it."""
     method = make()
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     step = jax.jit(method.train_step)
     return method, step, state, step(state, batch)
 
@@ -119,7 +120,7 @@ def test_least_squares_on_a_single_level(batch):
     """One head, one discriminator, and the squared distance in both players' losses."""
     method = make("least_squares")
     method = dataclasses.replace(method, segmenter=dataclasses.replace(method.segmenter, multi_level=False))
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     assert set(state.params) == {"segmenter", "discriminator"} and "aux_head" not in state.params["segmenter"]
 
     @jax.jit

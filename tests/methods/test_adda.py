@@ -13,6 +13,7 @@ from uda_jax.errors import UserError
 from uda_jax.methods import base
 from uda_jax.methods.adda import SOURCE, TARGET, Adda, ScoreDiscriminator
 from uda_jax.training import optimisers
+from uda_jax.training.initialisation import initialise
 
 RATE, JUDGE_RATE = 0.1, 0.01
 
@@ -52,7 +53,7 @@ def stubborn(state, answer=SOURCE):
 def lenet():
     """A method, its jitted step and a first state whose source network is another than the one that adapts."""
     method = make(update_above=0.0)
-    state = jax.jit(lambda key: method.init(key, BATCH))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, BATCH), jax.random.key(0))
     other = jax.tree.map(lambda leaf: leaf + 0.01, state.params["source_segmenter"])
     return method, jax.jit(method.train_step), state.replace(params={**state.params, "source_segmenter": other})
 
@@ -153,7 +154,7 @@ def test_dropout_draws_anew_in_every_step_and_the_same_again_in_a_resumed_run(le
 
 
 def test_a_fresh_state_starts_both_networks_alike():
-    state = jax.jit(lambda key: make().init(key, BATCH))(jax.random.key(3))
+    state = initialise(lambda key: make().init(key, BATCH), jax.random.key(3))
     assert set(state.params) == {"segmenter", "source_segmenter", "discriminator"}
     assert set(state.opt_state) == {"segmenter", "discriminator"}
     assert equal(state.params["segmenter"], state.params["source_segmenter"])
@@ -162,7 +163,7 @@ def test_a_fresh_state_starts_both_networks_alike():
 def test_scores_weigh_the_same_and_statistics_follow_every_forward_of_the_target():
     batch = {"source": images(0), "target": jax.tree.map(lambda maps: np.concatenate([maps, 255 - maps]), images(1))}
     method = make("dtn", update_above=0.5)
-    state = stubborn(jax.jit(lambda key: method.init(key, batch))(jax.random.key(0)))
+    state = stubborn(initialise(lambda key: method.init(key, batch), jax.random.key(0)))
     step = jax.jit(method.train_step)
     after, metrics = step(state, batch)
     # Four scores of the source and eight of the target.

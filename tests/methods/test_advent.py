@@ -15,6 +15,7 @@ from uda_jax.methods.parts.alignment import Discriminator, accuracy, domain_loss
 from uda_jax.methods.parts.masking import Masking
 from uda_jax.schema import from_mapping
 from uda_jax.training import optimisers
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.schedules import Schedule
 
 RATE = 0.1
@@ -56,7 +57,7 @@ def assert_close(ours, theirs):
 
 def test_minent_is_gradient_descent_on_its_objective(batch):
     method = make("entropy")
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     labels = batch["source"]["label"].astype(np.int32)
 
     def objective(params):
@@ -80,7 +81,7 @@ def test_minent_is_gradient_descent_on_its_objective(batch):
 
 def test_advent_plays_both_sides_from_the_same_forwards(batch):
     method = make("adversarial")
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     labels = batch["source"]["label"].astype(np.int32)
     judge_of = {"logits": "discriminator", "aux_logits": "discriminator_aux"}
     module = method.discriminator.of_outputs("fp32").module
@@ -124,7 +125,7 @@ def test_the_target_weight_is_the_only_route_from_the_discriminators(batch):
     ends = []
     for objective in ("adversarial", "entropy"):
         method = make(objective, target_weight=0.0, target_aux_weight=0.0)
-        state = jax.jit(lambda key, method=method: method.init(key, batch))(jax.random.key(0))
+        state = initialise(lambda key, method=method: method.init(key, batch), jax.random.key(0))
         ends.append(jax.jit(method.train_step)(state, batch)[0].params["segmenter"])
     assert_close(ends[0], ends[1])
 
@@ -148,7 +149,7 @@ def test_accuracy_of_least_squares_by_hand():
 def test_a_single_head_needs_a_single_discriminator(batch):
     method = make("adversarial")
     method = dataclasses.replace(method, segmenter=dataclasses.replace(method.segmenter, multi_level=None))
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     assert set(state.params) == {"segmenter", "discriminator"}
     _, metrics = jax.jit(method.train_step)(state, batch)
     assert "loss/adversarial_aux" not in metrics and 0 <= metrics["discriminator/accuracy"] <= 1
@@ -161,7 +162,7 @@ def test_one_trace_and_donation(check_one_trace, batch):
 def test_the_prior_is_the_share_of_the_labels_so_far_and_hard_pixels_are_those_of_the_loss(batch):
     """Two batches of other class shares; the second sees the mean of both, whatever their numbers of labels."""
     method = make("entropy", prior_weight=0.7, prior_relaxation=0.9, hard_fraction=0.3)
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     step = jax.jit(method.train_step)
     first, second = np.full((2, 32, 64), 255, np.uint8), np.full((2, 32, 64), 1, np.uint8)
     first[0, :4], first[1, 0, :32] = 2, 0

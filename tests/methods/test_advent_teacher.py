@@ -12,6 +12,7 @@ from uda_jax.methods.advent_teacher import AdventTeacher
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.dacs import Dacs
 from uda_jax.methods.parts.alignment import Discriminator
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.optimisers import sgd
 from uda_jax.training.schedules import Schedule
 
@@ -28,7 +29,7 @@ ADVERSARIAL = {"discriminator": Discriminator(width=4), "target_weight": 0.5}
 def stepped(batch):
     """States and metrics after one step of the combination, of DACS and of AdvEnt, all from the same start."""
     method = AdventTeacher(**FIELDS, **ADVERSARIAL)
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     alone = state.replace(
         params={"segmenter": state.params["segmenter"]}, opt_state={"segmenter": state.opt_state["segmenter"]}
     )

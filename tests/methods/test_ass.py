@@ -18,6 +18,7 @@ from uda_jax.methods import base
 from uda_jax.methods.adaptsegnet import AdaptSegNet
 from uda_jax.methods.ass import ASS, SemanticLevel
 from uda_jax.methods.parts.alignment import Discriminator
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.optimisers import adam, sgd
 from uda_jax.training.schedules import Schedule
 
@@ -57,7 +58,7 @@ def batch():
 def played(batch):
     """The method, the first state, and what one step makes of it."""
     method = make()
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     return method, state, jax.jit(method.train_step)(state, batch)
 
 
@@ -199,7 +200,7 @@ def test_without_labels_it_is_adaptsegnet_bit_for_bit(batch, same):
     unlabelled = {name: maps for name, maps in batch.items() if name != "labelled_target"}
     ends = []
     for method in (make(weight=0.0), AdaptSegNet(**SHARED)):
-        state = jax.jit(lambda key, method=method: method.init(key, unlabelled))(jax.random.key(3))
+        state = initialise(lambda key, method=method: method.init(key, unlabelled), jax.random.key(3))
         semantic, step = state.params.get("semantic_discriminator"), jax.jit(method.train_step)
         for _ in range(2):
             state, metrics = step(state, unlabelled)
@@ -220,7 +221,7 @@ def test_options_change_what_the_semantic_level_sees_and_asks(played, shown, bat
     state = played[1]
     if "source" in options:
         # S has other inputs, but the segmenter's weights are the same.
-        state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+        state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     wanted = ("loss/semantic", "loss/semantic_discriminator")
     metrics = jax.jit(lambda state: [method.train_step(state, batch)[1][name] for name in wanted])(state)
     seen = {}

@@ -15,6 +15,7 @@ from uda_jax.methods.parts.mixing import Mixed, Mixing, pseudo_labels
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
 from uda_jax.training import optimisers
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.FOLDER / "dacs-corda"
@@ -85,7 +86,7 @@ def deep(batch):
 def stepped(deep):
     """The method, its first state, and what one step makes of it."""
     method = make(depth_unit=64.0)
-    state = jax.jit(lambda key: method.init(key, deep))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, deep), jax.random.key(0))
     return method, state, jax.jit(method.train_step)(state, deep)
 
 

@@ -14,6 +14,7 @@ from uda_jax.methods.cycada import Cycada
 from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.methods.parts.translation import Translator
 from uda_jax.training import optimisers
+from uda_jax.training.initialisation import initialise
 
 SIDE = 24
 WEIGHTS = {"image_weight": 0.9, "back_weight": 0.7, "cycle_weight": 0.6, "semantic_weight": 0.3}
@@ -58,7 +59,7 @@ def parts(method, state):
 
 @pytest.fixture(scope="module")
 def state():
-    return jax.jit(lambda key: make().init(key, BATCH))(jax.random.key(0))
+    return initialise(lambda key: make().init(key, BATCH), jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_pools_show_older_images_and_fill_up(state):
 def test_a_step_moves_every_network_and_the_rates_of_the_images_alone_decay():
     schedule = dataclasses.replace(Cycada().schedule, horizon=4)
     method = make(schedule=schedule, image_pool=0, segmenter=base.Segmenter(name="dtn", input_norm="tanh"))
-    state = jax.jit(lambda key: method.init(key, BATCH))(jax.random.key(1))
+    state = initialise(lambda key: method.init(key, BATCH), jax.random.key(1))
     assert state.extra == {}
     late = state.replace(step=jnp.int32(3))
     after, metrics = jax.jit(method.train_step)(late, BATCH)

@@ -17,6 +17,7 @@ from uda_jax.methods.parts.forward import segmentation_losses
 from uda_jax.methods.parts.mixing import Mixed, Mixing, StrongAugmentation, mixed_loss, pseudo_labels
 from uda_jax.runs import stages
 from uda_jax.training import schedules
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.optimisers import sgd
 from uda_jax.training.schedules import Schedule
 
@@ -38,7 +39,7 @@ METHOD = Dacs(
 def stepped(batch):
     """The method, its compiled step, the first state, and the two that follow with their metrics."""
     method = METHOD
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     step = jax.jit(method.train_step)
     first = step(state, batch)
     return method, step, state, first, step(first[0], batch)

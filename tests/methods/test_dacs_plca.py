@@ -11,6 +11,7 @@ from uda_jax.methods.base import Segmenter
 from uda_jax.methods.dacs import Dacs
 from uda_jax.methods.dacs_plca import DacsPlca
 from uda_jax.methods.parts.association import Association
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.optimisers import sgd
 from uda_jax.training.schedules import Schedule
 
@@ -23,7 +24,7 @@ FIELDS = {
 
 
 def step(method, batch):
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     state, metrics = jax.jit(method.train_step)(state, batch)
     return jax.device_get((state.params, state.teacher["params"], metrics))
 

@@ -17,6 +17,7 @@ from uda_jax.methods.parts.alignment import Discriminator, DiscriminatorInputs
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
 from uda_jax.training import optimisers
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.FOLDER
@@ -47,7 +48,7 @@ def with_depth(batch):
 def played(with_depth):
     """The method, the first state, what one step makes of it, and the jitted step."""
     method = make()
-    state = jax.jit(lambda key: method.init(key, with_depth))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, with_depth), jax.random.key(0))
     step = jax.jit(method.train_step)
     return method, state, step(state, with_depth), step
 

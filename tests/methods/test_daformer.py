@@ -25,6 +25,7 @@ from uda_jax.methods.parts.masking import Masking
 from uda_jax.networks import hrda
 from uda_jax.runs import stages
 from uda_jax.training import optimisers, schedules
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.FOLDER / "daformer"
@@ -154,7 +155,7 @@ def stepped(batch):
     distrust = np.zeros((2, 32, 64), np.float32)
     distrust[:, :8] = 1.0
     whole = {**batch, "target": {**batch["target"], "distrust": distrust}}
-    state = jax.jit(lambda key: METHOD.init(key, whole))(jax.random.key(0))
+    state = initialise(lambda key: METHOD.init(key, whole), jax.random.key(0))
     step = jax.jit(METHOD.train_step)
     first = step(state, whole)
     return whole, state, first, step(first[0], whole)
@@ -248,7 +249,7 @@ def filled_hrda():
     options = {"width": 4, "detail_size": (32, 32), "detail_stride": 16}
     segmenter = base.Segmenter(name="hrda_resnet14", input_norm="imagenet_rgb", align_corners=False, **options)
     method = HRDA(num_classes=3, segmenter=segmenter)
-    return method, jax.jit(method.network.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    return method, initialise(lambda key: method.network.init(key, jnp.zeros((1, 64, 64, 3))), jax.random.key(0))
 
 
 def test_hrda_wants_two_resolutions():

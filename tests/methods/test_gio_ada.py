@@ -19,6 +19,7 @@ from uda_jax.networks import refiner, translators
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
 from uda_jax.training import optimisers
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.schedules import Schedule
 
 RATE, IMAGE_RATE, JUDGE_RATE = 0.1, 0.02, 0.01
@@ -73,7 +74,7 @@ def parts(method, state, batch):
 
 
 def initial(method, batch):
-    return jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    return initialise(lambda key: method.init(key, batch), jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

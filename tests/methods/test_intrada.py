@@ -8,6 +8,7 @@ from uda_jax.methods.adaptsegnet import AdaptSegNet
 from uda_jax.methods.intrada import IntraDA
 from uda_jax.methods.parts.alignment import Discriminator
 from uda_jax.methods.source_only import SourceOnly
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.optimisers import sgd
 
 SHARED = {
@@ -19,7 +20,7 @@ JUDGED = {"discriminator": Discriminator(width=4), "target_weight": 0.5}
 
 
 def after_a_step(method, batch):
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     return jax.device_get(jax.jit(method.train_step)(state, batch)[0].replace(key=None))
 
 
@@ -27,7 +28,7 @@ def test_with_probabilities_both_players_lose_what_adaptsegnets_lose(batch):
     """Easy frames take the place of the source, hard ones that of the target; nothing else differs."""
     methods = [IntraDA(**fields, **SHARED, **JUDGED) for fields in ({}, {"discriminator_input": "probabilities"})]
     methods.append(AdaptSegNet(**SHARED, **JUDGED))
-    state = jax.jit(lambda key: methods[0].init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: methods[0].init(key, batch), jax.random.key(0))
     wanted = ("loss/segmentation", "loss/adversarial", "loss/discriminator", "loss/total")
 
     @jax.jit
@@ -43,7 +44,7 @@ def test_with_probabilities_both_players_lose_what_adaptsegnets_lose(batch):
 def test_the_weight_of_the_pseudo_labels_is_that_of_their_cross_entropy(batch):
     """What the discriminator teaches stays; with a weight of 0 it alone does."""
     methods = [IntraDA(**SHARED, **JUDGED, easy_weight=weight) for weight in (1.0, 0.25)]
-    state = jax.jit(lambda key: methods[0].init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: methods[0].init(key, batch), jax.random.key(0))
     wanted = ("loss/segmentation", "loss/adversarial")
     steps = jax.jit(lambda state: [[m.train_step(state, batch)[1][name] for name in wanted] for m in methods])
     whole, quarter = np.array(steps(state))
@@ -58,6 +59,6 @@ def test_without_hard_frames_it_is_supervised_by_the_pseudo_labels(batch, same):
     ours, theirs = after_a_step(method, easy), after_a_step(SourceOnly(**SHARED), easy)
     assert same(ours.params["segmenter"], theirs.params["segmenter"])
     assert same(ours.model_state["segmenter"], theirs.model_state["segmenter"])
-    fresh = jax.jit(lambda key: method.init(key, easy))(jax.random.key(0))
+    fresh = initialise(lambda key: method.init(key, easy), jax.random.key(0))
     assert same(ours.params["discriminator"], fresh.params["discriminator"])
     assert same(ours.opt_state["discriminator"], fresh.opt_state["discriminator"])

@@ -19,6 +19,7 @@ from uda_jax.methods.plca import ILLUSTRATED_PIXELS, PLCA
 from uda_jax.runs import stages
 from uda_jax.schema import from_mapping
 from uda_jax.training import optimisers
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.FOLDER
@@ -42,7 +43,7 @@ def make(**fields):
 def run(batch):
     """A method, its first state, a batch with labels of the target (which it shall not read), its compiled step."""
     method = make()
-    state = jax.jit(lambda key: method.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: method.init(key, batch), jax.random.key(0))
     batch = batch | {"target": batch["target"] | {"label": np.zeros((2, 32, 64), np.uint8)}}
     return method, state, batch, jax.jit(method.train_step)
 

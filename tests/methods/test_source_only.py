@@ -11,6 +11,7 @@ from uda_jax import losses, ops
 from uda_jax.methods import base
 from uda_jax.methods.source_only import SourceOnly
 from uda_jax.training import optimisers
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.schedules import Schedule
 
 
@@ -31,7 +32,7 @@ def frames(seed):
 
 @pytest.fixture(scope="module")
 def state(method):
-    return jax.jit(lambda key: method.init(key, {"source": frames(0)}))(jax.random.key(0))
+    return initialise(lambda key: method.init(key, {"source": frames(0)}), jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_frozen_parts_stay():
     segmenter = base.Segmenter(name="deeplab_v2_resnet14", width=4, aspp_branches=2)
     reference = SourceOnly(num_classes=3, segmenter=segmenter, optimiser=optimisers.sgd(learning_rate=0.1))
     batch = {"source": frames(0)}
-    state = jax.jit(lambda key: reference.init(key, batch))(jax.random.key(0))
+    state = initialise(lambda key: reference.init(key, batch), jax.random.key(0))
     after, _ = jax.jit(reference.train_step)(state, batch)
     before, after = (
         {

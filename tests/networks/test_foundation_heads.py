@@ -11,6 +11,7 @@ from uda_jax import methods, networks
 from uda_jax.errors import UserError
 from uda_jax.methods.base import Segmenter
 from uda_jax.networks.dpt_head import levels_of
+from uda_jax.training.initialisation import initialise
 
 TINY = {"width": 16, "depth": 4, "heads": 2}
 OWN = {"dpt": {"channels": (4, 4, 8, 8), "fused": 4}}
@@ -109,7 +110,7 @@ def test_classify_is_the_end_of_the_network():
     images = jax.random.normal(jax.random.key(0), (1, 56, 56, 3))
     for head in ("light", "dpt"):
         network = networks.build(f"{head}_dinov2_vits14", 3, **{**TINY, "depth": 1}, **OWN.get(head, {}))
-        variables = jax.jit(network.init)(jax.random.key(1), images)
+        variables = initialise(lambda key, network=network: network.init(key, images), jax.random.key(1))
         outputs = jax.jit(network.apply)(variables, images)
         again = network.apply(variables, outputs["features"], method="classify")
         np.testing.assert_allclose(again, outputs["logits"], rtol=1e-4, atol=1e-5)

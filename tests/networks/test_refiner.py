@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from uda_jax import networks
+from uda_jax.training.initialisation import initialise
 
 IMAGES = jax.random.uniform(jax.random.key(0), (2, 10, 14, 5), minval=-1.0)
 
@@ -16,7 +17,7 @@ IMAGES = jax.random.uniform(jax.random.key(0), (2, 10, 14, 5), minval=-1.0)
 def small():
     """A tiny refiner and its start."""
     network = networks.build("refiner", 1, width=6, blocks=2)
-    return network, jax.jit(network.init)(jax.random.key(1), IMAGES)
+    return network, initialise(lambda key: network.init(key, IMAGES), jax.random.key(1))
 
 
 def edited(variables, changes):

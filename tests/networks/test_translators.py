@@ -14,6 +14,7 @@ from uda_jax.errors import UserError
 from uda_jax.networks.convolution import convolve, grouped_convolve, narrow_convolve, transposed_convolve
 from uda_jax.networks.translators import instance_norm, reflect
 from uda_jax.ops.platform import made_for
+from uda_jax.training.initialisation import initialise
 
 GOLDEN = vectors.FOLDER
 FILES = sorted((GOLDEN / "gio-ada").glob("resnet_generator*.npz"))
@@ -60,7 +61,7 @@ def test_golden_files_are_there():
 @pytest.mark.parametrize("name", ["translator", "refiner"])
 def test_in_grey_one_channel_is_seen_and_drawn(name):
     network = networks.build(name, 1, width=4, blocks=1, grey=True)
-    variables = jax.jit(network.init)(jax.random.key(1), IMAGES)
+    variables = initialise(lambda key: network.init(key, IMAGES), jax.random.key(1))
     assert variables["params"]["conv1"]["kernel"].shape[2] == 1 + 2  # the mean, and the two further channels
     run = jax.jit(network.apply)
     drawn = run(variables, IMAGES)

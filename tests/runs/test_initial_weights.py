@@ -19,9 +19,11 @@ from uda_jax.methods.base import Segmenter
 from uda_jax.methods.source_only import SourceOnly
 from uda_jax.runs import described_networks, initial_weights, stages, train
 from uda_jax.runs.results import Invocation
+from uda_jax.training.initialisation import initialise
 from uda_jax.weights import files
 
 ORIGIN = Invocation("tiny", (), "test")
+TWO_HEADS = "--config.method.segmenter.multi_level=True"
 
 
 def random_variables(name, num_classes, channels=3, **options):
@@ -39,6 +41,12 @@ def source(tmp_path):
     file = tmp_path / "tiny.safetensors"
     files.write_safetensors(file, weights.to_torch(variables, "advent"), {})
     return file, variables
+
+
+@pytest.fixture
+def tiny_experiment(tiny_config):
+    """The tiny experiment with a second head."""
+    return config.experiment(config.load(tiny_config, [TWO_HEADS]))
 
 
 def assert_equal(one, other):
@@ -140,7 +148,7 @@ def started(experiment, **init):
     """Returns the state that a run of the tiny experiment starts with."""
     (stage,) = stages.recipe(experiment, num_classes=3)
     key = config.to_json(experiment)
-    state = RANDOM[key] if key in RANDOM else RANDOM.setdefault(key, jax.jit(stage.initialise)(jax.random.key(0)))
+    state = RANDOM[key] if key in RANDOM else RANDOM.setdefault(key, initialise(stage.initialise, jax.random.key(0)))
     return state, initial_weights.start(state, dataclasses.replace(stage, init_from={"segmenter": InitFrom(**init)}))
 
 
@@ -148,7 +156,7 @@ def test_a_network_that_never_learns_starts_from_a_file(source, tiny_experiment)
     """As the learning one does; its entry of the state stands elsewhere."""
     (stage,) = stages.recipe(caffe(tiny_experiment), num_classes=3)
     stage = dataclasses.replace(stage, init_from={"segmenter": InitFrom(path=str(source[0]))})
-    learning = jax.jit(stage.initialise)(jax.random.key(0))
+    learning = initialise(stage.initialise, jax.random.key(0))
     others = {name: tree for name, tree in learning.params.items() if name != "segmenter"}
     entry = {"params": learning.params["segmenter"], "model_state": learning.model_state["segmenter"]}
     frozen = initial_weights.start(learning.replace(params=others, frozen={"segmenter": entry}), stage)
@@ -307,7 +315,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UDA_JAX_TEST_DATA", str(write_tiny_folder(folder / "data")))
         (folder / "tiny.py").write_text(TINY_CONFIG)
-        words = ["--config.train.steps=1", "--config.train.evaluate_every=0"]
+        words = ["--config.train.steps=1", "--config.train.evaluate_every=0", TWO_HEADS]
         experiment = config.experiment(config.load(str(folder / "tiny.py"), words))
         train.run(experiment, folder / "run", ORIGIN)
     return folder / "run", experiment

@@ -10,6 +10,7 @@ from uda_jax import config
 from uda_jax.errors import UserError
 from uda_jax.runs import admission, memory, plan, results, stages, states, train
 from uda_jax.training import sharding
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.logging import read_metrics
 from uda_jax.training.programs import tree_bytes
 
@@ -23,7 +24,7 @@ def planned(tiny_config):
 
 def test_the_plan_is_what_the_state_is(planned):
     found, step, stage = planned
-    state = jax.jit(stage.initialise)(jax.random.key(0))
+    state = initialise(stage.initialise, jax.random.key(0))
     assert found.parameters == {
         name: sum(map(jax.numpy.size, jax.tree.leaves(tree))) for name, tree in state.params.items()
     }
@@ -117,6 +118,20 @@ def test_a_step_that_does_not_fit_is_refused_before_anything_is_written(tiny_exp
     assert not (tmp_path / "run").exists()
     experiment = dataclasses.replace(tiny_experiment, train=dataclasses.replace(tiny_experiment.train, steps=1))
     assert train.run(experiment, tmp_path / "run", results.Invocation(), ignore_memory=True)
+
+
+def test_a_second_run_of_a_config_takes_the_program_of_the_first(planned, tiny_config, monkeypatch):
+    """The form for another platform is another program."""
+    _, step, first = planned
+    (stage,) = stages.recipe(config.experiment(config.load(tiny_config)), 3)
+    calls, train_step = [], type(stage.method).train_step
+    monkeypatch.setattr(type(stage.method), "train_step", lambda *of: calls.append(of) or train_step(*of))
+    batch = plan.batch_before_data(stage)
+    found, second = plan.of_stage(stage, batch, sharding.data_mesh())
+    assert stage is not first and second is not step and second.traces == 1 and not calls
+    assert found.costs == planned[0].costs
+    second.trace(batch, "gpu")
+    assert len(calls) == 1
 
 
 def test_a_stage_of_other_batches_than_expected_compiles_anew(tiny_experiment, tmp_path, compiled):

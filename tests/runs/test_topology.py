@@ -54,7 +54,7 @@ def losses(workdir):
     rows = read_metrics(workdir / "train" / "metrics.jsonl")
     terms = sorted(name for name in rows[0] if name.startswith("loss/"))
     table = [[row[name] for name in terms] for row in rows if "loss/total" in row]
-    assert np.shape(table) == (6, 7)
+    assert np.shape(table) == (6, 4)
     return np.array(table)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image
 
 from uda_jax import config
+from uda_jax.cli import main
 from uda_jax.data.labels import label_spaces
 from uda_jax.data.pipeline import domains, streams
 from uda_jax.errors import UserError
@@ -30,6 +32,7 @@ from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.workdir import Workdir
 from uda_jax.training import metrics, sharding
 from uda_jax.training.guard import NonFiniteLoss
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.logging import read_metrics
 
 
@@ -113,27 +116,52 @@ def test_finished_runs_are_not_run_again(uninterrupted, tiny_experiment, monkeyp
     assert (workdir / "train" / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-def kill_during(moment, process, workdir):
-    """Kills a run with signal 9 during its second step, its first checkpoint write, or its first evaluation."""
+def unfinished(workdir):
+    """Returns the checkpoints in the making, or that were so when their process was killed."""
+    return set(workdir.glob("train/checkpoints/*tmp*"))
+
+
+def wait_for(moment, process, workdir):
+    """Waits until a run is in its second step, in its first write of a checkpoint, or in its first evaluation."""
     if moment == "checkpoint":
-        while not list(workdir.glob("train/checkpoints/*tmp*")):
+        left = unfinished(workdir)
+        while not unfinished(workdir) - left:
             assert process.poll() is None, "the run ended before a checkpoint was seen in the making"
             time.sleep(0.0005)
     else:
         # The line of step 3 is printed just before the evaluation that is due there.
         wanted = {"step": "1/6", "evaluation": "3/6"}[moment]
         assert any(line.startswith(wanted) for line in process.stderr)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
 
 
-@pytest.mark.parametrize("moment", ["step", "checkpoint", "evaluation"])
-def test_kill_9_then_the_same_run_gives_the_same_bits(uninterrupted, tiny_config, tiny_experiment, tmp_path, moment):
+@pytest.fixture(scope="module")
+def killed(tiny_config, tmp_path_factory):
+    """The workdir of a run that was killed with signal 9 at three moments, one after the other; and what another
+    training was told that wanted the workdir before the first of them.
+    """
+    workdir = tmp_path_factory.mktemp("killed") / "run"
+    for moment in ("step", "checkpoint", "evaluation"):
+        process = subprocess.Popen(command(tiny_config, workdir), stderr=subprocess.PIPE, text=True)
+        wait_for(moment, process, workdir)
+        if moment == "step":
+            process.send_signal(signal.SIGSTOP)  # It would be over before the other one is refused.
+            with pytest.raises(UserError) as refused:
+                run(config.experiment(config.load(tiny_config)), workdir)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        process.stderr.close()
+        assert not (workdir / "train" / "finished.json").exists()
+    return workdir, str(refused.value)
+
+
+def test_two_trainings_do_not_share_a_workdir(killed):
+    assert re.match("--workdir: another 'uda train' is writing into .*/run; wait for it", killed[1])
+
+
+def test_kill_9_then_the_same_run_gives_the_same_bits(killed, uninterrupted, tiny_experiment, tmp_path):
+    """Whatever it was doing when it was killed; a dead process keeps no lock."""
     workdir = tmp_path / "killed"
-    process = subprocess.Popen(command(tiny_config, workdir), stderr=subprocess.PIPE, text=True)
-    kill_during(moment, process, workdir)
-    assert not (workdir / "train" / "finished.json").exists()
+    shutil.copytree(killed[0], workdir)
     run(tiny_experiment, workdir)
     assert_same_state(workdir, uninterrupted[0])
     assert logged(workdir) == logged(uninterrupted[0])
@@ -152,7 +180,7 @@ def test_sigterm_saves_and_exits_with_the_status_asked_for(uninterrupted, tiny_c
     assert process.wait() == 75
     assert "stopped at step" in lines[-1] and "the same command goes on from there" in lines[-1]
     shutil.copytree(workdir, other)
-    subprocess.run(words, check=True, capture_output=True)  # Run to its end, the status is 0.
+    assert main(words[words.index("train") :]) == 0  # Run to its end.
     assert_same_state(workdir, uninterrupted[0])
     run(config.experiment(config.load(tiny_config, ["--config.train.workers=1"])), other)
     assert_same_state(other, uninterrupted[0])
@@ -161,12 +189,14 @@ def test_sigterm_saves_and_exits_with_the_status_asked_for(uninterrupted, tiny_c
 def test_a_half_written_checkpoint_is_passed_over(uninterrupted, tiny_experiment, tmp_path):
     """What kill -9 leaves while Orbax writes: a folder under a temporary name."""
     workdir = tmp_path / "half"
-    run(with_train(tiny_experiment, checkpoint_every=6), workdir)
+    shutil.copytree(uninterrupted[0], workdir)
     folder = workdir / "train" / "checkpoints"
     for stale in ("result.json", "train/finished.json"):
         (workdir / stale).unlink()
     (folder / "6").rename(folder / "6.orbax-checkpoint-tmp-123")
-    run(with_train(tiny_experiment, checkpoint_every=6), workdir)
+    earlier = {int(path.name) for path in folder.iterdir() if path.name.isdecimal()}
+    assert earlier and max(earlier) < 6
+    run(tiny_experiment, workdir)
     assert_same_state(workdir, uninterrupted[0])
 
 
@@ -230,21 +260,6 @@ def test_source_labels_that_teach_nothing_are_refused_before_anything_is_written
     assert not (tmp_path / "run").exists()
 
 
-def test_two_trainings_do_not_share_a_workdir(uninterrupted, tiny_config, tiny_experiment, tmp_path):
-    workdir = tmp_path / "shared"
-    process = subprocess.Popen(command(tiny_config, workdir), stderr=subprocess.PIPE, text=True)
-    assert any(line.startswith("1/6") for line in process.stderr)
-    with pytest.raises(UserError, match="--workdir: another 'uda train' is writing into .*/shared; wait for it"):
-        run(tiny_experiment, workdir)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-    # A dead process keeps no lock.
-    run(tiny_experiment, workdir)
-    assert_same_state(workdir, uninterrupted[0])
-    assert logged(workdir) == logged(uninterrupted[0])
-
-
 def test_a_run_does_not_go_on_over_other_frames(uninterrupted, tiny_experiment, tiny_folder, tmp_path):
     root, workdir = tmp_path / "data", tmp_path / "run"
     shutil.copytree(tiny_folder, root)
@@ -298,9 +313,9 @@ def test_a_run_that_waits_for_data_is_stopped_there(uninterrupted, tiny_experime
     assert_same_state(tmp_path / "run", uninterrupted[0])
 
 
-def test_an_unreadable_checkpoint_is_named(uninterrupted, tiny_experiment, tmp_path):
+def test_an_unreadable_checkpoint_is_named(uninterrupted, tmp_path):
     workdir = tmp_path / "damaged"
-    run(tiny_experiment, workdir)
+    shutil.copytree(uninterrupted[0], workdir)
     for path in (workdir / "train" / "checkpoints" / "6" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
@@ -310,8 +325,8 @@ def test_an_unreadable_checkpoint_is_named(uninterrupted, tiny_experiment, tmp_p
 
 
 def test_a_non_finite_loss_names_the_term_and_the_frames(tiny_experiment, tmp_path):
-    method = tiny_experiment.method | {"aux_weight": 1e39}  # infinite in float32
-    with pytest.raises(NonFiniteLoss, match=r"step 1: loss/segmentation_aux is (inf|nan)"):
+    method = tiny_experiment.method | {"target_weight": 1e39}  # infinite in float32
+    with pytest.raises(NonFiniteLoss, match=r"step 1: loss/adversarial is (inf|nan)"):
         run(dataclasses.replace(tiny_experiment, method=method), tmp_path / "run")
     written = json.loads((tmp_path / "run" / "train" / "nonfinite.json").read_text())
     assert written["step"] == 1 and sorted(written["frames"]) == ["source", "target"]
@@ -372,7 +387,7 @@ def test_a_recipe_hands_networks_on_and_skips_finished_stages(tiny_experiment, t
     (first, second) = stages.recipe(experiment, num_classes=3)
     mesh = sharding.data_mesh()
     handed_on = states.load(first, Workdir(workdir), mesh)
-    fresh = jax.jit(second.initialise)(jax.random.key(0))
+    fresh = initialise(second.initialise, jax.random.key(0))
     started = states.initial(second, Workdir(workdir), 0, mesh)
     for network, expected in (("segmenter", handed_on), ("discriminator", fresh)):
         for ours, theirs in zip(
@@ -398,7 +413,7 @@ def test_accumulation_of_equal_batches_is_one_larger_step(tiny_experiment):
     for accumulation in (1, 2):
         plan = dataclasses.replace(tiny_experiment.train, accumulation=accumulation)
         method = stages.build_method({"name": "advent", **section}, 3, plan, "config.method")
-        state = jax.jit(lambda key, method=method: method.init(key, example))(jax.random.key(0))
+        state = initialise(lambda key, method=method: method.init(key, example), jax.random.key(0))
         start, step = state.params["segmenter"], jax.jit(method.train_step)
         states = [state := step(state, example)[0] for _ in range(accumulation)]
         if accumulation == 2:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from uda_jax.networks import initialisers
-from uda_jax.training import sharding
+from uda_jax.training import initialisation, sharding
 from uda_jax.training.initialisation import initialise
 
 KEY = jax.random.key(3)
@@ -37,6 +37,25 @@ def test_it_is_that_of_one_program():
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     assert [leaf.dtype for leaf in jax.tree.leaves(found)] == [leaf.dtype for leaf in jax.tree.leaves(expected)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), numbers(found), numbers(expected))
+
+
+def test_one_trace_serves_shapes_and_all_keys():
+    """And it keeps nothing of a forward that only gave a shape."""
+    calls, images = [], np.ones((64, 64), np.float32)
+
+    def state(key):
+        calls.append(key)
+        return {"drawn": draw(key), "as many": jnp.zeros((jnp.asarray(images) @ images).shape[0])}
+
+    traced = initialisation.trace(state)
+    assert traced.shapes["as many"].shape == (64,) and traced.shapes["drawn"]["kernel"].shape == (3, 3, 4, 8)
+    assert not traced.program.consts and "dot_general" not in str(traced.program)
+    for key in (KEY, jax.random.key(4)):
+        found, expected = initialisation.draw(traced, key), jax.jit(draw)(key)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *map(numbers, (found["drawn"], expected))
+        )
+    assert len(calls) == 1
 
 
 def test_every_array_can_be_donated():

@@ -17,6 +17,7 @@ from uda_jax.networks.batch_norm import BatchNorm
 from uda_jax.networks.convolution import FLOAT32, Conv, depthwise_convolve
 from uda_jax.networks.deformable import DeformableAttention, Size, centres
 from uda_jax.networks.kernels import max_pool, relu
+from uda_jax.networks.parameters import parameter
 from uda_jax.networks.upscaling import PatchUpscale
 from uda_jax.networks.vit_blocks import Linear, layer_norm
 from uda_jax.ops.resize import resize_bilinear
@@ -71,8 +72,8 @@ class ConvolutionalMlp(nn.Module):
         batch, _, width = x.shape
         hidden = Linear(width // 4, self.dtype, name="fc1")(x)
         fan_in = initialisers.uniform_fan_in(9)
-        kernel = self.param("dwconv_kernel", fan_in, (3, 3, 1, width // 4), jnp.float32).astype(self.dtype)
-        bias = self.param("dwconv_bias", fan_in, (width // 4,), jnp.float32).astype(self.dtype)
+        kernel = parameter(self, "dwconv_kernel", fan_in, (3, 3, 1, width // 4)).astype(self.dtype)
+        bias = parameter(self, "dwconv_bias", fan_in, (width // 4,)).astype(self.dtype)
         levels = []
         for part, size in zip(split(hidden, sizes), sizes, strict=True):
             level = depthwise_convolve(part.reshape(batch, *size, -1), kernel) + bias
@@ -114,7 +115,7 @@ class Injector(nn.Module):
     @nn.compact
     def __call__(self, tokens: jax.Array, pyramid: jax.Array, sizes: Sequence[Size], grid: Size) -> jax.Array:
         """Returns the transformer's tokens `[B, h * w, D]`; the pyramid's are `[B, N, D]`."""
-        gamma = self.param("gamma", nn.initializers.zeros, (tokens.shape[-1],), jnp.float32)
+        gamma = parameter(self, "gamma", nn.initializers.zeros, (tokens.shape[-1],))
         queries, features = layer_norm(EPSILON, "query_norm")(tokens), layer_norm(EPSILON, "feat_norm")(pyramid)
         return tokens + gamma * DeformableAttention(self.heads, name="attn")(queries, centres(grid), features, sizes)
 
@@ -169,7 +170,7 @@ class Adapter(nn.Module):
     def setup(self):
         """Names the parts; each creates its parameters when first called."""
         heads = max(1, self.width // 64)
-        self.level_embed = self.param("level_embed", initialisers.normal(1.0), (3, self.width), jnp.float32)
+        self.level_embed = parameter(self, "level_embed", initialisers.normal(1.0), (3, self.width))
         self.spm = SpatialPrior(self.width, self.dtype)
         self.interactions = [Interaction(heads, i == INTERACTIONS - 1, self.dtype) for i in range(INTERACTIONS)]
         self.up = PatchUpscale(self.width, 2, use_bias=True, dtype=self.dtype)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from uda_jax.networks.parameters import parameter
+
 # Weight of the newest batch in the running statistics (PyTorch's convention; Flax counts the old ones' weight, 0.9).
 MOMENTUM = 0.1
 EPSILON = 1e-5
@@ -39,8 +41,8 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Returns the normalised `x`, `[..., C]`; updates `batch_stats` if `train` and the mode is "batch"."""
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        scale = parameter(self, "scale", nn.initializers.ones, (channels,))
+        bias = parameter(self, "bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if train and self.mode == "batch":

@@ -20,6 +20,7 @@ from uda_jax.networks.kernels import (
     product_gradient,
     project,
 )
+from uda_jax.networks.parameters import parameter
 from uda_jax.ops.platform import platform
 
 FLOAT32 = jnp.dtype(jnp.float32)
@@ -48,8 +49,8 @@ class ConvParameters(nn.Module):
         """Returns (kernel, bias or None) in float32."""
         default = uniform_fan_in(self.size**2 * in_features)
         shape = (self.size, self.size, in_features, self.features)
-        kernel = self.param("kernel", self.kernel_init or default, shape, jnp.float32)
-        bias = self.param("bias", default, (self.features,), jnp.float32) if self.use_bias else None
+        kernel = parameter(self, "kernel", self.kernel_init or default, shape)
+        bias = parameter(self, "bias", default, (self.features,)) if self.use_bias else None
         return kernel, bias
 
 

@@ -20,6 +20,7 @@ from uda_jax.networks.batch_norm import BatchNorm
 from uda_jax.networks.convolution import Conv, convolve, depthwise_convolve
 from uda_jax.networks.kernels import relu
 from uda_jax.networks.mit import MiTOptions, MixTransformer
+from uda_jax.networks.parameters import parameter
 from uda_jax.schema import config_field
 
 DILATIONS = (1, 6, 12, 18)
@@ -85,7 +86,7 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `[B, H, W, C]` for `x` `[B, H, W, C]`."""
-        kernel = self.param("kernel", self.kernel_init, (3, 3, 1, x.shape[-1]), jnp.float32)
+        kernel = parameter(self, "kernel", self.kernel_init, (3, 3, 1, x.shape[-1]))
         return depthwise_convolve(x.astype(self.dtype), kernel.astype(self.dtype), dilation=self.dilation)
 
 
@@ -195,8 +196,8 @@ class Classifier(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns float32 `[B, H, W, num_outputs]` for `x` `[B, H, W, C]`."""
         shape = (1, 1, x.shape[-1], self.num_outputs)
-        kernel = self.param("kernel", initialisers.normal(0.01), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.num_outputs,), jnp.float32)
+        kernel = parameter(self, "kernel", initialisers.normal(0.01), shape)
+        bias = parameter(self, "bias", nn.initializers.zeros, (self.num_outputs,))
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype)).astype(jnp.float32) + bias
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uda_jax.networks import initialisers
+from uda_jax.networks.parameters import parameter
 from uda_jax.schema import Named, config_field
 
 # Of tokens, of the first low-rank parts and of Rein's layers, where no weights are at hand.
@@ -109,9 +110,9 @@ class Tokens(nn.Module):
     def __call__(self, x: jax.Array, block: int) -> jax.Array:
         """Returns float32 patches `[B, N, D]` for those that a block has made, `[B, N, D]`."""
         width = x.shape[-1]
-        left = self.param("tokens_in", DRAWN, (self.depth, self.tokens, self.rank), jnp.float32)
-        right = self.param("tokens_out", DRAWN, (self.depth, self.rank, width), jnp.float32)
-        scale = self.param("scale", nn.initializers.constant(0.001), (), jnp.float32)
+        left = parameter(self, "tokens_in", DRAWN, (self.depth, self.tokens, self.rank))
+        right = parameter(self, "tokens_out", DRAWN, (self.depth, self.rank, width))
+        scale = parameter(self, "scale", nn.initializers.constant(0.001), ())
         options = {"dtype": self.dtype, "kernel_init": DRAWN}
         tokens, seen = (left[block] @ right[block]).astype(self.dtype), x.astype(self.dtype)
         similarity = (seen @ tokens.T).astype(jnp.float32) / jnp.sqrt(width)

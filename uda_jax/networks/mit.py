@@ -21,6 +21,7 @@ from uda_jax.errors import UserError
 from uda_jax.networks import initialisers
 from uda_jax.networks.base import Entry, Options, Remat, collected, patterns, remat_field, rematted
 from uda_jax.networks.convolution import convolve, depthwise_convolve
+from uda_jax.networks.parameters import parameter
 from uda_jax.schema import config_field
 
 # Channels of the first stage, which are also those of every head of attention, and blocks per stage.
@@ -85,8 +86,8 @@ class Convolution(nn.Module):
         """Returns `[B, h, w, features]` for `x` `[B, H, W, C]`."""
         into, outputs = (1, 1) if self.depthwise else (x.shape[-1], self.features)
         init = initialisers.normal(math.sqrt(2 / (self.size**2 * outputs)))
-        kernel = self.param("kernel", init, (self.size, self.size, into, self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        kernel = parameter(self, "kernel", init, (self.size, self.size, into, self.features))
+        bias = parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.depthwise:
             return depthwise_convolve(x, kernel) + bias

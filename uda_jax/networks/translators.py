@@ -18,6 +18,7 @@ from uda_jax.networks import initialisers
 from uda_jax.networks.base import Entry, Options
 from uda_jax.networks.batch_norm import EPSILON
 from uda_jax.networks.convolution import FLOAT32, grouped_convolve, output_convolve, transposed_convolve
+from uda_jax.networks.parameters import parameter
 from uda_jax.schema import config_field
 
 # The start of all kernels of the CycleGAN networks; their biases start at zero, as Flax's do.
@@ -53,8 +54,8 @@ class TransposedConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `[B, 2H, 2W, features]` for `x` `[B, H, W, C]`; `kernel` is `[3, 3, C, features]`."""
-        kernel = self.param("kernel", NORMAL, (3, 3, x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        kernel = parameter(self, "kernel", NORMAL, (3, 3, x.shape[-1], self.features))
+        bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
         return transposed_convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
@@ -76,8 +77,8 @@ class ImageConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `[B, H - size + 1, W - size + 1, features]` for `x` `[B, H, W, C]`."""
-        kernel = self.param("kernel", NORMAL, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        kernel = parameter(self, "kernel", NORMAL, (self.size, self.size, x.shape[-1], self.features))
+        bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
         y = self.convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + bias.astype(y.dtype)
 

@@ -16,6 +16,7 @@ from uda_jax.errors import UserError
 from uda_jax.networks.base import Options, Remat, collected, patterns, remat_field, rematted
 from uda_jax.networks.convolution import ConvParameters
 from uda_jax.networks.encoder_adapters import TOKENS, Adapters, Tokens
+from uda_jax.networks.parameters import parameter
 from uda_jax.networks.positions import resize_table, rotary_table
 from uda_jax.networks.vit_blocks import DRAWN, Block, layer_norm
 from uda_jax.schema import config_field
@@ -113,13 +114,13 @@ class VisionTransformer(nn.Module):
         """Names the parts; each creates its parameters when first called."""
         again, options = rematted(self.remat, BLOCKS), (self.mlp, self.ratio, self.epsilon, self.scale, self.dtype)
         self.patch_embed = PatchEmbedding(self.width, self.patch, self.dtype)
-        self.cls_token = self.param("cls_token", DRAWN, (1, 1, self.width), jnp.float32)
+        self.cls_token = parameter(self, "cls_token", DRAWN, (1, 1, self.width))
         if self.registers:
-            self.register_tokens = self.param("register_tokens", DRAWN, (1, self.registers, self.width), jnp.float32)
+            self.register_tokens = parameter(self, "register_tokens", DRAWN, (1, self.registers, self.width))
         if self.table:
-            self.pos_embed = self.param("pos_embed", DRAWN, (1, 1 + self.table**2, self.width), jnp.float32)
+            self.pos_embed = parameter(self, "pos_embed", DRAWN, (1, 1 + self.table**2, self.width))
         if self.maskable:
-            self.mask_token = self.param("mask_token", nn.initializers.zeros, (1, self.width), jnp.float32)
+            self.mask_token = parameter(self, "mask_token", nn.initializers.zeros, (1, self.width))
         ranks = [self.adapters.low_rank(i, self.depth) for i in range(self.depth)]
         self.blocks = [
             (nn.remat(Block) if name in again else Block)(self.heads, self.keyless, *options, rank)

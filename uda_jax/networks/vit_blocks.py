@@ -13,6 +13,7 @@ from flax import linen as nn
 from uda_jax.networks import initialisers
 from uda_jax.networks.encoder_adapters import LOW_RANK
 from uda_jax.networks.initialisers import Initialiser
+from uda_jax.networks.parameters import parameter
 from uda_jax.networks.positions import rotate
 from uda_jax.ops.attention import attention
 
@@ -48,8 +49,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `[..., features]` for `x` `[..., C]`."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        kernel = parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = parameter(self, "bias", self.bias_init, (self.features,))
         if self.keyless:
             third = jnp.arange(self.features) // (self.features // 3)
             bias = jnp.where(third == 1, 0.0, bias)
@@ -60,7 +61,7 @@ class Linear(nn.Module):
         shapes = (self.parts, x.shape[-1], self.rank), (self.parts, self.rank, self.features // self.parts)
         starts = DRAWN, nn.initializers.zeros
         into, out = (
-            self.param(name, start, shape, jnp.float32).astype(self.dtype)
+            parameter(self, name, start, shape).astype(self.dtype)
             for name, start, shape in zip(LOW_RANK, starts, shapes, strict=True)
         )
         inner = jnp.einsum("...i,pir->...pr", x.astype(self.dtype), into)
@@ -129,7 +130,7 @@ class Scale(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `[B, T, D]` scaled, in float32."""
-        gamma = self.param("gamma", nn.initializers.constant(self.start), (x.shape[-1],), jnp.float32)
+        gamma = parameter(self, "gamma", nn.initializers.constant(self.start), (x.shape[-1],))
         return x.astype(jnp.float32) * gamma
 
 

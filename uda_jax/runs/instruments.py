@@ -1,6 +1,8 @@
 """What tells how a training step does: its compilation, a trace of some steps, the parameters of its networks."""
 
 import contextlib
+import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,39 +12,47 @@ import jax
 from clu import parameter_overview
 
 from uda_jax.ops import platform
-from uda_jax.training import programs, sharding
+from uda_jax.training import precision, programs, sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodStep:
+    """The training step of a method at its precision; equal methods have equal ones, which are compiled once.
+
+    Attributes:
+      method: gives `train_step` and `precision`, and is hashable.
+    """
+
+    method: Any
+
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+        return precision.at_precision(self.method, self.method.train_step)(state, batch)
 
 
 class TrainStep:
     """A training step that is compiled once, before the first batch is there.
 
+    That of an equal function for like states, as a second run of one config in a notebook has it, is the same program.
+
     Args:
-      function: (state, batch) -> (state, metrics), pure; the state that it is called with is donated.
+      function: (state, batch) -> (state, metrics), pure and hashable; the state that it is called with is donated.
       state: shapes, types and places of the state, or its arrays: where they lie before and after every step.
       mesh: the device mesh, over which batches are split; an abstract one if the step is only to be lowered.
 
     Attributes:
-      traces: how often the function was traced, which is once.
       compile_seconds: what tracing and compiling took; None before.
     """
 
     def __init__(self, function: Callable, state: Any, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh):
-        places = jax.tree.map(lambda x: x.sharding, state)
-        split = not all(place.is_fully_replicated for place in jax.tree.leaves(places))
-        step = sharding.split_step(function, mesh) if split else function
+        places, structure = jax.tree.flatten(jax.tree.map(lambda x: x.sharding, state))
+        self.compile_seconds = self._program = self._compiled = None
+        self._state, self._mesh = programs.shapes(state), mesh
+        self._parts = (function, mesh, structure, tuple(places))
 
-        def traced(state, batch):
-            self.traces += 1
-            return step(state, batch)
-
-        self.traces, self.compile_seconds = 0, None
-        self._state, self._mesh, self._compiled = programs.shapes(state), mesh, None
-        self._step = jax.jit(
-            traced,
-            donate_argnums=0,
-            in_shardings=(places, sharding.split_over_batch(mesh)),
-            out_shardings=(places, sharding.replicated(mesh)),
-        )
+    @property
+    def traces(self) -> int:
+        """How often the function was traced for the batch that the step was last traced or compiled for."""
+        return self._program.traces if self._program else 0
 
     def trace(self, batch: Any, name: str | None = None) -> jax.stages.Traced:
         """Returns the step in the form that a platform gets, a key of `platform.LOWERING`; None = the one that is here.
@@ -52,7 +62,9 @@ class TrainStep:
           name: of the platform, which need not be here.
         """
         with platform.made_for(name) if name else contextlib.nullcontext():
-            return self._step.trace(self._state, batch)
+            leaves, shape = jax.tree.flatten(batch)
+            self._program = _program((platform.platform(), shape, *leaves), *self._parts)
+            return self._program.jitted.trace(self._state, batch)
 
     def lower(self, batch: Any, name: str) -> programs.Costs:
         """Lowers the step for a platform, which need not be here to compile it, and returns what is known of its costs.
@@ -85,6 +97,38 @@ class TrainStep:
         if self._compiled is None:
             self.compile(programs.shapes(batch))
         return self._compiled(state, batch)
+
+
+class _Program:
+    """A step to be compiled for states of a structure.
+
+    Attributes:
+      traces: how often it was traced.
+    """
+
+    def __init__(self, function: Callable, mesh: Any, structure: Any, places: tuple[jax.sharding.Sharding, ...]):
+        split = not all(place.is_fully_replicated for place in places)
+        step, tree = sharding.split_step(function, mesh) if split else function, jax.tree.unflatten(structure, places)
+
+        def train_step(state: Any, batch: Any) -> Any:
+            self.traces += 1
+            return step(state, batch)
+
+        self.traces = 0
+        self.jitted = jax.jit(
+            train_step,
+            donate_argnums=0,
+            in_shardings=(tree, sharding.split_over_batch(mesh)),
+            out_shardings=(tree, sharding.replicated(mesh)),
+        )
+
+
+# As many as the stages of a recipe, or the methods of a comparison.
+@functools.lru_cache(maxsize=8)
+def _program(use: tuple, *parts: Any) -> _Program:
+    """Returns the program of some parts for one use: JAX, which remembers traces, knows nothing of the platform."""
+    del use
+    return _Program(*parts)
 
 
 class Profile:

@@ -18,11 +18,11 @@ from uda_jax.data.pipeline.examples import Shapes
 from uda_jax.errors import UserError
 from uda_jax.methods.parts import adapted
 from uda_jax.runs import memory, states
-from uda_jax.runs.instruments import TrainStep, parameter_counts
+from uda_jax.runs.instruments import MethodStep, TrainStep, parameter_counts
 from uda_jax.runs.late_files import needs_workdir
 from uda_jax.runs.stages import Stage
 from uda_jax.runs.workdir import Workdir
-from uda_jax.training import precision, programs, sharding
+from uda_jax.training import programs, sharding
 
 # Sustained in float32, in TFLOP/s: about what a good desktop GPU does, and each core of the machine that README's
 # figures are from.
@@ -88,7 +88,7 @@ def of_stage(stage: Stage, batch: Any, mesh: Any, platform: str | None = None) -
       platform: a key of `ops.platform.LOWERING`: the step is lowered for it, and what only a compiler knows is None.
     """
     state = states.abstract(stage, mesh)
-    step = TrainStep(precision.at_precision(stage.method, stage.method.train_step), state, mesh)
+    step = TrainStep(MethodStep(stage.method), state, mesh)
     costs = step.compile(batch) if platform is None else step.lower(batch, platform)
     on_cpu = platform is None and jax.default_backend() == "cpu"
     found = StagePlan(

@@ -62,7 +62,7 @@ def read(folder: Path, network: str = "segmenter", *, which: str = "student", st
     workdir = Workdir(folder)
     names = classes(folder)
     stage = [stage for stage in stages.recipe(workdir.experiment(), len(names)) if stage.kind.TRAINS][-1]
-    state = jax.eval_shape(stage.initialise, jax.random.key(0))
+    state = stage.first_state.shapes
     found = workdir.stage(stage.name)
     if not found.checkpoints.is_dir():
         raise UserError(f"{found.path}: no checkpoint yet; train it first")

@@ -30,6 +30,7 @@ from uda_jax.runs.signals import Stop
 from uda_jax.runs.signals import Stopped as Stopped  # what stages raise
 from uda_jax.runs.workdir import Identity, Workdir, read_json
 from uda_jax.schema import from_mapping
+from uda_jax.training.initialisation import Traced, trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +139,11 @@ class Stage:
         """Returns the method's first state for batches of this stage's shapes; pure, and no frame is read."""
         return self.method.init(key, self.example())
 
+    @functools.cached_property
+    def first_state(self) -> Traced:
+        """What `initialise` draws, traced once for all who ask for shapes and for the one who draws."""
+        return trace(self.initialise)
+
     def example(self) -> dict[str, dict[str, np.ndarray]]:
         """Returns a batch of this stage's shapes with every map that a frame may have, all zeros."""
         example = {}
@@ -183,11 +189,9 @@ def recipe(experiment: Experiment, num_classes: int) -> list[Stage]:
         )
         if stages[-1].kind.TRAINS:
             methods.check_domains(stages[-1].method, stages[-1].domains, f"{path}.data")
-    if not stages[-1].kind.TRAINS:
-        raise UserError(
-            f"config.stages.{stages[-1].name}.kind.name: expected 'train' in the last stage, got "
-            f"{experiment.stages[stages[-1].name].kind['name']!r}"
-        )
+    if not (last := stages[-1]).kind.TRAINS:
+        got = experiment.stages[last.name].kind["name"]
+        raise UserError(f"config.stages.{last.name}.kind.name: expected 'train' in the last stage, got {got!r}")
     return stages
 
 

@@ -22,7 +22,7 @@ from uda_jax.runs.checkpoints import Checkpoints
 from uda_jax.runs.stages import Stage, StartFrom
 from uda_jax.runs.workdir import Identity, Workdir
 from uda_jax.training import sharding
-from uda_jax.training.initialisation import initialise
+from uda_jax.training.initialisation import draw
 
 
 def initial(
@@ -44,7 +44,7 @@ def initial(
       identity: of the run that checkpoints of earlier stages must belong to; None = any run.
     """
     placed = placement(stage, mesh).of(shapes(stage))
-    fresh = initialise(stage.initialise, jax.random.key(seed), placed)
+    fresh = draw(stage.first_state, jax.random.key(seed), placed)
     state = initial_weights.start(fresh, stage, log)
     for network, start_from in stage.start_from.items():
         like, place = _network(state, network), placement(stage, mesh)
@@ -93,7 +93,7 @@ def load(
 
 def shapes(stage: Stage) -> Any:
     """Returns the shapes and types of a stage's state."""
-    return jax.eval_shape(stage.initialise, jax.random.key(0))
+    return stage.first_state.shapes
 
 
 def placement(stage: Stage, mesh: jax.sharding.Mesh) -> sharding.Placement:

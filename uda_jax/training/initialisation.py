@@ -5,6 +5,7 @@ a program, compiled once and called for every vector; what is left, scaling, sha
 compiles quickly. The networks' forwards, traced for the shapes of parameters, are left out.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,26 +17,53 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as
 COMPILERS = 4
 
 
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """What draws a first state, traced once: its shapes are there before it is drawn.
+
+    Attributes:
+      program: of a typed PRNG key, without what its results do not depend on.
+      shapes: of its results, as the tree that they are.
+    """
+
+    program: ClosedJaxpr
+    shapes: Any
+
+
+def trace(function: Callable[[jax.Array], Any]) -> Traced:
+    """Returns a function of a typed PRNG key, traced; it is pure, and draws what it returns from its argument."""
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(jax.random.key(0))
+    whole = closed.jaxpr
+    needed = _needed(whole.eqns, whole.outvars)
+    used = {var for equation in needed for var in equation.invars if not isinstance(var, Literal)}
+    used.update(var for var in whole.outvars if not isinstance(var, Literal))
+    kept = {var: const for var, const in zip(whole.constvars, closed.consts, strict=True) if var in used}
+    return Traced(ClosedJaxpr(whole.replace(constvars=tuple(kept), eqns=needed), tuple(kept.values())), shapes)
+
+
 def initialise(function: Callable[[jax.Array], Any], key: jax.Array, shardings: Any = None) -> Any:
-    """Returns `function(key)`, with the numbers of `jax.jit(function)`, each array in memory of its own.
+    """Returns `function(key)`, as `draw` does for a function that was not traced before."""
+    return draw(trace(function), key, shardings)
+
+
+def draw(traced: Traced, key: jax.Array, shardings: Any = None) -> Any:
+    """Returns what a function returns for a key, with the numbers of `jax.jit`, each array in memory of its own.
 
     Args:
-      function: pure; it draws what it returns from its argument.
+      traced: the function.
       key: typed PRNG key.
       shardings: of the arrays that it returns, one for all or a tree of them; None = on the default device.
     """
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(key)
-    whole = closed.jaxpr
-    needed = _needed(whole.eqns, whole.outvars)
-    drawn = [var for equation in needed if any(map(_is_key, equation.invars)) for var in equation.outvars]
-    drawing = _needed(needed, drawn)
-    known = dict(zip((*whole.constvars, *whole.invars), (*closed.consts, key), strict=True))
+    whole = traced.program.jaxpr
+    drawn = [var for equation in whole.eqns if any(map(_is_key, equation.invars)) for var in equation.outvars]
+    drawing = _needed(whole.eqns, drawn)
+    known = dict(zip((*whole.constvars, *whole.invars), (*traced.program.consts, key), strict=True))
     _draw(drawing, known, whole)
     done = set(map(id, drawing))
-    rest = [equation for equation in needed if id(equation) not in done]
+    rest = [equation for equation in whole.eqns if id(equation) not in done]
     arguments = tuple(known)
     finish = jaxpr_as_fun(ClosedJaxpr(whole.replace(constvars=(), invars=arguments, eqns=rest), ()))
-    structure = jax.tree.structure(shapes)
+    structure = jax.tree.structure(traced.shapes)
     placed = jax.jit(lambda *given: jax.tree.unflatten(structure, finish(*given)), out_shardings=shardings)
     return placed(*(known[var] for var in arguments))
 

@@ -10,6 +10,7 @@ from uda_jax import config
 from uda_jax.errors import UserError
 from uda_jax.methods.parts.segmenter import Segmenter
 from uda_jax.runs import stages
+from uda_jax.training.initialisation import initialise
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def steps():
             stage.method.segmenter, freeze=("encoder/(conv1|bn1)/", "layer1"), freeze_statistics=keeps
         )
         method = dataclasses.replace(stage.method, segmenter=section)
-        before = method.init(jax.random.key(0), batch)
+        before = initialise(lambda key: method.init(key, batch), jax.random.key(0))
         return before, jax.jit(method.train_step)(before, batch)[0]
 
     return {keeps: step(keeps) for keeps in (False, True)}

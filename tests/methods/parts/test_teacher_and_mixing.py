@@ -19,6 +19,7 @@ from uda_jax.methods.parts.state import TrainState
 from uda_jax.methods.parts.teacher import MeanTeacher, exponential_moving_average
 from uda_jax.schema import from_mapping
 from uda_jax.training import optimisers
+from uda_jax.training.initialisation import initialise
 from uda_jax.training.schedules import Schedule
 
 GOLDEN = vectors.FOLDER / "dacs-corda"
@@ -39,7 +40,7 @@ def plain(**fields):
 
 @pytest.fixture(scope="module")
 def state(batch):
-    return jax.jit(lambda key: make().init(key, batch))(jax.random.key(0))
+    return initialise(lambda key: make().init(key, batch), jax.random.key(0))
 
 
 def test_golden_pseudo_labels():
