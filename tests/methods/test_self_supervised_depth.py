@@ -1,9 +1,12 @@
 """Self-supervised depth: who learns from what, flips, scale, all views, what the published settings hold."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from uda_jax.configs.common import depth
 
 from uda_jax import config, losses
 from uda_jax.errors import UserError
@@ -188,6 +191,9 @@ def test_published_settings():
 def test_the_pretrained_variant_keeps_the_encoders_statistics(lite0_file, monkeypatch):
     monkeypatch.setenv("UDA_JAX_CACHE", str(lite0_file.parents[1]))
     (stage,) = stages.recipe(config.experiment(config.load("self_supervised_depth:smoke,pretrained")), 19)
+    both = depth.on_encoder(depth.of_domain("smoke", "target", "both"))
+    assert stage.method == dataclasses.replace(both.method, views="stereo", schedule=stage.method.schedule)
+    stage = dataclasses.replace(stage, method=both.method, init_from=both.init_from)
     assert stage.method.disparity.bn_mode == stage.method.motion.bn_mode == "frozen"
     state = jax.eval_shape(stage.initialise, jax.random.key(0))
     started = initial_weights.start(state, stage)
