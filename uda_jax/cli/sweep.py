@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,8 @@ def _sweep(options: argparse.Namespace) -> int:
         signal.signal(number, _stopped)
     failed = sweep.run_all(runs, output, slots, lambda line: report(f"sweep: {line}"))
     done = len(runs) - len(failed)
-    show(f"{output}: {done} of {len(runs)} runs are finished; uda report {folder}/*/ --output {folder}/report.html")
+    command = f"uda report {shlex.quote(str(folder))}/*/ --output {shlex.quote(f'{folder}/report.html')}"
+    show(f"{output}: {done} of {len(runs)} runs are finished; {command}")
     for name, why in failed.items():
         show(f"{name}: {why}; the same command tries it again")
     return 1 if failed else 0

@@ -16,7 +16,7 @@ from uda_jax.errors import printable
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds both commands by `command(name, run, text)`, which returns a command's parser."""
     demo = command("demo", _demo, "render the built-in data, train without and with adaptation, write a report")
-    demo.add_argument("--workdir", type=place, default=Path("runs/demo"))
+    demo.add_argument("--workdir", type=place, default=Path("runs/demo"), help="by default runs/demo")
 
     train = command("train", _train, "train a config, or go on where it stopped", takes_overrides=True)
     train.add_argument("--config", required=True, help="advent:streets, or path/to/file.py:setting")

@@ -44,9 +44,11 @@ class Summary:
         return self.busy / running if self.busy and running > 0 else None
 
     def __str__(self) -> str:
+        unread = {source for source, _ in self.failed}
         lines = [
             f"{source}: written as {target.name}, its plain name was taken or too long"
             for source, target in self.renamed
+            if source not in unread
         ]
         lines += self.notes
         if self.passed_over:

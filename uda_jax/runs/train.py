@@ -99,7 +99,9 @@ def _run(
         # What finished stages were trained on is not read again; whether a score is still that of its data is asked.
         unfinished = [stage for stage in recipe if not reuse.is_done(stage, recipe, workdir, how)]
         scored = how == reuse.SAME and workdir.result.exists()
-        if not scored:
+        if scored:
+            first_look.print_lines([announcement.FINISHED], context)
+        else:
             told = [*announcement.header(experiment, recipe, workdir), *reuse.notes(workdir, experiment, recipe, how)]
             first_look.print_lines(told, context)
             first_look.check_data(recipe[-1], unfinished, context)

@@ -29,7 +29,8 @@ ONE_COLOUR = "have an image of one colour all over"
 ONE_CLASS = "have a label of one class all over"
 NO_VALUE = "have a {} map without one valid pixel"
 ONE_VALUE = "have a {} map of one value all over"
-ODD_UNIT = "have no {} between 0.1 m and 1 km, so its unit may be wrong"
+ODD_UNIT = "have most of their {} nearer than 0.1 m or further than 1 km, so its unit may be wrong"
+EIGHT_BITS = "have a depth map of 8 bits, as pictures to look at have, which holds 255 depths at most"
 ALIKE = "have names that differ in case or the form of letters only, which other systems take for one"
 # Metres: what lies all beyond, or all within, is hardly a scene.
 _NEAR, _FAR = 0.1, 1000
@@ -91,6 +92,8 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
         with contextlib.suppress(Exception):
             # A file that Pillow cannot identify is reported by its decoder, or is no picture.
             kinds[field] = _kind(data)
+    if kinds.get("depth") in ("L", "P", "RGB"):
+        notes[EIGHT_BITS] = "depth"
     ranges, pixels, stored = {}, None, None
     if "label" in example:
         stored = look_at(dataset, index, files.get("label"), example["label"])
@@ -133,7 +136,8 @@ def _look_at_values(
         notes[NO_VALUE.format(field)] = field
     elif valid.size > 1 and low == high:
         notes[ONE_VALUE.format(field)] = field
-    if valid.size and MAPS[field].unit == "m" and (low > _FAR or high < _NEAR):
+    # Of a scene's sky some is beyond all bounds; not most of the scene.
+    if valid.size and MAPS[field].unit == "m" and not _NEAR <= np.median(valid[::16]) <= _FAR:
         notes[ODD_UNIT.format(field)] = field
     return Range(low, high, valid.size, values.size)
 
