@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -94,6 +95,14 @@ def test_depth_of_another_unit_and_pictures_of_depth_are_told(make_folder):
     notes = [note for note in check_dataset("folder", root, "train").notes if "depth" in note]
     assert [note.rpartition("/")[2] for note in notes if "so its unit may be wrong" in note] == ["f000.png"]
     assert [note.rpartition("/")[2] for note in notes if "of 8 bits" in note] == ["f001.png"]
+
+
+def test_copies_of_an_image_are_told(make_folder):
+    root = make_folder(count=4)
+    shutil.copy(root / "train" / "images" / "f001.png", root / "train" / "images" / "f003.png")
+    report = check_dataset("folder", root, "train")
+    (note,) = [note for note in report.notes if inspection.SAME_IMAGE in note]
+    assert note.startswith("2 frames") and "f001.png" in note and "f003.png" in note and not report.problems
 
 
 def test_classes_of_another_label_space_and_published_count(camvid):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ NO_VALUE = "have a {} map without one valid pixel"
 ONE_VALUE = "have a {} map of one value all over"
 ODD_UNIT = "have most of their {} nearer than 0.1 m or further than 1 km, so its unit may be wrong"
 EIGHT_BITS = "have a depth map of 8 bits, as pictures to look at have, which holds 255 depths at most"
+SAME_IMAGE = "have an image file that is a copy of another frame's"
 ALIKE = "have names that differ in case or the form of letters only, which other systems take for one"
 # Metres: what lies all beyond, or all within, is hardly a scene.
 _NEAR, _FAR = 0.1, 1000
@@ -60,6 +62,7 @@ class Finding(NamedTuple):
       pixels: int64 `[256]` of the label space, or None without a label.
       ranges: as in `Report`.
       stored: what the label file stores, see `label_files.look_at`.
+      picture: length and checksum of the image file; None where there is none to itself.
     """
 
     problems: dict[str, str]
@@ -69,6 +72,7 @@ class Finding(NamedTuple):
     pixels: np.ndarray | None
     ranges: dict[str, Range]
     stored: Stored | None = None
+    picture: tuple[int, int] | None = None
 
 
 def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
@@ -77,13 +81,15 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
     where = {field: str(files.get(field, f"{name}: frame '{printable(dataset.name(index))}'")) for field in MAPS}
     with proving():
         example, problems = _decoded(dataset, index, where, files)
-    kinds, notes = {}, {}
+    kinds, notes, picture = {}, {}, None
     for field, file in files.items():
         try:
             data = file.read_bytes()
         except OSError as error:
             problems[field] = _unreadable(file, error)  # says more than the decoder
             continue
+        if field == "image":
+            picture = len(data), zlib.crc32(data)
         # A JPEG was proved when it was read.
         if not is_jpeg(data) and (reason := damage(data)):
             problems.setdefault(field, f"{file}: damaged: {reason}; copy it again")
@@ -120,7 +126,7 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
     distances = [field for field in sizes if MAPS[field].may_differ_in_size]
     if not problems and (odd := [field for field in distances if sizes[field] != sizes.get("image", sizes[field])]):
         notes[OTHER_DEPTH_SIZE] = odd[0]
-    return Finding(problems, notes, kinds, sizes, pixels, {k: v for k, v in ranges.items() if v}, stored)
+    return Finding(problems, notes, kinds, sizes, pixels, {k: v for k, v in ranges.items() if v}, stored, picture)
 
 
 def _look_at_values(
