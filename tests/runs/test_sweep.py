@@ -1,6 +1,7 @@
 """Sweeps: which runs there are and what they are called, what is run again, what a failed one leaves."""
 
 import json
+import shlex
 
 import pytest
 import stand_ins
@@ -101,3 +102,10 @@ def test_every_process_sees_a_gpu_of_its_own(stand_in, tmp_path, monkeypatch, ca
 def test_a_mistaken_reference_is_one_line():
     with pytest.raises(UserError, match="no packaged config of this name; did you mean 'advent'"):
         names("advnet:smoke")
+
+
+def test_the_command_at_the_end_can_be_pasted(stand_in, tmp_path, capsys):
+    folder = tmp_path / "my sweep"
+    assert main(["sweep", "advent:smoke", "--workdir", str(folder)]) == 0
+    command = capsys.readouterr().out.strip().rpartition("; ")[2]
+    assert shlex.split(command) == ["uda", "report", f"{folder}/*/", "--output", f"{folder}/report.html"]

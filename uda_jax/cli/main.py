@@ -73,7 +73,9 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     overrides = tuple(word for word in words if word.startswith(_OVERRIDE))
     options, unknown = _parser().parse_known_args([word for word in words if not word.startswith(_OVERRIDE)])
     if unknown:
-        remedy = "" if unknown[0].startswith("-") else "give what has no option's name before the options, or "
+        # Behind options argparse takes no further words without one.
+        behind = not unknown[0].startswith("-") and any(word.startswith("-") for word in words)
+        remedy = "give what has no option's name before the options, or " if behind else ""
         raise UserError(f"unrecognized arguments: {shlex.join(unknown)}; {remedy}see 'uda {options.command} --help'")
     if overrides and not options.takes_overrides:
         raise UserError(f"{overrides[0]}: uda {options.command} takes no overrides; leave it out")
