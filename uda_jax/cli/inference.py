@@ -198,12 +198,14 @@ def _predict(options: argparse.Namespace) -> int:
     say_that_it_starts(f"predict with {' '.join(map(str, options.workdir))}")
     prepare_jax()
     from uda_jax import config
-    from uda_jax.inference import predict
+    from uda_jax.inference import predict, videos
 
     if options.server and options.size:
         raise UserError("--size: expected none with --server, which takes labels of the images' own size; leave it out")
     if options.fps and not options.video:
         raise UserError("--fps: expected --video with it, since only a video has a rate; add it, or leave out --fps")
+    if options.video and videos.encoder() is None:
+        print(videos.WITHOUT, file=sys.stderr)  # the end, which says it too, may be hours away
     stored = _experiment(options)
     which, names = _splits(stored.evaluation, options.on, options.workdir[0])
     path = stored.evaluation.path(which, names[0])
