@@ -114,7 +114,6 @@ def reader(tmp_path_factory):
             assert main(small(command)) == 0, command
         for name in COPIES:
             shutil.copytree("runs/advent", f"runs/{name}")
-        assert main(["export", "runs/advent", "--to", "safetensors", "--output", "exported"]) == 0
         yield folder
 
 
