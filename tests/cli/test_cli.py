@@ -180,7 +180,7 @@ def test_a_run_is_trained_scored_predicted_and_reported(tiny_config, tiny_folder
         label = np.array(Image.open(path))
         Image.fromarray(np.where(label == 2, 255, label).astype(np.uint8)).save(path)
     assert main(["evaluate", "--workdir", str(workdir), f"--config.evaluation.final.root={lacking}"]) == 0
-    assert "note: config.evaluation.final: no pixel of thing in the 8 frames" in capsys.readouterr().err
+    assert "note: config.evaluation.final: no pixel of the class thing in the 8 frames" in capsys.readouterr().err
 
     images = shutil.copytree(tiny_folder / "val" / "images", tmp_path / "images")
     truncate(images / "004.png")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from uda_jax.cli import console, main
-from uda_jax.cli.main import parsed
+from uda_jax.cli.main import _parser, parsed
 from uda_jax.errors import UserError, os_error_line
 
 UDA = [sys.executable, "-m", "uda_jax"]
@@ -172,6 +172,26 @@ def test_counts_have_bounds(words, message, capsys):
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line and line.endswith(f"; see 'uda {words[0]} --help'")
+
+
+def test_what_no_command_takes_is_told_with_that_commands_help(capsys):
+    behind = "give what has no option's name before the options, or "
+    for words, remedy in (
+        (["datasets", "x"], ""),
+        (["report", "a", "--x"], ""),
+        (["inspect", "a", "--json", "b"], behind),
+    ):
+        assert main(words) == 2
+        expected = f"unrecognized arguments: {words[-1]}; {remedy}see 'uda {words[0]} --help'\n"
+        assert capsys.readouterr().err.endswith(expected)
+
+
+def test_every_option_says_what_it_is_for():
+    (commands,) = [action for action in _parser()._actions if action.dest == "command"]
+    for name, command in commands.choices.items():
+        assert [action.dest for action in command._actions if not action.help] == [], name
+        # Where fields may be set, the help says how.
+        assert ("--config." in (command.epilog or "")) == command.get_default("takes_overrides"), name
 
 
 def test_no_word_at_all_is_one_line(capsys):

@@ -3,10 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from uda_jax.cli import main
+from uda_jax.cli.inference import _made_by
+from uda_jax.data.pipeline.domains import Domain
+from uda_jax.inference.options import Inference
 from uda_jax.runs import states
 from uda_jax.runs.workdir import Workdir
 
@@ -109,7 +115,11 @@ def test_several_splits_are_scored_in_one_call(folder, tmp_path, capsys):
     diagram = tmp_path / "reliability.png"
     words = ["evaluate", "--workdir", str(folder / "run"), "--on", "dev", "final", "--worst", "2"]
     assert main([*words, "--reliability", str(diagram)]) == 0
-    found = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    for name, card in found.items():
+        assert f"{name}: mIoU {100 * card['metrics']['miou']:.2f}, of {folder / 'run'} at step 6\n" in told.err
+    assert f"{diagram.with_stem('reliability_dev')}: reliability diagram of dev\n" in told.err
     assert list(found) == ["dev", "final"] and found["dev"]["iou"] != found["final"]["iou"]
     assert len(found["final"]["worst_frames"]) == 2 and "folder/train" in found["dev"]["protocol"]
     assert {"ece", "bins"} == set(found["final"]["calibration"])
@@ -121,6 +131,18 @@ def test_several_splits_are_scored_in_one_call(folder, tmp_path, capsys):
     assert strict["pixel_accuracy"] == found["final"]["pixel_accuracy"]
     assert main([*words, "--reliability", "diagram.svg"]) == 2
     assert "--reliability diagram.svg: expected a name that ends in .png" in capsys.readouterr().err
+
+
+def test_predictions_tell_runs_apart_whose_folders_have_one_name():
+    """As those of a sweep's seeds, whose other settings may be the same."""
+    options = SimpleNamespace(workdir=[Path("sweep/seed0")], network=None, size=None)
+    states = [
+        SimpleNamespace(step=np.int32(4), params={"w": np.full(3, value)}, model_state={}, teacher=None)
+        for value in (0.0, 0.0, 1.0)
+    ]
+    same, again, other = (_made_by(options, (), Inference(), Domain(), state) for state in states)
+    assert same == again and {key for key in same if same[key] != other[key]} == {"weights"}
+    assert json.dumps(_made_by(options, (), Inference(), Domain(), states)["weights"])
 
 
 def test_options_that_would_have_no_effect_are_refused(folder, tiny_folder, tmp_path, capsys):

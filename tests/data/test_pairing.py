@@ -111,6 +111,11 @@ def test_other_folders_and_masks_among_the_images(make_folder):
     (root / "train" / "labels").rename(root / "train" / "masks")
     dataset = open_dataset("folder", root, "train", "own")
     assert ["masks: this folder with 3 pictures is not read" in note.message for note in dataset.passed_over] == [True]
+    # A map's name that is no folder's.
+    (root / "train" / "masks").rename(root / "train" / "label")
+    (note,) = open_dataset("folder", root, "train", "own").passed_over
+    assert "label: this folder with 3 pictures is not read" in note.message
+    (root / "train" / "label").rename(root / "train" / "masks")
     for path in (root / "train" / "masks").iterdir():
         path.rename(root / "train" / "images" / f"{path.stem}_mask.png")
     shutil.rmtree(root / "train" / "masks")

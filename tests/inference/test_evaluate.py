@@ -226,7 +226,7 @@ def test_dice_of_nothing_but_background_is_refused_before_the_first_step(tiny_fo
     empty = with_classes(tiny_folder, tmp_path, ["background", "polyp"], [0, 0, 0])
     with pytest.raises(UserError, match=r"final: none of the 8 frames has a labelled pixel of \['polyp'\]"):
         make(Brightness(), empty, headline="dice").check_references()
-    assert "no pixel of polyp" in make(Brightness(), empty).check_references()
+    assert "no pixel of the class polyp" in make(Brightness(), empty).check_references()
 
 
 def test_the_compiled_program_returns_no_scores(folder):

@@ -34,7 +34,9 @@ BOTH = HALF // 255
 def test_a_class_that_is_stored_as_the_ignored_value_is_told(folder):
     dataset, _ = folder([HALF] * 3)
     note = label_check.check(dataset, "config.data.source")
-    assert note.startswith("note: config.data.source: no pixel of crack in the 3 frames, and 50 % of the pixels are")
+    assert note.startswith(
+        "note: config.data.source: no pixel of the class crack in the 3 frames, and 50 % of the pixels are"
+    )
     assert note.endswith("stored as 255; list that value in ids if it is a class")
 
 
@@ -87,7 +89,7 @@ def test_of_painted_labels_no_value_is_named(folder):
 
 def test_classes_that_the_headline_averages_have_to_be_there(folder):
     dataset, _ = folder([np.zeros((8, 8))] * 2)
-    assert "no pixel of crack" in label_check.check(dataset, "domain", [0])
+    assert "no pixel of the class crack" in label_check.check(dataset, "domain", [0])
     with pytest.raises(UserError, match="none of the 2 frames has a labelled pixel"):
         label_check.check(dataset, "domain", [1])
 

@@ -9,6 +9,7 @@ from PIL import Image
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.errors import UserError
 from uda_jax.inference.predict import Wanted, predict_folder
+from uda_jax.inference.summary import Summary
 
 PALETTE = np.array([(10, 20, 30), (128, 64, 128), (0, 0, 142)], np.uint8)
 
@@ -318,3 +319,18 @@ def test_shares_of_the_time_add_up(tmp_path):
     summary = predict(tmp_path, batch_size=2)
     parts = (summary.compiling, summary.busy, summary.reading, summary.writing)
     assert all(part >= 0 for part in parts) and sum(parts) <= summary.seconds and 0 < summary.device_share <= 1
+
+
+def test_the_rate_is_that_without_compiling(tmp_path):
+    summary = Summary(written=[tmp_path] * 30, seconds=7.5, compiling=6.0, busy=1.2, reading=0.15, writing=0.15)
+    assert str(summary).splitlines()[0] == (
+        "30 frames in 7.5 s; apart from 6.0 s to compile, 20.0 frames/s, and the device was 80 % busy, "
+        "10 % waiting for reading, 10 % waiting for writing"
+    )
+
+
+def test_what_could_not_be_read_was_not_written_under_another_name(tmp_path):
+    summary = Summary(
+        renamed=[(tmp_path / "a.gif", tmp_path / "a_gif.png")], failed=[(tmp_path / "a.gif", "a.gif: no")]
+    )
+    assert str(summary) == "a.gif: no\n0 images predicted, 1 could not be read"

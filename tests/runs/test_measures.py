@@ -31,6 +31,14 @@ def test_sizes_are_those_of_arrays_and_of_their_shapes():
     assert measures.byte_size(jnp.zeros(3, jnp.bfloat16)) == 6
 
 
+def test_a_checksum_tells_trees_from_others():
+    tree = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32(1), "none": None}
+    found = measures.checksum(tree)
+    assert len(found) == 8 and measures.checksum({"a": jnp.asarray(tree["a"]), "b": tree["b"]}) == found
+    assert measures.checksum(tree | {"a": tree["a"].T}) != found
+    assert measures.checksum(tree | {"b": np.float32(2)}) != found
+
+
 def test_distances_are_relative_to_the_first():
     assert measures.distance(ONE, OTHER) == (2, 0.4)
     assert measures.distance(ONE, ONE) == (0, 0)

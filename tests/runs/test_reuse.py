@@ -46,7 +46,9 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer(quick, tmp_path, capsys
     assert run(longer_run, tmp_path / "a")["steps"] == 4
     told = capsys.readouterr().err
     assert "note: stage train: goes on from 2 to 4 steps; the learning rate goes on as its horizon of 100 steps" in told
-    assert "stage train: goes on after step 2;" in told
+    assert "stage train: goes on after step 2;" in told and announcement.FINISHED not in told
+    run(longer_run, tmp_path / "a")
+    assert capsys.readouterr().err == f"{announcement.FINISHED}\n"
     run(longer_run, tmp_path / "b")
     jax.tree.map(np.testing.assert_array_equal, params(tmp_path / "a"), params(tmp_path / "b"))
     with pytest.raises(UserError, match="holds a run with config.train.steps = 4, asked for 2"):

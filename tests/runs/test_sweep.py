@@ -1,39 +1,19 @@
 """Sweeps: which runs there are and what they are called, what is run again, what a failed one leaves."""
 
 import json
-import sys
+import shlex
 
 import pytest
-from result_rows import row
+import stand_ins
 
 from uda_jax.cli import main
 from uda_jax.errors import UserError
 from uda_jax.runs import sweep
 
-# Stands in for `uda train`: writes what it was called with as a result, or fails where the batch has one image.
-TRAIN = """
-import json, os, pathlib, sys
-words = sys.argv[sys.argv.index("train"):]
-reference, folder, own = words[2], pathlib.Path(words[4]), words[5:]
-if "--config.train.batch_size=1" in own:
-    sys.exit("uda: error: one image")
-(folder / "train").mkdir(parents=True)
-if "--config.seed=7" not in own:
-    row = json.loads(os.environ["SWEEP_ROW"]) | {"config": reference, "overrides": own, "seed": int(own[-1][-1])}
-    (folder / "result.json").write_text(json.dumps([row | {"hardware": os.environ.get("CUDA_VISIBLE_DEVICES", "")}]))
-    (folder / "train" / "finished.json").write_text("{}")
-"""
-
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """Puts the stand-in in the place of Python, which runs `uda train`, and the JAX platform where no GPU is asked."""
-    script = tmp_path / "python"
-    script.write_text(f"#!{sys.executable}\n{TRAIN}")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setenv("SWEEP_ROW", json.dumps(row("advent", 0.5)))
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    stand_ins.replace_training(tmp_path, monkeypatch)
 
 
 def names(reference, *words, seeds=(0,), folder="runs"):
@@ -122,3 +102,10 @@ def test_every_process_sees_a_gpu_of_its_own(stand_in, tmp_path, monkeypatch, ca
 def test_a_mistaken_reference_is_one_line():
     with pytest.raises(UserError, match="no packaged config of this name; did you mean 'advent'"):
         names("advnet:smoke")
+
+
+def test_the_command_at_the_end_can_be_pasted(stand_in, tmp_path, capsys):
+    folder = tmp_path / "my sweep"
+    assert main(["sweep", "advent:smoke", "--workdir", str(folder)]) == 0
+    command = capsys.readouterr().out.strip().rpartition("; ")[2]
+    assert shlex.split(command) == ["uda", "report", f"{folder}/*/", "--output", f"{folder}/report.html"]

@@ -19,7 +19,12 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     check.add_argument("--label-space", help="class protocol of the histogram; by default the data set's own default")
     check.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
     check.add_argument("--fields", help="maps to look for besides, as in image_right,intrinsics or image_next")
-    check.add_argument("--images-from", type=local, metavar="FOLDER", help="pictures in place of the images")
+    check.add_argument(
+        "--images-from",
+        type=local,
+        metavar="FOLDER",
+        help="look at pictures of the frames' names in place of the images",
+    )
     check.add_argument("--workers", type=at_least(0), help="processes that decode; 0 for none, by default one per core")
     check.add_argument("--fix-list", type=local, metavar="FILE", help="write the names of the good frames of the split")
 
@@ -27,11 +32,16 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     prepare.add_argument("dataset", help="a name that `uda datasets` lists")
     prepare.add_argument("--root", type=local, help="folder of the data set, or an archive")
     prepare.add_argument("--out", type=local, required=True, help="new folder, or one with other splits; resumes there")
-    prepare.add_argument("--split", default="train")
+    prepare.add_argument("--split", default="train", help="by default train")
     prepare.add_argument("--size", type=size, metavar="WIDTHxHEIGHT", help="resize to this; by default files are kept")
-    prepare.add_argument("--resampling", choices=("bicubic", "bilinear"), default="bicubic", help="rule for images")
-    prepare.add_argument("--disparity-resampling", choices=("nearest", "bilinear"), default="nearest")
-    prepare.add_argument("--fit", choices=("stretch", "pad"), default="stretch", help="pad keeps the aspect ratio")
+    prepare.add_argument(
+        "--resampling", choices=("bicubic", "bilinear"), default="bicubic", help="rule for images; by default bicubic"
+    )
+    text = "rule for disparity; by default nearest"
+    prepare.add_argument("--disparity-resampling", choices=("nearest", "bilinear"), default="nearest", help=text)
+    prepare.add_argument(
+        "--fit", choices=("stretch", "pad"), default="stretch", help="stretch, the default; pad keeps the shape"
+    )
     prepare.add_argument("--recode", action="store_true", help="without --size: the same pixels, faster to read")
     prepare.add_argument("--fields", help="maps to store, as in image,label; by default all that the split has")
     prepare.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
@@ -113,8 +123,9 @@ def _prepare(options: argparse.Namespace) -> int:
     for note in summary.notes:
         print(printable(f"note: {note}"), file=sys.stderr)
     kept = summary.shards - summary.written
+    size = f"{summary.bytes / 1e9:.2f} GB" if summary.bytes >= 1e8 else f"{summary.bytes / 1e6:.1f} MB"
     print(
-        f"{options.out}: {summary.frames} frames of {options.dataset} {options.split}, {summary.bytes / 1e9:.2f} GB in "
+        f"{options.out}: {summary.frames} frames of {options.dataset} {options.split}, {size} in "
         f"{summary.shards} shards ({kept} were finished before); set the domain's root to this folder"
     )
     return 0

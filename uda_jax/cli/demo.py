@@ -20,7 +20,7 @@ ENCODER = "efficientnet_lite0"
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds it by `command(name, run, text)`, which returns a command's parser."""
     demo = command("demo", _demo, "render the built-in data, train without and with adaptation, write a report")
-    demo.add_argument("--workdir", type=place, default=Path("runs/demo"))
+    demo.add_argument("--workdir", type=place, default=Path("runs/demo"), help="by default runs/demo")
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import add_step, at_least, local, place, prepare_jax
+from uda_jax.cli.environment import add_step, at_least, local, place, prepare_jax, say_that_it_starts
 from uda_jax.errors import UserError
 
 _ANY = "any"
@@ -17,7 +17,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "write a run's network as StableHLO, ONNX or safetensors, and compare it with the run"
     export = command("export", _export, text, takes_overrides=True)
     export.add_argument("workdir", type=place, help="folder of the run")
-    export.add_argument("--to", choices=("stablehlo", "onnx", "safetensors"), required=True)
+    export.add_argument("--to", choices=("stablehlo", "onnx", "safetensors"), required=True, help="format")
     export.add_argument("--output", type=local, required=True, help="new folder")
     export.add_argument("--outputs", choices=("labels", "scores", "probabilities"), help="by default labels")
     export.add_argument("--input", choices=("uint8", "normalised"), help="by default uint8, normalised inside")
@@ -34,6 +34,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
+    say_that_it_starts(f"export {options.workdir}")
     prepare_jax()
     from uda_jax.inference.export import onnx, parity, stablehlo
     from uda_jax.runs import deployment

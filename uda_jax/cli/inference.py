@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from uda_jax.cli.console import show
-from uda_jax.cli.environment import add_step, at_least, local, place, prepare_jax, size
+from uda_jax.cli.environment import add_step, at_least, local, place, prepare_jax, say_that_it_starts, size
 from uda_jax.errors import UserError, printable
 
 # As `inference.outputs.KINDS` and `inference.servers.SERVERS`, which a test compares: what lists commands is quick.
@@ -23,9 +23,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     several["help"] = "folder of the run; of several, the mean of their scores counts, and the first one's config"
     evaluate = command("evaluate", _on_copies(_evaluate), "score a checkpoint of a run", takes_overrides=True)
     evaluate.add_argument("--workdir", **several)
-    text = "final, dev, or names of splits where there are several; more than one word scores all of them"
+    text = "final, the default, dev, or names of splits where there are several; more than one word scores all of them"
     evaluate.add_argument("--on", nargs="+", default=["final"], metavar="SPLIT", help=text)
-    text = "name so many frames of the lowest mean IoU"
+    text = "name so many frames of the lowest mean IoU; by default none"
     evaluate.add_argument("--worst", type=at_least(1), default=0, metavar="COUNT", help=text)
     text = "PNG file for the reliability diagram; of several splits, their names are added"
     evaluate.add_argument("--reliability", type=local, metavar="FILE", help=text)
@@ -44,7 +44,9 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--output", type=local, required=True, help="folder outside the input; made if absent")
     text = f"what to write, of {', '.join(KINDS)}; by default labels and overlay"
     predict.add_argument("--write", nargs="+", choices=KINDS, default=["labels", "overlay"], metavar="KIND", help=text)
-    predict.add_argument("--overlay-as", choices=("jpg", "png"), default="jpg", help="how overlays are written")
+    predict.add_argument(
+        "--overlay-as", choices=("jpg", "png"), default="jpg", help="how overlays are written; by default jpg"
+    )
     text = "width x height of what is written, such as 1024x512; by default each image's own"
     predict.add_argument("--size", type=size, help=text)
     text = "write overlays and colours as one MP4 each instead of a file per frame"
@@ -54,8 +56,10 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--server", choices=SERVERS, help=text)
     text = "make files that exist anew; without it they are skipped"
     predict.add_argument("--again", action="store_true", help=text)
-    predict.add_argument("--on", default="final", help="images are prepared as this split's, named as for evaluate")
-    predict.add_argument("--batch-size", type=at_least(1), default=4)
+    predict.add_argument(
+        "--on", default="final", help="images are prepared as this split's: final, the default, dev, or a name"
+    )
+    predict.add_argument("--batch-size", type=at_least(1), default=4, help="images at a time; by default 4")
     add_step(predict, None)
     _add_network(predict)
 
@@ -89,6 +93,7 @@ def _on_copies(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.N
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    say_that_it_starts(f"evaluate {' '.join(map(str, options.workdir))}")
     prepare_jax()
     from uda_jax.inference.evaluate import Evaluator, evaluation_step
     from uda_jax.inference.joint import joint_summary
@@ -119,6 +124,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         cards[JOINT] = joint_summary(section.joint, *zip(*final, strict=True))
     if options.reliability:
         _draw(options.reliability, cards)
+    _tell_scores(cards, section.headline, options, state)
     alone = len(options.on) == 1 and options.on[0] in cards
     show(json.dumps(cards[options.on[0]] if alone else cards, indent=1))
     return 0
@@ -155,6 +161,23 @@ def _tell(evaluator: Any, path: str) -> None:
             print(printable(note), file=sys.stderr)
 
 
+def _tell_scores(cards: dict[str, Any], headline: str, options: argparse.Namespace, state: Any) -> None:
+    """Prints a line for each split: all figures are many lines."""
+    from uda_jax.runs import announcement
+
+    steps = ", ".join(
+        f"{folder} at step {int(each.step)}" for folder, each in zip(options.workdir, _each(state), strict=True)
+    )
+    for name, card in cards.items():
+        if (value := card["metrics"].get(headline)) is not None:
+            print(printable(f"{name}: {announcement.score(headline, value)}, of {steps}"), file=sys.stderr)
+
+
+def _each(state: Any) -> Sequence[Any]:
+    """Returns the states of an ensemble, or of one run."""
+    return state if isinstance(state, (list, tuple)) and not hasattr(state, "step") else [state]
+
+
 def _draw(path: Any, cards: dict[str, Any]) -> None:
     """Writes the reliability diagrams of the splits."""
     from uda_jax.data.io import atomic, names
@@ -168,17 +191,21 @@ def _draw(path: Any, cards: dict[str, Any]) -> None:
     for name, found in drawn.items():
         file = path if len(drawn) == 1 else path.with_name(f"{path.stem}_{names.component(name)}.png")
         atomic.write(file, pictures.png(reliability.diagram(found, name)))
+        print(printable(f"{file}: reliability diagram of {name}"), file=sys.stderr)
 
 
 def _predict(options: argparse.Namespace) -> int:
+    say_that_it_starts(f"predict with {' '.join(map(str, options.workdir))}")
     prepare_jax()
     from uda_jax import config
-    from uda_jax.inference import predict
+    from uda_jax.inference import predict, videos
 
     if options.server and options.size:
         raise UserError("--size: expected none with --server, which takes labels of the images' own size; leave it out")
     if options.fps and not options.video:
         raise UserError("--fps: expected --video with it, since only a video has a rate; add it, or leave out --fps")
+    if options.video and videos.encoder() is None:
+        print(videos.WITHOUT, file=sys.stderr)  # the end, which says it too, may be hours away
     stored = _experiment(options)
     which, names = _splits(stored.evaluation, options.on, options.workdir[0])
     path = stored.evaluation.path(which, names[0])
@@ -209,6 +236,8 @@ def _predict(options: argparse.Namespace) -> int:
         progress=True,
     )
     show(summary)
+    if summary.written:
+        show(f"written to {options.output}")
     return 1 if summary.failed else 0
 
 
@@ -231,10 +260,14 @@ def _compiled(method: Any, state: Any, section: Any) -> Callable[..., Any]:
 
 def _made_by(options: argparse.Namespace, overrides: Sequence[str], inference: Any, domain: Any, state: Any) -> dict:
     """Returns what predictions depend on, in words of JSON."""
-    states = state if isinstance(state, (list, tuple)) and not hasattr(state, "step") else [state]
+    from uda_jax.runs import measures
+
+    states = _each(state)
     return {
         "runs": [folder.name for folder in options.workdir],
         "steps": [int(each.step) for each in states],
+        # Folders of sweeps have the same names.
+        "weights": [measures.checksum((each.params, each.model_state, each.teacher)) for each in states],
         "network": options.network,
         "overrides": sorted(overrides),
         "inference": dataclasses.asdict(inference),

@@ -17,9 +17,11 @@ TFLOPS = 10.0
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the commands by `command(name, run, text)`, which returns a command's parser."""
-    report = command("report", _report, "write one HTML page and report.json for finished runs")
+    report = command(
+        "report", _report, "write one HTML page about runs, finished or not, and their result rows as JSON beside it"
+    )
     report.add_argument("workdirs", nargs="+", type=place, help="run folders; with --markdown also result files")
-    report.add_argument("--output", type=place, default=Path("runs/report.html"))
+    report.add_argument("--output", type=place, default=Path("runs/report.html"), help="by default runs/report.html")
     report.add_argument("--markdown", action="store_true", help="print tables in Markdown instead")
 
     inspect = command("inspect", _inspect, "tell what a run's checkpoint holds: networks, norms, optimisers, scores")

@@ -40,6 +40,7 @@ INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 READER_GONE = 141  # what they report for one whose reader has ended, as `head` does
 
 _OVERRIDE = "--config."
+_OVERRIDES = "Fields of the config are set by words such as --config.train.steps=3000; 'uda config' lists them."
 # Overrides without their beginning, or with dashes that are no hyphens, as pages and chats make of two.
 _NEARLY_OVERRIDE = re.compile(
     "(?:--(?!config[.])|-?[\u2010-\u2015\u2212]-?(?:config[.])?|config[.])([a-z_]+[.][^=]+=.*)", re.S
@@ -75,7 +76,12 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     _check_overrides(words)
     # Taken out before argparse sees them: it would give a word with a space in it to an option of several values.
     overrides = tuple(word for word in words if word.startswith(_OVERRIDE))
-    options = _parser().parse_args([word for word in words if not word.startswith(_OVERRIDE)])
+    options, unknown = _parser().parse_known_args([word for word in words if not word.startswith(_OVERRIDE)])
+    if unknown:
+        # Behind options argparse takes no further words without one.
+        behind = not unknown[0].startswith("-") and any(word.startswith("-") for word in words)
+        remedy = "give what has no option's name before the options, or " if behind else ""
+        raise UserError(f"unrecognized arguments: {shlex.join(unknown)}; {remedy}see 'uda {options.command} --help'")
     if overrides and not options.takes_overrides:
         raise UserError(f"{overrides[0]}: uda {options.command} takes no overrides; leave it out")
     options.overrides, options.words = overrides, list(words)
@@ -116,7 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def command(name, run, text, *, takes_overrides=False):
-        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        more = _OVERRIDES if takes_overrides else None
+        sub = commands.add_parser(name, help=text, description=text, epilog=more, allow_abbrev=False)
         sub.set_defaults(run=run, takes_overrides=takes_overrides)
         return sub
 

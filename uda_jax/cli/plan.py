@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from uda_jax.cli.console import report, show
-from uda_jax.cli.environment import at_least, prepare_jax
+from uda_jax.cli.environment import at_least, prepare_jax, say_that_it_starts
 from uda_jax.errors import UserError
 
 PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}
@@ -21,7 +21,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "plan", _plan, "tell what a config will take: parameters, operations, memory, time", takes_overrides=True
     )
     plan.add_argument("config", nargs="?", help="advent:streets, or path/to/file.py:setting")
-    plan.add_argument("--config", dest="named", help="the same, as uda train has it")
+    plan.add_argument("--config", dest="named", metavar="CONFIG", help="the same, as uda train has it")
     plan.add_argument("--devices", type=at_least(1), help="how many devices; by default those that are there")
     plan.add_argument("--platform", choices=PLATFORMS, help="what they are; by default what is there")
     plan.add_argument("--tflops", type=float, help="what each device sustains, in TFLOP/s, for the time")
@@ -71,6 +71,7 @@ def tell(
     """
     if tflops is not None and not tflops > 0:
         raise UserError(f"--tflops: expected a number above 0, got {tflops:g}")
+    say_that_it_starts(f"plan {reference}")
     prepare_jax()
     from uda_jax import config
     from uda_jax.config import machine

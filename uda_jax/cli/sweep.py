@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,7 +67,8 @@ def _sweep(options: argparse.Namespace) -> int:
         signal.signal(number, stopped)
     failed = sweep.run_all(runs, output, places, lambda line: report(f"sweep: {line}"))
     done = len(runs) - len(failed)
-    show(f"{output}: {done} of {len(runs)} runs are finished; uda report {folder}/*/ --output {folder}/report.html")
+    command = f"uda report {shlex.quote(str(folder))}/*/ --output {shlex.quote(f'{folder}/report.html')}"
+    show(f"{output}: {done} of {len(runs)} runs are finished; {command}")
     for name, why in failed.items():
         show(f"{name}: {why}; the same command tries it again")
     return 1 if failed else 0

@@ -1,6 +1,7 @@
 """The commands `uda convert`, weights from PyTorch and to it, and `uda weights`, the catalogue of published files."""
 
 import argparse
+import shlex
 from collections.abc import Callable
 
 from uda_jax.cli.console import show
@@ -101,7 +102,8 @@ def _to_folder(options: argparse.Namespace) -> int:
     fresh = tuple(part for part in options.fresh.split(",") if part)
     choices = {name: getattr(options, name) for name in ("dialect", "branches", "which", "domain", "cast", "step")}
     show(initial_weights.convert(options.source, options.to, fresh=fresh, **choices))
-    show(f"{options.to}: written; start a run from it with --config.init_from.segmenter.path={options.to}")
+    flag = shlex.quote(f"--config.init_from.segmenter.path={options.to}")
+    show(f"{options.to}: written; start a run from it with {flag}")
     return 0
 
 

@@ -226,7 +226,7 @@ def from_json(path: Path) -> Experiment:
     try:
         stored = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        found = error.strerror.lower() if isinstance(error, OSError) else one_line(error)
+        found = error.strerror.lower() if isinstance(error, OSError) else f"no JSON ({one_line(error)})"
         raise UserError(
             f"{path}: expected the config of a run, found {found}; is this a workdir of uda train?"
         ) from error

@@ -105,7 +105,8 @@ def check(dataset: Dataset, path: str, wanted: Iterable[int] | None = None) -> s
     if not absent or dataset.label_size == (1, 1):
         return None
     frames = f"the {found.total} frames" if found.frames == found.total else f"{found.frames} of {found.total} frames"
-    note = f"note: {path}: no pixel of {', '.join(absent)} in {frames}"
+    many = "es" if len(absent) > 1 else ""
+    note = f"note: {path}: no pixel of the class{many} {', '.join(absent)} in {frames}"
     if ignored < _MANY_IGNORED * pixels:
         return note
     note += f", and {100 * ignored / pixels:.0f} % of the pixels are ignored"

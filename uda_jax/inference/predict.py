@@ -115,10 +115,7 @@ def _films(
     if not kinds:
         return {}
     if videos.encoder() is None:
-        summary.notes.append(
-            "frames are written instead of a video, which needs PyAV with an encoder of H.264 or MPEG-4; run pip "
-            "install 'uda_jax[video]'"
-        )
+        summary.notes.append(videos.WITHOUT)
         return {}
     stems = inputs.output_stems([Picture(target / found.stem, found.stem, "", lambda: None)], target, ())
     (stem,) = stems.values()

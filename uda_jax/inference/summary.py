@@ -44,9 +44,11 @@ class Summary:
         return self.busy / running if self.busy and running > 0 else None
 
     def __str__(self) -> str:
+        unread = {source for source, _ in self.failed}
         lines = [
             f"{source}: written as {target.name}, its plain name was taken or too long"
             for source, target in self.renamed
+            if source not in unread
         ]
         lines += self.notes
         if self.passed_over:
@@ -67,10 +69,11 @@ class Summary:
 
     def _times(self) -> str:
         count = len(self.written)
-        line = f"{count} frames in {self.seconds:.1f} s, {count / max(self.seconds, 1e-9):.1f} frames/s"
+        line = f"{count} frames in {self.seconds:.1f} s"
         if self.device_share is None:
             return f"{line}, {self.compiling:.1f} s of it to compile"
         running = self.seconds - self.compiling
         shares = ((self.busy, "busy"), (self.reading, "waiting for reading"), (self.writing, "waiting for writing"))
         told = ", ".join(f"{100 * part / running:.0f} % {word}" for part, word in shares)
-        return f"{line}; apart from {self.compiling:.1f} s to compile, the device was {told}"
+        rate = f"{count / running:.1f} frames/s"
+        return f"{line}; apart from {self.compiling:.1f} s to compile, {rate}, and the device was {told}"

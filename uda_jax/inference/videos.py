@@ -12,6 +12,10 @@ from uda_jax.errors import UserError
 
 # The encoders that are tried in turn, with what they are told. What is lost of an overlay should not be seen.
 ENCODERS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qscale": "3"}}
+WITHOUT = (
+    "frames are written instead of a video, which needs PyAV with an encoder of H.264 or MPEG-4; run pip install "
+    "'uda_jax[video]'"
+)
 # Frames per second where the input does not say.
 RATE = 25.0
 

@@ -49,7 +49,7 @@ def write(
       workdirs: run folders, local or in buckets. What else `runs/*` matches is passed over with a note on the page, an
         earlier report of the same name without one.
       output_html: the page; the result rows go beside it, under the same name with `.json`.
-      tell: called with a line for each path that is passed over.
+      tell: called with a line for each path that is passed over, and for each file of a run that cannot be read.
 
     Returns:
       The path of the page.
@@ -69,6 +69,8 @@ def write(
         html = render(runs, passed_over)
     for line in passed_over:
         tell(f"note: passed over: {line}")
+    for note in (note for run in runs for note in run.notes):
+        tell(f"note: left out: {note}")
     rows = [row for run in runs for row in run.rows]
     _save(page.with_suffix(".json"), json.dumps(rows, indent=2) + "\n")
     _save(page, html)

@@ -138,7 +138,9 @@ def _no_run(folder: pathlib.Path) -> str | None:
     marks = (files.result, StageFiles(folder).metrics, files.config)
     if any(mark.exists() for mark in marks) or any(stage.metrics.exists() for stage in files.stages()):
         return None
-    return f"{folder}: no run (it has none of {', '.join(path.name for path in marks)})"
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and RunFiles(path).config.exists())
+    many = f", but runs are in it, as {folder}/*" if below else ""
+    return f"{folder}: no run (it has none of {', '.join(path.name for path in marks)}){many}"
 
 
 def _read(folder: pathlib.Path) -> Run:

@@ -18,6 +18,8 @@ from uda_jax.training.metrics import METRICS
 BASELINE = "source_only"
 _COMPARED = ("benchmark", "split", "protocol", "headline")
 _WIDTH = 80
+# What is said of a run that has its result.
+FINISHED = "this run is finished, and nothing is trained; with larger train.steps it goes on"
 
 
 def header(experiment: Experiment, recipe: Sequence[Stage], workdir: Workdir) -> list[str]:
@@ -39,7 +41,12 @@ def start_line(stage: str, step: int) -> str:
 
 def dev_score(headline: str, value: float) -> str:
     """Returns what the progress line says of a score on dev."""
-    return f"dev {_name(headline)} {_number(headline, value)}"
+    return f"dev {score(headline, value)}"
+
+
+def score(headline: str, value: float) -> str:
+    """Returns a figure with its name, as in "mIoU 15.20"."""
+    return f"{_name(headline)} {_number(headline, value)}"
 
 
 def result_line(row: Mapping[str, Any]) -> str:

@@ -47,4 +47,6 @@ def _denied(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    # What Orbax adds to TensorStore's own words is the address of a function.
+    words = str(error).partition("See full TensorStore details")[0]
+    return " ".join(words.split())[:300] or type(error).__name__

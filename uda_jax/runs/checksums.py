@@ -123,7 +123,7 @@ def check_files(folder: Path, remedy: str) -> None:
     except ValueError:
         stored = None
     if not is_sealed(stored):
-        raise UserError(f"{folder / FILES}: damaged: its own checksum differs; {remedy}")
+        raise UserError(f"{folder}: damaged: the own checksum of its file {FILES} differs; {remedy}")
     found = _file_checksums(folder)
     for name, number in stored["files"].items():
         if found.get(name) != number:

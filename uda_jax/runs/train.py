@@ -103,9 +103,9 @@ def _run(
         # What finished stages were trained on is not read again; whether a score is still that of its data is asked.
         unfinished = [stage for stage in recipe if not reuse.is_done(stage, recipe, workdir, how)]
         scored = how == reuse.SAME and workdir.result.exists()
+        head = [*announcement.header(experiment, recipe, workdir), *reuse.notes(workdir, experiment, recipe, how)]
+        first_look.print_lines([announcement.FINISHED] if scored else head, context)
         if not scored:
-            told = [*announcement.header(experiment, recipe, workdir), *reuse.notes(workdir, experiment, recipe, how)]
-            first_look.print_lines(told, context)
             first_look.check_data(recipe[-1], unfinished, context)
         # A folder that is there already need not be a run's; one that is has passed this.
         if how == reuse.ANEW or not workdir.config.exists():

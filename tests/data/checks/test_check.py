@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -81,6 +82,27 @@ def test_depth_of_another_size_is_one_note(make_folder):
     save(label_path(root, "f000"), np.zeros((2, 4), np.uint8))
     (problem,) = check_dataset("folder", root, "train").problems
     assert problem.frame == "f000" and "labels/f000.png: 2x4 (height x width), but" in problem.message
+
+
+def test_depth_of_another_unit_and_pictures_of_depth_are_told(make_folder):
+    root = make_folder(count=3, size=(4, 8), yaml=DEPTH_YAML)
+    beyond = np.full((4, 8), 60_000, np.uint16)
+    beyond[0] = 500  # what is near is no proof
+    for name, depth in (("f000", beyond.copy()), ("f001", np.full((4, 8), 5, np.uint8)), ("f002", beyond // 100)):
+        depth[0, 0] += 1  # values of one kind alone are another note
+        save(root / "train" / "depth" / f"{name}.png", depth)
+    (root / "dataset.yaml").write_text(DEPTH_YAML.replace("0.01", "0.1"))
+    notes = [note for note in check_dataset("folder", root, "train").notes if "depth" in note]
+    assert [note.rpartition("/")[2] for note in notes if "so its unit may be wrong" in note] == ["f000.png"]
+    assert [note.rpartition("/")[2] for note in notes if "of 8 bits" in note] == ["f001.png"]
+
+
+def test_copies_of_an_image_are_told(make_folder):
+    root = make_folder(count=4)
+    shutil.copy(root / "train" / "images" / "f001.png", root / "train" / "images" / "f003.png")
+    report = check_dataset("folder", root, "train")
+    (note,) = [note for note in report.notes if inspection.SAME_IMAGE in note]
+    assert note.startswith("2 frames") and "f001.png" in note and "f003.png" in note and not report.problems
 
 
 def test_classes_of_another_label_space_and_published_count(camvid):

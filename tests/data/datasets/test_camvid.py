@@ -53,9 +53,9 @@ def test_splits(tmp_path, split, stems):
 
 
 def test_mistakes(tmp_path):
-    with pytest.raises(UserError, match=r"camvid: root: expected the folder of the data set, got None"):
+    with pytest.raises(UserError, match=r"camvid: root: expected the folder of the data set, got none"):
         get_dataset("camvid", None, "train")
-    with pytest.raises(UserError, match=r"camvid: root: no folder .*gone; set the domain's 'root'"):
+    with pytest.raises(UserError, match=r"camvid: root: no folder .*gone; give it by --root"):
         get_dataset("camvid", tmp_path / "gone", "train")
     with pytest.raises(UserError, match=r"camvid: no folder .*train; 'root' must hold train/images and train/labels"):
         get_dataset("camvid", tmp_path, "train")

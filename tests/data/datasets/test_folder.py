@@ -145,8 +145,10 @@ def test_mistakes_in_the_folders(make_folder, tmp_path):
     ("yaml", "message"),
     [
         ("classes: [a", "not valid YAML"),
+        ("classes:\n\t- a\n", "not valid YAML: .*; indent by spaces, not by tabs$"),
+        ("classes: [a, b]   ids: [1, 2]", "not valid YAML: .*; begin a new line for each key$"),
         ("just words", "expected the keys classes, ids, colours, ignore, depth_unit, got 'just words'"),
-        ("", "expected the keys .* got None"),
+        ("", "nothing is in it; write the classes, such as"),
         ("classes: [a]\nid: [1]", r"id: unknown key; did you mean 'ids'\?"),
         ("ids: [1]", "classes: expected a list of names such as .* got None"),
         ("classes: {a: 1}", "classes: expected a list of names"),

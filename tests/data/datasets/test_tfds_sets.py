@@ -225,7 +225,7 @@ def test_depth_of_another_size_is_resized(prepared, monkeypatch):
 
 
 def test_sets_that_cannot_be_read(prepared, tmp_path):
-    with pytest.raises(UserError, match=r"tfds: root: expected the folder of prepared sets, got None"):
+    with pytest.raises(UserError, match=r"tfds: root: expected the folder of prepared sets, got none"):
         opened(None)
     with pytest.raises(UserError, match=r"tfds: no features\.json in .*; prepare the set first"):
         get_dataset("tfds", tmp_path, "train")

@@ -191,7 +191,7 @@ def test_one_bad_picture_harms_no_other(tmp_path):
 
 
 def test_mistakes(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"video: root: expected the folder of the data set, got None"):
+    with pytest.raises(UserError, match=r"video: root: expected the folder of the data set, got none"):
         get_dataset("video", None, "train")
     with pytest.raises(UserError, match=r"video: root: no folder .*gone"):
         get_dataset("video", tmp_path / "gone", "train")

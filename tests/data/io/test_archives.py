@@ -141,9 +141,9 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 
 def test_roots(tmp_path):
-    with pytest.raises(UserError, match="made_up: root: expected the folder of the data set, got None"):
+    with pytest.raises(UserError, match="made_up: root: expected the folder of the data set, got none"):
         Tree("made_up", None)
-    with pytest.raises(UserError, match=r"made_up: root: no folder .*gone; set the domain's 'root'"):
+    with pytest.raises(UserError, match=r"made_up: root: no folder .*gone; give it by --root"):
         Tree("made_up", tmp_path / "gone")
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(UserError, match=r"no folder .*file\.txt"):

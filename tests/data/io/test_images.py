@@ -205,7 +205,7 @@ def test_images_are_turned_as_viewers_turn_them(tmp_path, orientation):
 def test_several_pictures_in_one_file_are_refused(tmp_path, ending):
     pages = [Image.fromarray(PICTURE), Image.fromarray(255 - PICTURE), Image.fromarray(PICTURE // 2)]
     pages[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=pages[1:])
-    with pytest.raises(UserError, match=r": expected one picture, got 3 in one file; write each into a file"):
+    with pytest.raises(UserError, match=r": expected one picture, got 3 in one file; write each into its own file"):
         read_image(tmp_path / f"a.{ending}")
 
 

@@ -182,6 +182,7 @@ class _ReportBuilder:
         self._ranges: dict[str, Range] = {}
         self._cameras: dict[str, collections.Counter[tuple[float, ...]]] = collections.defaultdict(collections.Counter)
         self._stored: list[tuple[str, Stored]] = []
+        self._pictures: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
 
     def add(self, index: int, finding: Finding) -> None:
         """Enters what frame `index` is like."""
@@ -200,6 +201,9 @@ class _ReportBuilder:
             self._pixels += finding.pixels
         for field, values in finding.cameras.items():
             self._cameras[field][values] += 1
+        # Published sets, of digits or of video, are as they are.
+        if finding.picture is not None and self._name == "folder":
+            self._pictures[finding.picture].append(index)
         for field, found in finding.ranges.items():
             self._ranges[field] = self._ranges[field] | found if field in self._ranges else found
 
@@ -222,6 +226,8 @@ class _ReportBuilder:
         ):
             notes.append("no frame has a label")
         notes += [problem.message for problem in self._dataset.passed_over]
+        if same := sorted(index for frames in self._pictures.values() if len(frames) > 1 for index in frames):
+            self._notes[inspection.SAME_IMAGE, "image"] = same
         notes += [
             f"{len(frames)} frames {note}: {self._examples(frames, names, field)}"
             for (note, field), frames in self._notes.items()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -30,7 +31,9 @@ ONE_COLOUR = "have an image of one colour all over"
 ONE_CLASS = "have a label of one class all over"
 NO_VALUE = "have a {} map without one valid pixel"
 ONE_VALUE = "have a {} map of one value all over"
-ODD_UNIT = "have no {} between 0.1 m and 1 km, so its unit may be wrong"
+ODD_UNIT = "have most of their {} nearer than 0.1 m or further than 1 km, so its unit may be wrong"
+EIGHT_BITS = "have a depth map of 8 bits, as pictures to look at have, which holds 255 depths at most"
+SAME_IMAGE = "have an image file that is a copy of another frame's"
 ALIKE = "have names that differ in case or the form of letters only, which other systems take for one"
 # Metres: what lies all beyond, or all within, is hardly a scene.
 _NEAR, _FAR = 0.1, 1000
@@ -61,6 +64,7 @@ class Finding(NamedTuple):
       ranges: as in `Report`.
       stored: what the label file stores, see `label_files.look_at`.
       cameras: {map: its values}, of those that are no rasters.
+      picture: length and checksum of the image file; None where there is none to itself.
     """
 
     problems: dict[str, str]
@@ -71,6 +75,7 @@ class Finding(NamedTuple):
     ranges: dict[str, Range]
     stored: Stored | None = None
     cameras: Mapping[str, tuple[float, ...]] = MappingProxyType({})
+    picture: tuple[int, int] | None = None
 
 
 def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
@@ -79,13 +84,15 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
     where = {field: str(files.get(field, f"{name}: frame '{printable(dataset.name(index))}'")) for field in MAPS}
     with proving():
         example, problems = _decoded(dataset, index, where, files)
-    kinds, notes = {}, {}
+    kinds, notes, picture = {}, {}, None
     for field, file in files.items():
         try:
             data = file.read_bytes()
         except OSError as error:
             problems[field] = _unreadable(file, error)  # says more than the decoder
             continue
+        if field == "image":
+            picture = len(data), zlib.crc32(data)
         # A JPEG was proved when it was read.
         if not is_jpeg(data) and (reason := damage(data)):
             problems.setdefault(field, f"{file}: damaged: {reason}; copy it again")
@@ -94,6 +101,8 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
         with contextlib.suppress(Exception):
             # A file that Pillow cannot identify is reported by its decoder, or is no picture.
             kinds[field] = _kind(data)
+    if kinds.get("depth") in ("L", "P", "RGB"):
+        notes[EIGHT_BITS] = "depth"
     ranges, pixels, stored = {}, None, None
     if "label" in example:
         stored = look_at(dataset, index, files.get("label"), example["label"])
@@ -129,7 +138,7 @@ def inspect_frame(dataset: Dataset, name: str, index: int) -> Finding:
         notes[OTHER_DEPTH_SIZE] = odd[0]
     ranges = {field: found for field, found in ranges.items() if found}
     values = {field: tuple(np.ravel(found).tolist()) for field, found in cameras.items()}
-    return Finding(problems, notes, kinds, sizes, pixels, ranges, stored, values)
+    return Finding(problems, notes, kinds, sizes, pixels, ranges, stored, values, picture)
 
 
 def _look_at_values(
@@ -145,7 +154,8 @@ def _look_at_values(
         notes[NO_VALUE.format(field)] = field
     elif valid.size > 1 and low == high:
         notes[ONE_VALUE.format(field)] = field
-    if valid.size and MAPS[field].unit == "m" and (low > _FAR or high < _NEAR):
+    # Of a scene's sky some is beyond all bounds; not most of the scene.
+    if valid.size and MAPS[field].unit == "m" and not _NEAR <= np.median(valid[::16]) <= _FAR:
         notes[ODD_UNIT.format(field)] = field
     return Range(low, high, valid.size, values.size)
 

@@ -37,6 +37,8 @@ from uda_jax.errors import UserError
 from uda_jax.schema import did_you_mean
 
 _FOLDERS = {"label": "labels", "depth": "depth"}
+# Further pictures of a frame, in folders of their maps' names.
+_PICTURES = tuple(field for field, spec in MAPS.items() if spec.resampling == "image" and field != "image")
 
 
 class Folder(FrameFiles):
@@ -81,8 +83,7 @@ class Folder(FrameFiles):
             field: by_name(tree.files(f"{split}/{folder}", LABEL_ENDINGS, recursive=True), ".png", problems, field)
             for field, folder in _FOLDERS.items()
         }
-        pictures = [field for field, spec in MAPS.items() if spec.resampling == "image" and field != "image"]
-        for field in pictures:
+        for field in _PICTURES:
             listed = tree.files(f"{split}/{field}", IMAGE_ENDINGS, recursive=True)
             maps[field] = by_name(listed, IMAGE_ENDINGS, problems, field)
         frames, unpaired = pair(found, optional=maps, **maps)
@@ -153,7 +154,7 @@ def _passed_over(tree: Tree, split: str, frames: Sequence[Frame]) -> list[Proble
         where, without = f"{split}/{folder}", [frame.name for frame in frames if field not in frame.files]
         found += passed_over(tree.where(where), tree.passed_over(where), field, without)
     for folder in tree.folders(split):
-        if folder not in folders.values() and folder not in MAPS:
+        if folder not in folders.values() and folder not in _PICTURES:
             files = tree.files(f"{split}/{folder}", IMAGE_ENDINGS, recursive=True)
             if files:
                 message = (

@@ -30,7 +30,7 @@ import numpy as np
 
 from uda_jax.data.base import MAPS, Dataset
 from uda_jax.data.frames import fitted
-from uda_jax.data.io.archives import Bytes
+from uda_jax.data.io.archives import GIVE_ROOT, Bytes
 from uda_jax.data.io.files import cannot_read, require_file
 from uda_jax.data.io.images import read_depth, read_floats, read_image, read_label, stored_size
 from uda_jax.data.labels import label_spaces
@@ -269,7 +269,7 @@ def _tfds() -> Any:
 def _folder(root: str | os.PathLike | None, builder: str | None) -> Path:
     """Returns the folder of a prepared set, that of the newest version if several lie there."""
     if root is None:
-        raise UserError("tfds: root: expected the folder of prepared sets, got None; set the domain's 'root'")
+        raise UserError(f"tfds: root: expected the folder of prepared sets, got none; {GIVE_ROOT}")
     base = Path(root).expanduser()
     if builder is not None:
         base /= builder.replace(":", "/")

@@ -20,6 +20,9 @@ from uda_jax.data.io.packed import ARCHIVES, UNREAD, Bytes, File
 from uda_jax.data.io.problems import Problem
 from uda_jax.errors import UserError, printable
 
+# Commands and configs call it differently.
+GIVE_ROOT = "give it by --root, or in a config as the domain's 'root'"
+
 __all__ = ["Bytes", "File", "Problem", "Tree"]
 
 # What macOS packs beside the files proper.
@@ -62,7 +65,7 @@ class Tree:
 
     def __init__(self, dataset: str, root: str | os.PathLike | None):
         if root is None:
-            raise UserError(f"{dataset}: root: expected the folder of the data set, got None; set the domain's 'root'")
+            raise UserError(f"{dataset}: root: expected the folder of the data set, got none; {GIVE_ROOT}")
         self._dataset = dataset
         self.root = Path(root).expanduser()
         self.problems: list[Problem] = []
@@ -79,9 +82,7 @@ class Tree:
         elif self.root.suffix.lower() in ARCHIVES and self.root.is_file():
             archives = [self.root]
         else:
-            raise UserError(
-                f"{dataset}: root: no folder {self.root}; set the domain's 'root' to where the data set lies"
-            )
+            raise UserError(f"{dataset}: root: no folder {self.root}; {GIVE_ROOT}, where the data set lies")
         for archive in archives:
             self._index(archive)
         for archive in unread:

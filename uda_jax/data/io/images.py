@@ -287,7 +287,10 @@ def _read(source: Any, modes: tuple[str, ...], expected: str, convert: Any) -> n
         if image.mode not in modes:
             raise _Refused(f"expected {expected}, got Pillow mode {image.mode}; {_conversion(modes, image.mode)}")
         if image.format in _PAGED and (pages := getattr(image, "n_frames", 1)) > 1:
-            raise _Refused(f"expected one picture, got {pages} in one file; write each into a file of its own")
+            raise _Refused(
+                f"expected one picture, got {pages} in one file; write each into its own file, or read this one alone, "
+                "as a video"
+            )
         if convert is _rgb and png.bits_per_channel(data) == 16:
             raise _Refused(f"expected {expected}, got 16 bits per channel; convert the file")
         return convert(image, data)

@@ -1,5 +1,6 @@
 """YAML of the user: read strictly, whatever it holds, with one line for what is wrong."""
 
+import re
 from typing import Any
 
 import yaml
@@ -23,6 +24,20 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# A key behind a value, as in "classes: [road, car]    ids: [0, 1]".
+_KEY_BEHIND = re.compile(r"[^\s,\[{(:]\s+[A-Za-z_]+:(\s|$)")
+
+
+def _cure(text: str, error: yaml.YAMLError) -> str:
+    """Says what to do about the commonest slips, of which YAML's own words are hard to read."""
+    mark = getattr(error, "problem_mark", None)
+    lines = text.splitlines()
+    line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
+    if line.lstrip(" ").startswith("\t"):
+        return "; indent by spaces, not by tabs"
+    return "; begin a new line for each key" if _KEY_BEHIND.search(line.partition("#")[0]) else ""
+
+
 def load_yaml(text: str) -> Any:
     """Returns what a YAML text says.
 
@@ -43,7 +58,7 @@ def load_yaml(text: str) -> Any:
                 raise ValueError(f"line {line}: aliases (*{event.anchor}) are not read; write the values out")
         return yaml.load(text, _Strict)
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}{_cure(text, error)}") from None
     # The parser itself goes down into what is nested, before it says a word of it.
     except RecursionError:
         raise ValueError(f"lists within lists deeper than {_DEPTH}") from None

@@ -80,6 +80,8 @@ def read_description(path: Path) -> Description:
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     keys = ("classes", "ids", "colours", "ignore", "depth_unit")
+    if values is None:
+        raise UserError(f"{path}: nothing is in it; write the classes, such as 'classes: [road, car]'")
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected the keys {', '.join(keys)}, got {_shown(values)}")
     for key in values:
@@ -105,8 +107,10 @@ def _elsewhere(path: Path) -> str:
     """Says what to do about a description that is not there."""
     above = path.resolve().parents
     for folder in above[:2]:
-        if (other := folder / f"{path.stem}.yml").is_file():
-            return f"rename {other} to {path.name}"
+        for other in sorted(folder.glob("[dD][aA][tT][aA][sS][eE][tT].[yY]*[mM][lL]")):
+            if other.is_file():
+                return f"rename {other} to {path.name}"
+            return f"{other} is a folder, put a file there"
     for folder in above[2:4]:
         if (other := folder / path.name).is_file():
             return f"found {other}, so set root to the folder that holds the splits, such as 'data/source'"
