@@ -185,7 +185,8 @@ def content(layout: Layout, field: str, size: tuple[int, int], generator: np.ran
         label = np.zeros(shape, kind)
         label[(..., 0) if channels == 3 else ...] = generator.integers(0, layout.ids + 1, size)
         return label
-    array = generator.integers(0, np.iinfo(kind).max, shape, kind, endpoint=True)
+    # Up to 32 pixels of disparity, or metres, where there are 256 counts to one: what a small picture of a scene has.
+    array = generator.integers(0, min(np.iinfo(kind).max, 2**13), shape, kind, endpoint=True)
     return np.repeat(array[..., :1], 3, axis=-1) if field == "depth" and channels == 3 else array
 
 

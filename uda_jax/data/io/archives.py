@@ -83,6 +83,8 @@ class Tree:
             archives = [self.root]
         else:
             raise UserError(f"{dataset}: root: no folder {self.root}; {GIVE_ROOT}, where the data set lies")
+        # Their members are listed, so that they themselves are passed over by nobody.
+        self._opened = {archive.name for archive in archives}
         for archive in archives:
             self._index(archive)
         for archive in unread:
@@ -130,7 +132,8 @@ class Tree:
         endings = tuple(endings)
         listed = {name: self._members[_join(folder, name)] for name in self._packed(folder, recursive)}
         if self.root.is_dir():
-            listed |= {name: File(self.root / folder / name) for name in self._on_disk(folder, recursive, endings)}
+            names = self._on_disk(folder, recursive, endings)
+            listed |= {name: File(self.root / folder / name) for name in names if _join(folder, name) not in self._opened}
         found = {name: file for name, file in sorted(listed.items()) if name.lower().endswith(endings)}
         passed = listed.keys() - found.keys()
         self._passed[folder] = self._passed.get(folder, passed) & passed
