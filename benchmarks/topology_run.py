@@ -40,8 +40,12 @@ def experiment(reference: str, steps: int, kind: str) -> Experiment:
     def changed(section: Train | None) -> Train | None:
         return section and dataclasses.replace(section, **changes)
 
+    def shared(kind: dict[str, Any]) -> dict[str, Any]:
+        return kind | {"batch_size": BATCH} if "batch_size" in kind else kind
+
     stages = {
-        name: dataclasses.replace(stage, train=changed(stage.train)) for name, stage in (found.stages or {}).items()
+        name: dataclasses.replace(stage, kind=shared(stage.kind), train=changed(stage.train))
+        for name, stage in (found.stages or {}).items()
     }
     evaluation = dataclasses.replace(found.evaluation, batch_size=BATCH)
     found = dataclasses.replace(found, train=changed(found.train), evaluation=evaluation, stages=stages or None)
