@@ -16,6 +16,9 @@ FROM_SCRATCH = ("source_only:streets", "advent:streets")
 
 ENCODER = "efficientnet_lite0"
 
+# Where the two runs lie in the demo's folder, whichever pair it is.
+FOLDERS = ("source_only", "adapted")
+
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds it by `command(name, run, text)`, which returns a command's parser."""
@@ -31,16 +34,22 @@ def _demo(options: argparse.Namespace) -> int:
     stop = signals.Stop(end=processes.end)
     try:
         with stop.handled():
-            return _demonstrated(_references(), options.workdir, stop)
+            return _demonstrated(_references(options.workdir), options.workdir, stop)
     except signals.Stopped as stopped:
         print(f"uda: {stopped}", file=sys.stderr)
         return 0
 
 
-def _references() -> Sequence[str]:
+def _references(workdir: Path) -> Sequence[str]:
     """Returns the configs of the runs, and says in one line which first weights they have and why."""
+    from uda_jax.training.layout import RunFiles
     from uda_jax.weights import fetch
 
+    # A demo that has begun goes on with the pair that it began with.
+    config_file = RunFiles(workdir / FOLDERS[0]).config
+    if config_file.exists() and '"source_only/pretrained"' not in config_file.read_text():
+        print("demo: from scratch, as it began", file=sys.stderr)
+        return FROM_SCRATCH
     try:
         file = fetch.from_catalogue(ENCODER)
     except UserError as error:
@@ -55,9 +64,9 @@ def _demonstrated(references: Sequence[str], workdir: Path, stop: Any) -> int:
     from uda_jax.runs import announcement, results, train
 
     folders, found = [], []
-    for reference in references:
+    for reference, name in zip(references, FOLDERS, strict=True):
         experiment = config.experiment(config.load(reference))
-        folder = workdir / experiment.label
+        folder = workdir / name
         command = f"uda train --config {reference} --workdir {folder}"
         print(f"demo: {command}", file=sys.stderr)
         rows = train.run(experiment, folder, results.Invocation(reference, (), command), stop)

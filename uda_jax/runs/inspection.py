@@ -2,7 +2,7 @@
 
     from uda_jax.runs import inspection, measures
 
-    snapshot = inspection.open_snapshot("runs/demo/advent")     # from metadata: no array is read
+    snapshot = inspection.open_snapshot("runs/demo/adapted")     # from metadata: no array is read
     snapshot.shapes["params"]["segmenter"]
     network = snapshot.network("segmenter")                     # reads these arrays and no others
     measures.norm(network["params"])
