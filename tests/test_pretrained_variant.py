@@ -28,16 +28,18 @@ def test_every_method_on_streets_has_it():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_network_and_rates_change(method):
+def test_only_network_rates_and_length_change(method):
     plain, found = (config.experiment(config.load(f"{method}:streets{word}")) for word in ("", ",pretrained"))
-    assert found.label == f"{plain.label}/pretrained"
+    assert found.label == f"pretrained/{plain.label}"
     for before, after in zip(stages.recipe(plain, 19), stages.recipe(found, 19), strict=True):
         one, other = before.method, after.method
         assert other.segmenter.name.endswith("_efficientnet_lite0") and other.segmenter.bn_mode == "frozen"
         rate, new = one.optimiser.learning_rate, other.optimiser.learning_rate * other.optimiser.head_multiplier
         assert other.optimiser.learning_rate == pytest.approx(rate / 10) and new == pytest.approx(rate)
-        assert dataclasses.replace(other, segmenter=one.segmenter, optimiser=one.optimiser) == one
-        assert (before.domains, before.train) == (after.domains, after.train)
+        assert other.schedule == dataclasses.replace(one.schedule, horizon=after.train.steps)
+        assert dataclasses.replace(other, segmenter=one.segmenter, optimiser=one.optimiser, schedule=one.schedule) == one
+        steps = round(0.4 * before.train.steps)
+        assert (before.domains, dataclasses.replace(before.train, steps=steps)) == (after.domains, after.train)
         if after.kind.TRAINS and not after.start_from:
             assert after.init_from["segmenter"].path == "efficientnet_lite0"
 
@@ -52,6 +54,15 @@ def test_it_starts_from_the_real_file(method, lite0_file, monkeypatch):
     assert "(efficientnet_lite0)" in log[0] and "loaded: 240 arrays (encoder 240)" in log[0]
     leaves = jax.tree.leaves_with_path(started.params["segmenter"])
     assert {path[0].key for path, leaf in leaves if isinstance(leaf, np.ndarray)} == {"encoder"}
+
+
+def test_it_follows_another_variant():
+    found = config.experiment(config.load("source_only:streets_idd,oracle,pretrained"))
+    assert found.label == "pretrained/oracle" and set(found.data) == {"labelled_target"}
+    assert found.method["segmenter"]["name"] == "pyramid_efficientnet_lite0"
+    # A smoke run is as short as any.
+    plain, smoke = (config.experiment(config.load(f"dacs:smoke{word}")) for word in ("", ",pretrained"))
+    assert smoke.train == plain.train
 
 
 def test_it_is_for_small_networks():

@@ -92,7 +92,7 @@ def on_encoder(experiment: Experiment) -> Experiment:
     file = InitFrom(path=FILE, fresh=NETWORKS[kind][1])
     return dataclasses.replace(
         experiment,
-        label=f"{experiment.label}/{VARIANT}",
+        label=f"{VARIANT}/{experiment.label}",
         method=_method(experiment.method),
         train=_train(experiment, experiment.train),
         stages=experiment.stages and stages,

@@ -107,6 +107,15 @@ def test_a_slash_in_a_label_is_no_family_without_a_source_only():
     assert found.family == "" and tables.gap_recovered(found, groups) == pytest.approx(0.1 / 0.22)
 
 
+def test_a_family_may_be_the_beginning_of_a_longer_label():
+    labels = ("source_only", "pretrained/source_only", "pretrained/gio_ada/input_only", "pretrained/oracle")
+    rows = [row for label, figure in zip(labels, (0.1, 0.2, 0.3, 0.6), strict=True) for row in three(label, figure)]
+    groups = {group.label: group for group in tables.groups(rows)}
+    found = groups["pretrained/gio_ada/input_only"]
+    assert (found.family, found.kind) == ("pretrained", "gio_ada/input_only")
+    assert tables.gap_recovered(found, groups.values()) == pytest.approx(0.25)
+
+
 def test_settings_are_not_averaged_as_seeds():
     other = three("advent", 0.1, 0.2, overrides=["--config.method.weight=2", "--config.seed=1"])
     labels = {group.label: len(group.rows) for group in tables.groups([*ROWS, *other])}

@@ -47,7 +47,7 @@ def _references(workdir: Path) -> Sequence[str]:
 
     # A demo that has begun goes on with the pair that it began with.
     config_file = RunFiles(workdir / FOLDERS[0]).config
-    if config_file.exists() and '"source_only/pretrained"' not in config_file.read_text():
+    if config_file.exists() and '"pretrained/source_only"' not in config_file.read_text():
         print("demo: from scratch, as it began", file=sys.stderr)
         return FROM_SCRATCH
     try:

@@ -1,6 +1,7 @@
 """Result rows, which say how runs ended: reading, checking, grouping over seeds, and tables in Markdown."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -148,8 +149,8 @@ def groups(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
     known = {row["label"] for row in rows}
     found = []
     for (benchmark, label, column, steps, settings), members in gathered.items():
-        family = members[0]["label"].rpartition("/")[0]
-        family = family if f"{family}/source_only" in known else ""
+        above = itertools.accumulate(members[0]["label"].split("/")[:-1], "{}/{}".format)
+        family = next((family for family in reversed([*above]) if f"{family}/source_only" in known), "")
         name = label
         if labels.count((benchmark, label)) > 1:
             kind = "headline" if "headline" in members[0] else "protocol"

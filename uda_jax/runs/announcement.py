@@ -105,22 +105,32 @@ def _beside(workdir: Path) -> list[tuple[str, Mapping[str, Any]]]:
             rows = tables.read_rows(RunFiles(folder).result) if RunFiles(folder).result.is_file() else []
         except UserError:
             rows = []  # Whatever lies there is not this run's to complain of.
-        found += [(folder.name, row) for row in rows if row["label"] == BASELINE]
+        found += [(folder.name, row) for row in rows if _is_baseline(row)]
     return found
 
 
 def _difference(row: Mapping[str, Any], others: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Returns how a row's headline differs from that of a baseline on the same data, at best of the same seed."""
-    same = [(name, other) for name, other in others if all(row.get(key) == other.get(key) for key in _COMPARED)]
-    if row["label"] == BASELINE or not same:
+    # Of the baseline of all rows and that of a row's family, as "pretrained/source_only", the nearer one counts.
+    families = [(name, other, other["label"].removesuffix(BASELINE)) for name, other in others]
+    same = [
+        (len(family), other["seed"] == row["seed"], name, other)
+        for name, other, family in families
+        if row["label"].startswith(family) and all(row.get(key) == other.get(key) for key in _COMPARED)
+    ]
+    if _is_baseline(row) or not same:
         return []
-    name, other = min(same, key=lambda found: found[1]["seed"] != row["seed"])
+    *_, name, other = max(same, key=lambda found: found[:2])
     column = tables.headline_column(row)
     ours, theirs = tables.figure(row, column), tables.figure(other, column)
     seeds = "" if other["seed"] == row["seed"] else f", which has seed {other['seed']} and not {row['seed']}"
     sign = "+" if ours >= theirs else "-"
     told = f"{sign}{_number(column, abs(ours - theirs))} against {_number(column, theirs)}"
     return [f"  {told} of {BASELINE} ({name}{seeds})"]
+
+
+def _is_baseline(row: Mapping[str, Any]) -> bool:
+    return row["label"].rpartition("/")[2] == BASELINE
 
 
 def _name(headline: str) -> str:
