@@ -82,7 +82,7 @@ DEPTH_ROWS = {"corda": "corda:{}"}
 
 def pretrained(setting: str, rows: Mapping[str, str]) -> dict[str, str]:
     """Returns rows of a setting with the pretrained encoder."""
-    return {row: f"{reference.format(setting)},pretrained" for row, reference in rows.items()}
+    return {f"pretrained/{row}": f"{reference.format(setting)},pretrained" for row, reference in rows.items()}
 
 
 # Benchmark -> row -> config and overrides.

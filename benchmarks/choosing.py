@@ -73,6 +73,10 @@ WAYS = (
     Way("`hrda`", "hrda", weights=True),
     Way("`mic`", "mic", weights=True),
     Way("`vfm_uda`", "vfm_uda", weights=True),
+    Way("`few_labels`, 50 labels", "few_labels", labels="50", weights=True),
+    Way(
+        "`self_supervised_depth`, then `corda`", "self_supervised_depth", labels_of={"streets": "corda/self_supervised"}
+    ),
 )
 
 # What acts on one part of the gap alone: a line, its benchmark and the label of its row.

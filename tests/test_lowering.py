@@ -34,12 +34,17 @@ def faults(text):
     return [name for name, pattern in FORBIDDEN.items() if pattern.search(text)]
 
 
+def segmenter_of(method):
+    """Returns the section of the network that predicts, of depth alone where there are no classes."""
+    return method.segmenter if hasattr(method, "segmenter") else method.disparity
+
+
 def steps():
     """Returns the first published stage of each method, and of each network, by both names."""
     found, seen = {}, set()
     for reference in settings.published():
         for stage in stages.recipe(config.experiment(config.load(reference)), 19):
-            names = (type(stage.method).__name__, kind(stage.method.segmenter))
+            names = (type(stage.method).__name__, kind(segmenter_of(stage.method)))
             if stage.kind.TRAINS and not seen.issuperset(names):
                 seen.update(names)
                 found["-".join(names)] = stage

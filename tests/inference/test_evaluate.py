@@ -134,15 +134,20 @@ def test_depth_is_scored_like_a_segmentation():
     evaluator = make(Constant(), dataclasses.replace(STREETS, fields=("image", "depth")), headline="abs_rel")
     evaluator.check(jnp.float32(20.0))
     summary, frames = evaluator.evaluate(jnp.float32(20.0), pictures=2)
-    true = np.concatenate([frame["depth"][frame["depth"] > 0] for frame in evaluator.dataset]).astype(np.float64)
+    frames_of_depth = [frame["depth"][frame["depth"] > 0].astype(np.float64) for frame in evaluator.dataset]
+    true = np.concatenate(frames_of_depth)
+    # A constant depth, scaled by the ratio of medians, is the frame's median.
+    scaled = np.concatenate([np.full_like(values, np.median(values)) for values in frames_of_depth])
     assert frames == [] and (summary["miou"], summary["iou"], summary["pixel_accuracy"]) == ({}, {}, None)
-    expected = {
-        "abs_rel": (np.abs(20 - true) / true).mean(),
-        "sq_rel": ((20 - true) ** 2 / true).mean(),
-        "rmse": np.sqrt(((20 - true) ** 2).mean()),
-        "rmse_log": np.sqrt(((np.log(20) - np.log(true)) ** 2).mean()),
-        **{f"delta{k}": (np.maximum(20 / true, true / 20) < 1.25**k).mean() for k in (1, 2, 3)},
-    }
+    expected = {}
+    for form, found in (("", np.full_like(true, 20.0)), ("_scaled", scaled)):
+        expected |= {
+            f"abs_rel{form}": (np.abs(found - true) / true).mean(),
+            f"sq_rel{form}": ((found - true) ** 2 / true).mean(),
+            f"rmse{form}": np.sqrt(((found - true) ** 2).mean()),
+            f"rmse_log{form}": np.sqrt(((np.log(found) - np.log(true)) ** 2).mean()),
+            **{f"delta{k}{form}": (np.maximum(found / true, true / found) < 1.25**k).mean() for k in (1, 2, 3)},
+        }
     assert summary["metrics"] == pytest.approx(expected, rel=1e-6)
     section = Evaluation(headline="abs_rel")
     assert headline(summary, section) == summary["metrics"]["abs_rel"]

@@ -59,12 +59,12 @@ def test_what_is_no_image_is_refused(counting, wrong):
 def test_maps_of_an_encoder_come_from_the_stem_on():
     method, state = build(SourceOnly, "deeplab_v2_resnet14", width=2)
     maps = frame.encoder_maps(method, state, IMAGE)
-    assert list(maps) == ["stem", "layer1", "layer2", "layer3", "layer4"]
-    assert [each.shape[-1] for each in maps.values()] == [2, 8, 16, 32, 64]
+    assert list(maps) == ["unpooled", "stem", "layer1", "layer2", "layer3", "layer4"]
+    assert [each.shape[-1] for each in maps.values()] == [2, 2, 8, 16, 32, 64]
     (name, found), *others = frame.encoder_maps(method, state, IMAGE, ["layer3"]).items()
     assert (name, others) == ("layer3", []) and found.dtype == np.float32
     np.testing.assert_allclose(found, maps["layer3"], rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="unknown map 'layer5'; known: stem"):
+    with pytest.raises(UserError, match="unknown map 'layer5'; known: unpooled"):
         frame.encoder_maps(method, state, IMAGE, ["layer5"])
 
 

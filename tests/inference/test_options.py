@@ -33,7 +33,10 @@ def test_splits_by_name():
         ({"dev": {"dev": {"split": "c"}}}, "config.dev: expected unique names of splits, .* got 'dev'"),
         ({"final": {"joint": {"split": "c"}}}, "config.final: expected unique names of splits, .* got 'joint'"),
         ({"joint": "mean"}, "config.joint: expected 'none', since 'config.final' is a single split, got 'mean'"),
-        ({"selection": "best"}, "config.selection: expected one of 'last', 'best_on_target_val', got 'best'"),
+        (
+            {"selection": "best"},
+            "config.selection: expected one of 'last', 'best_on_target_val', 'best_without_labels', got 'best'",
+        ),
     ],
 )
 def test_mistakes_in_the_section(values, message):

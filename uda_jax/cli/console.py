@@ -38,7 +38,9 @@ def summary_of(module: str) -> tuple[str, str]:
     """Returns what a module is, and the line that says when to take it, "" if it has none."""
     summary, _, rest = inspect.getdoc(importlib.import_module(module)).partition("\n\n")
     take = next((paragraph for paragraph in rest.split("\n\n") if paragraph.startswith(TAKE)), "")
-    return summary, " ".join(take.split())
+    # A line of the paragraph that follows its sentence is a formula.
+    sentence, stop, _ = take.partition(".\n")
+    return summary, " ".join((sentence + stop).split())
 
 
 def report(text: str) -> None:

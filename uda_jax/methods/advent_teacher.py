@@ -1,7 +1,6 @@
 """AdvEnt with a mean teacher: adversarial entropy on the target, and the teacher's pseudo-labels on mixed images.
 
 Take it where AdvEnt runs already and a teacher may make its target predictions steadier.
-
 G:  min  L_seg(x_s) + lambda_adv BCE(D(I(x_t)), source) + lambda_mix mean_pixels w CE(G(x_m), y_m)
 """
 

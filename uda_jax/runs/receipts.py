@@ -7,6 +7,7 @@ which `data.contents` reads a part.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -125,10 +126,17 @@ def domains_read(stage: Stage) -> Collection[str]:
 
 def of_domain(domain: Domain, reader: Contents) -> dict[str, Any]:
     """Returns the contents of each data set of a domain, by its name in the mixture; see `Contents.of`."""
-    parts = domains.members(domain)
-    return {
-        name: reader.of(domains.open_domain(member, where), member.fields) for name, (where, member) in parts.items()
-    }
+    found = {}
+    for name, (where, member) in domains.members(domain).items():
+        read = less_labels(member, where)
+        found[name] = reader.of(domains.open_domain(read, where), read.fields)
+    return found
+
+
+def less_labels(domain: Domain, where: str) -> Domain:
+    """Returns a domain without labels where no frame has one: as of a final split that is shown and not scored."""
+    bare = dataclasses.replace(domain, fields=tuple(field for field in domain.fields if field != "label"))
+    return domain if domains.open_domain(bare, where).has("label") else bare
 
 
 def written_files(files: StageFiles) -> dict[str, Path]:

@@ -188,7 +188,9 @@ def _domain(where: str, domain: Domain, recorded: Mapping[str, Any], reader: Con
     """Returns what differs in the data sets of a domain, or None."""
     for name, (path, member) in domains.members(domain).items():
         try:
-            changed = first_change(recorded[name], domains.open_domain(member, path), reader)
+            changed = first_change(
+                recorded[name], domains.open_domain(receipts.less_labels(member, path), path), reader
+            )
         except OSError as error:
             return Check(DATA, False, f"{where}: {os_error_line(error)}")
         except UserError as error:

@@ -35,7 +35,7 @@ def test_fields_are_the_networks_own():
     assert fields(Segmenter(name="deeplab_v2_vgg16")) == shared | heads | {"encoder_init", "remat", "width"}
     resnet = {"encoder_init", "encoder_style", "bn_mode", "width", "output_stride", "remat"}
     assert fields(SMALL) == shared | heads | resnet | {"multi_level"}
-    assert fields(Segmenter(name="corda_resnet50")) == shared | heads | resnet | {"initial_head"}
+    assert fields(Segmenter(name="corda_resnet50")) == shared | heads | resnet | {"initial_head", "structure"}
 
 
 def test_defaults_are_those_of_the_network():

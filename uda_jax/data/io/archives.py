@@ -133,7 +133,8 @@ class Tree:
         listed = {name: self._members[_join(folder, name)] for name in self._packed(folder, recursive)}
         if self.root.is_dir():
             names = self._on_disk(folder, recursive, endings)
-            listed |= {name: File(self.root / folder / name) for name in names if _join(folder, name) not in self._opened}
+            names = (name for name in names if _join(folder, name) not in self._opened)
+            listed |= {name: File(self.root / folder / name) for name in names}
         found = {name: file for name, file in sorted(listed.items()) if name.lower().endswith(endings)}
         passed = listed.keys() - found.keys()
         self._passed[folder] = self._passed.get(folder, passed) & passed

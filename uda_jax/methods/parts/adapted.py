@@ -51,7 +51,7 @@ def without_frozen(tree: Variables) -> dict[str, Any]:
 
 def frozen_of(tree: Variables) -> dict[str, Any]:
     """Returns {"frozen": ...} of variables, or of a model state; {} if nothing is frozen."""
-    return {name: entry for name, entry in tree.items() if name == FROZEN}
+    return {FROZEN: tree[FROZEN]} if isinstance(tree, Mapping) and FROZEN in tree else {}
 
 
 def loadable(variables: Variables) -> dict[str, Any]:
@@ -119,9 +119,10 @@ def networks_apart(parts: Variables) -> tuple[dict[str, Any], dict[str, Any]]:
     They are those without frozen parameters, and these as networks that never change.
     """
     states = parts.get("model_state", {})
-    frozen = {name: {"params": tree[FROZEN], "model_state": {}} for name, tree in states.items() if FROZEN in tree}
-    others = {name: without_frozen(tree) for name, tree in states.items()}
-    return {**parts, "model_state": others} if frozen else dict(parts), frozen
+    frozen = {name: {"params": tree[FROZEN], "model_state": {}} for name, tree in states.items() if frozen_of(tree)}
+    if not frozen:
+        return dict(parts), {}
+    return {**parts, "model_state": {name: without_frozen(tree) for name, tree in states.items()}}, frozen
 
 
 def networks_together(parts: Variables, frozen: Variables) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class MeanTeacher:
         """Returns the teacher's entry; at step 0 the student's, whatever its weights come from."""
         first = state.step == 0
         entry = jax.tree.map(lambda s, t: jnp.where(first, s, t), _student(state), state.teacher)
-        frozen = adapted.frozen_of(state.model_state["segmenter"])
+        frozen = adapted.frozen_of(state.model_state.get("segmenter", {}))
         return entry | {"model_state": entry["model_state"] | frozen}
 
     def forward(self, method: Any, state: TrainState, images: jax.Array) -> tuple[dict[str, jax.Array], dict[str, Any]]:
@@ -138,5 +138,5 @@ def exponential_moving_average(teacher: Any, student: Any, step: jax.Array, alph
 
 
 def _student(state: TrainState) -> dict[str, Any]:
-    model_state = adapted.without_frozen(state.model_state["segmenter"])
+    model_state = adapted.without_frozen(state.model_state.get("segmenter", {}))
     return {"params": state.params["segmenter"], "model_state": model_state}
