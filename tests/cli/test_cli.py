@@ -39,7 +39,7 @@ def empty(path):
 
 
 DAMAGE = {
-    "missing folder": (shutil.rmtree, "", r"no folder {root}; set the domain"),
+    "missing folder": (shutil.rmtree, "", r"no folder {root}; give it by --root, or in a config"),
     "image without label": (os.remove, "train/labels/003.png", r"1 frames have no label, the first is '003'; add it"),
     "label of another size": (
         other_size,

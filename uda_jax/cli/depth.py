@@ -17,7 +17,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     export.add_argument("--output", type=local, required=True, help=text)
     text = "training domain of the run whose frames are drawn; overrides such as --config.data.target.split=val fit it"
     export.add_argument("--on", metavar="DOMAIN", help=text)
-    export.add_argument("--batch-size", type=at_least(1), default=8)
+    export.add_argument("--batch-size", type=at_least(1), default=8, help="frames predicted at once (default 8)")
     text = "i/N: of N such commands that share the work, which one this is, from 0/N on"
     export.add_argument("--shard", type=_shard, default=(0, 1), metavar="i/N", help=text)
     add_step(export, None)
