@@ -542,7 +542,7 @@ def test_command(make_folder, tmp_path, capsys):
     words = ["prepare", "folder", "--root", str(root), "--out", str(out), "--size", "10x6", "--resampling", "bilinear"]
     words += ["--fields", "image,label", "--option", "require_labels=true", "--workers", "1"]
     assert main(words) == 0
-    assert "3 frames of folder train, 0.0 MB in 1 shards (0 were finished before)" in capsys.readouterr().out
+    assert "3 frames of folder train, 0.1 MB in 1 shards (0 were finished before)" in capsys.readouterr().out
     assert get_dataset("folder", out, "train", "own")[0]["image"].shape == (6, 10, 3)
     assert main([*words, "--split", "val"]) == 2
     assert "uda: error: folder: no folder" in capsys.readouterr().err
