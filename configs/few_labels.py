@@ -26,12 +26,10 @@ from uda_jax.configs.common import benchmarks, networks
 from uda_jax.configs.vfm_uda import RARE_CLASSES, SCRATCH_OPTIMISER, SMALL, SMALLEST
 
 from uda_jax.config import Experiment, InitFrom, with_method
-from uda_jax.errors import UserError
 from uda_jax.inference.options import Inference
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.few_labels import FewLabels
 from uda_jax.methods.parts.teacher import MeanTeacher
-from uda_jax.schema import did_you_mean
 from uda_jax.training.schedules import Schedule
 
 SETTINGS = ("streets", "smoke", "folder", "gta5_cityscapes")
@@ -56,13 +54,7 @@ LEAST_SHARE = 200_000 / (BATCH * CROP[0] * CROP[1])
 def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, (label, count, with_source) = benchmarks.parse(setting, VARIANTS)
-    if benchmark not in SETTINGS:
-        raise UserError(f"--config: unknown setting '{benchmark}'{did_you_mean(benchmark, SETTINGS)}")
-    if benchmark not in settings_of(variant := setting.partition(",")[2]):
-        raise UserError(
-            f"--config: expected a setting that has the variant '{variant}', {', '.join(settings_of(variant))}, got "
-            f"'{benchmark}'"
-        )
+    benchmarks.check_setting(setting, SETTINGS, settings_of)
     domains = ("source", "labelled_target", "target") if with_source else ("labelled_target", "target")
     experiment = benchmarks.with_labels(benchmarks.get(benchmark, label, domains), count)
     published = networks.published(benchmark)

@@ -33,7 +33,6 @@ from uda_jax.config import Experiment, InitFrom, with_method
 from uda_jax.configs import mic
 from uda_jax.data.pipeline.domains import Domain
 from uda_jax.data.pipeline.rare_class_sampling import RareClasses
-from uda_jax.errors import UserError
 from uda_jax.inference.options import Inference
 from uda_jax.methods.base import Segmenter
 from uda_jax.methods.parts.augmentation import Augmentation, strong
@@ -42,7 +41,6 @@ from uda_jax.methods.parts.masking import Masking
 from uda_jax.methods.parts.teacher import MeanTeacher
 from uda_jax.methods.vfm_uda import VfmUda
 from uda_jax.networks.encoder_adapters import Adapters
-from uda_jax.schema import did_you_mean
 from uda_jax.training.optimisers import Optimiser, adamw
 from uda_jax.training.schedules import Schedule
 
@@ -97,13 +95,7 @@ def get_config(setting: str = "streets") -> ConfigDict:
     """Returns the config of a benchmark, optionally followed by one of the variants."""
     benchmark, row = benchmarks.parse(setting, VARIANTS)
     plus = row.plus
-    if benchmark not in SETTINGS:
-        raise UserError(f"--config: unknown setting '{benchmark}'{did_you_mean(benchmark, SETTINGS)}")
-    if benchmark not in settings_of(variant := setting.partition(",")[2]):
-        raise UserError(
-            f"--config: expected a setting that has the variant '{variant}', {', '.join(settings_of(variant))}, got "
-            f"'{benchmark}'"
-        )
+    benchmarks.check_setting(setting, SETTINGS, settings_of)
     experiment = benchmarks.get(benchmark, row.label, ("source", "target"), further=FURTHER)
     fields = {"source_augmentation": strong(), "distance": FrozenFeatures(weight=0.1)} if plus else {}
     size = SIZES.get(benchmark, "l") if plus else SIZE

@@ -20,11 +20,11 @@ if "--config.seed=7" not in own:
 """
 
 
-def replace_training(folder, monkeypatch):
-    """Puts the stand-in in the place of Python, which runs `uda train`, and the JAX platform where no GPU is asked."""
+def replace_training(folder, monkeypatch, code=TRAIN, variable="SWEEP_ROW"):
+    """Puts a stand-in in the place of Python, which runs `uda train`, and the JAX platform where no GPU is asked."""
     script = folder / "python"
-    script.write_text(f"#!{sys.executable}\n{TRAIN}")
+    script.write_text(f"#!{sys.executable}\n{code}")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setenv("SWEEP_ROW", json.dumps(row("advent", 0.5)))
+    monkeypatch.setenv(variable, json.dumps(row("advent", 0.5)))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

@@ -307,6 +307,23 @@ def parse(setting: str, variants: Mapping[str, Any], published: Collection[str] 
     return benchmark, variants[variant]
 
 
+def check_setting(setting: str, known: Collection[str], settings_of: Callable[[str], Collection[str]]) -> None:
+    """Raises a UserError unless a config has a benchmark, and its variant there.
+
+    Args:
+      setting: what follows the colon.
+      known: the config's benchmarks.
+      settings_of: returns those that have a variant.
+    """
+    benchmark, _, variant = setting.partition(",")
+    if benchmark not in known:
+        raise UserError(f"--config: unknown setting '{benchmark}'{did_you_mean(benchmark, known)}")
+    if benchmark not in (having := settings_of(variant)):
+        raise UserError(
+            f"--config: expected a setting that has the variant '{variant}', {', '.join(having)}, got '{benchmark}'"
+        )
+
+
 def with_labels(experiment: Experiment, count: int | None) -> Experiment:
     """Returns an experiment that knows the labels of so many target images, chosen at random; None = of all.
 

@@ -2,15 +2,14 @@
 
 import json
 import shutil
-import sys
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stand_ins
 from PIL import Image
-from result_rows import row
 from throwaway import Counting
 
 from uda_jax import ops
@@ -50,12 +49,7 @@ row = json.loads(os.environ["BUDGET_ROW"]) | {"config": reference, "overrides": 
 @pytest.fixture
 def words(tmp_path, monkeypatch, tiny_folder):
     """The words of a budget on the tiny folder, with the stand-in in the place of Python."""
-    script = tmp_path / "python"
-    script.write_text(f"#!{sys.executable}\n{PYTHON}")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setenv("BUDGET_ROW", json.dumps(row("advent", 0.5)))
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    stand_ins.replace_training(tmp_path, monkeypatch, PYTHON, "BUDGET_ROW")
     roots = [f"--config.data.{name}.root={tiny_folder}" for name in ("source", "target", "labelled_target")]
     return ["budget", "advent:folder", *roots, "--workdir", str(tmp_path / "budget")]
 
